@@ -1,0 +1,121 @@
+"""Which backend runs an op: argument > environment > first that can run. Each refusal carries its reason.
+
+An op family lists its backends in a plain dict, best first, in its `op.py`:
+
+    BACKENDS = {"triton": Backend(...), "cpu": Backend(...), "reference": Backend(...)}
+
+A backend asked for by name that cannot run is an error with the reason; no backend ever stands in for another under its
+name, and all of them compute the same function.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from medseg_kernels import cpu_build
+
+ENVIRONMENT = "MEDSEG_BACKEND"
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for by name and cannot run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run an op.
+
+    Args:
+        name: `triton`, `cpu` or `reference`.
+        refuse: given the tensors of a call, None when this backend can run them, else the reason in one sentence.
+    """
+
+    name: str
+    refuse: Callable[..., str | None]
+
+
+def choose(op: str, backends: Mapping[str, Backend], requested: str | None, *tensors: torch.Tensor | None) -> str:
+    """Name of the backend that will run `op` on these tensors.
+
+    Args:
+        op: name of the op, for messages; its own environment variable is MEDSEG_<OP>_BACKEND, next to MEDSEG_BACKEND.
+        backends: the family's table, best first.
+        requested: what the caller asked for by argument, or None.
+        tensors: what the op is called with (None for an absent optional).
+
+    Raises:
+        ValueError: no backend has that name.
+        BackendError: the one asked for by argument or environment cannot run.
+    """
+    asked = requested or os.environ.get(f"MEDSEG_{op.upper()}_BACKEND") or os.environ.get(ENVIRONMENT)
+    present = [tensor for tensor in tensors if tensor is not None]
+    if asked:
+        if asked not in backends:
+            raise ValueError(f"{op}: unknown backend {asked!r}; there are {', '.join(backends)}")
+        if (reason := backends[asked].refuse(*present)) is not None:
+            raise BackendError(f"{op}: backend {asked!r} cannot run here: {reason}")
+        return asked
+    for name, backend in backends.items():
+        if backend.refuse(*present) is None:
+            return name
+    raise BackendError(f"{op}: no backend can run: {explain(op, backends, *present)}")
+
+
+def explain(op: str, backends: Mapping[str, Backend], *tensors: torch.Tensor) -> str:
+    """One line per backend: which would run on these tensors, and why the others do not."""
+    lines, chosen = [f"{op}:"], False
+    for name, backend in backends.items():
+        reason = backend.refuse(*tensors)
+        if reason is None:
+            lines.append(f"  {name}: {'runs' if not chosen else 'could run'}")
+            chosen = True
+        else:
+            lines.append(f"  {name}: no, {reason}")
+    return "\n".join(lines)
+
+
+@functools.cache
+def triton_missing() -> str | None:
+    """None when the triton package is installed, else the reason."""
+    return None if importlib.util.find_spec("triton") else "the package triton is not installed"
+
+
+def interpreting() -> bool:
+    """True when triton kernels run on the CPU by its interpreter (TRITON_INTERPRET=1, set before the first import)."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def refuse_triton(*tensors: torch.Tensor) -> str | None:
+    """The usual conditions of a triton backend: the package, one GPU for all tensors or the interpreter."""
+    if (reason := triton_missing()) is not None:
+        return reason
+    if interpreting():
+        bad = next((t.dtype for t in tensors if t.dtype == torch.bfloat16), None)
+        return f"triton's interpreter computes {bad} wrongly" if bad is not None else None
+    if not tensors:
+        return None if torch.cuda.is_available() else "no GPU is visible"
+    kinds = {t.device.type for t in tensors}
+    return None if kinds == {"cuda"} else f"tensors are on {', '.join(sorted(kinds))}, not on a GPU"
+
+
+def refuse_cpu(*tensors: torch.Tensor) -> str | None:
+    """The usual conditions of a compiled CPU backend: CPU tensors and a compiler. Warns once where there is none."""
+    kinds = {t.device.type for t in tensors}
+    if kinds and kinds != {"cpu"}:
+        return f"tensors are on {', '.join(sorted(kinds))}, not on the CPU"
+    if (reason := cpu_build.why_not()) is not None:
+        _warn_no_compiler(reason)
+        return reason
+    return None
+
+
+@functools.cache
+def _warn_no_compiler(reason: str) -> None:
+    warnings.warn(f"medseg_kernels: compiled CPU kernels are not available ({reason}); the slower torch form runs.", stacklevel=4)

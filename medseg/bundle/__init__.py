@@ -1,0 +1,1 @@
+"""Write, check, load and export models as MONAI bundles."""

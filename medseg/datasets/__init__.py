@@ -1,0 +1,1 @@
+"""Folders of labelled volumes in the layouts people have."""

@@ -1,0 +1,64 @@
+"""What a user can get wrong, as one small family of exceptions.
+
+The command line prints the message of a `MedsegError` on one line and exits with 1; anything else is a bug of ours
+and keeps its traceback. Messages say what was found, what was expected, whose data, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedsegError(ValueError):
+    """Base of every error that the input, the configuration or the machine is the cause of."""
+
+
+class DataError(MedsegError):
+    """A file or a dataset cannot be used as it is."""
+
+
+class UnreadableFileError(DataError):
+    """A file is missing, truncated, corrupt or of an unknown format."""
+
+
+class GeometryError(DataError):
+    """An affine or a grid makes no sense (singular, sheared, NaN, zero-length axis)."""
+
+
+class GridMismatchError(GeometryError):
+    """Two volumes that must share a grid do not."""
+
+
+class LabelError(DataError):
+    """A label map holds values that the dataset does not declare, or none at all."""
+
+
+class ConfigError(MedsegError):
+    """A configuration key or value is wrong."""
+
+
+class BundleError(MedsegError):
+    """A bundle is incomplete or contradicts itself."""
+
+
+class UntrustedBundleError(BundleError):
+    """A bundle wants to run code that is not on the allow-list, and `--trust` was not given."""
+
+
+class ResourceError(MedsegError):
+    """Not enough memory or disk."""
+
+
+def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
+    """Text for the end of a message: the closest known names, then all of them when the list is short.
+
+    Example:
+        >>> nearest("segmanba", ["segmamba", "swin_unetr"])
+        'Did you mean segmamba? Known: segmamba, swin_unetr.'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=count, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    listing = f"Known: {', '.join(names)}." if len(names) <= 40 else f"{len(names)} names are known."
+    return hint + listing

@@ -1,0 +1,1 @@
+"""Overlap, surface distance, statistics and reports."""

@@ -1,0 +1,1 @@
+"""Whole volumes: sliding window, ensembles, labels on the source grid."""

@@ -1,0 +1,1 @@
+"""Hybrid segmentation networks from one set of blocks."""

@@ -1,0 +1,1 @@
+"""Lightning modules and loops that train a bundle."""

@@ -1,0 +1,1 @@
+"""Preprocessing, augmentation, sampling and postprocessing of volumes."""
