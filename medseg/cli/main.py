@@ -1,0 +1,108 @@
+"""The command `medseg`: parse words, call one function below, print.
+
+Nothing heavy is imported here: `medseg --help` answers before torch is loaded. Each verb is one file with
+`add_arguments(parser)` and `run(arguments) -> int`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from medseg import __version__
+from medseg.errors import MedsegError, nearest
+
+# verb -> what it does; the file medseg/cli/VERB.py holds its options.
+VERBS = {
+    "plan": "turn a folder of labelled volumes into a bundle, saying why each value was chosen",
+    "fit": "train a bundle, one fold or all",
+    "cv": "compare bundles and folds, choose an ensemble and post-processing",
+    "predict": "segment volumes with a bundle",
+    "evaluate": "score label maps against references",
+    "bundle": "verify, export, pack, install, import or register a bundle",
+    "networks": "list the network presets with their size and cost",
+    "demo": "run the whole path on a small dataset made on the spot",
+    "doctor": "say what this machine has and what will run on it",
+}
+
+EXIT_OK, EXIT_NOTHING_DONE, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a usage error, with the nearest verb or option."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if "invalid choice" in message and "'" in message:
+            word = message.split("'")[1]
+            message = f"unknown verb {word!r}. {nearest(word, VERBS)}" if word not in VERBS else message
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Options that mean the same everywhere: any of device, threads, json, quiet, trust."""
+    texts = {
+        "device": {"default": "auto", "help": "auto, cpu, cuda, cuda:N or mps (default: auto)"},
+        "threads": {"type": int, "default": None, "metavar": "N", "help": "CPU threads (default: all cores)"},
+        "json": {"action": "store_true", "help": "print one JSON object instead of text"},
+        "quiet": {"action": "store_true", "help": "no progress, only warnings and errors"},
+        "trust": {"action": "store_true", "help": "let a bundle run code that is not on the allow-list"},
+    }
+    for name in names:
+        parser.add_argument(f"--{name}", **texts[name])  # type: ignore[arg-type]
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser with the options of one verb, or of all of them when `verb` is None."""
+    parser = _Parser(prog="medseg", description=importlib.import_module("medseg").__doc__)
+    parser.add_argument("--version", action="version", version=f"medseg {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    for name, text in VERBS.items():
+        child = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        if verb is None or verb == name:
+            importlib.import_module(f"medseg.cli.{name}").add_arguments(child)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 ok, 1 nothing done, 2 usage, 3 some cases failed, 130 interrupted)."""
+    words = list(sys.argv[1:] if words is None else words)
+    verb = next((word for word in words if word in VERBS), "")
+    try:
+        arguments = build_parser(verb).parse_args(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    level = logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    if getattr(arguments, "threads", None):
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    try:
+        return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
+    except MedsegError as error:
+        return _refuse(str(error), as_json=getattr(arguments, "json", False))
+    except OSError as error:
+        if os.environ.get("MEDSEG_DEBUG"):
+            traceback.print_exc()
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _refuse(named, as_json=getattr(arguments, "json", False))
+    except KeyboardInterrupt:
+        print("medseg: interrupted; finished files are kept, run the same command again to continue", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _refuse(message: str, *, as_json: bool) -> int:
+    line = " ".join(message.split())
+    if as_json:
+        print(json.dumps({"error": line}))
+    print(f"medseg: {line}", file=sys.stderr)
+    return EXIT_NOTHING_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
