@@ -1,0 +1,97 @@
+"""A plan: every value that training and prediction need, each with the reason it was chosen.
+
+Written as plan.json into the bundle; nothing is decided again at run time. A person may edit any value afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import BundleError
+from medseg.io.atomic import write_json
+
+
+@dataclass
+class Plan:
+    """What `medseg plan` decided.
+
+    Args:
+        name: snake_case name of the bundle.
+        data_folder: absolute path of the dataset at planning time.
+        spatial_dims: 2 or 3.
+        channels: input channel -> modality, such as {0: "MRI"}.
+        labels: label value -> name, background 0 included.
+        orientation: axis codes of the network's grid.
+        spacing: mm per voxel of the network's grid, in axis order X, Y, Z.
+        roi_size: voxels of a training crop and of a sliding window.
+        batch_size: crops per training step.
+        normalization: one entry per channel, see `medseg.transforms.preprocessing.Preprocessing`.
+        network: arguments of `medseg.networks.build_network`, without `_target_`.
+        optimization: optimizer, learning rate, epochs, steps per epoch and their kin.
+        augmentation: settings of the augmentation recipe.
+        inference: overlap, window batch and mirroring of prediction.
+        folds: number of folds in `splits`.
+        splits: per fold {"train": [case names], "val": [case names]}.
+        fingerprint: what was measured in the data.
+        reasons: value name -> why it is what it is.
+        warnings: what the data showed that a person should look at.
+    """
+
+    name: str
+    data_folder: str
+    spatial_dims: int
+    channels: dict[int, str]
+    labels: dict[int, str]
+    orientation: str
+    spacing: list[float]
+    roi_size: list[int]
+    batch_size: int
+    normalization: list[dict[str, Any]]
+    network: dict[str, Any]
+    optimization: dict[str, Any]
+    augmentation: dict[str, Any]
+    inference: dict[str, Any]
+    folds: int
+    splits: list[dict[str, list[str]]]
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    licence: str = ""
+    reference: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @staticmethod
+    def read(path: Path) -> Plan:
+        """Read plan.json.
+
+        Raises:
+            BundleError: the file is missing, is no JSON, or lacks a value.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            for table in ("channels", "labels"):
+                values[table] = {int(key): name for key, name in values[table].items()}
+            known = {entry.name for entry in dataclasses.fields(Plan)}
+            return Plan(**{key: value for key, value in values.items() if key in known})
+        except FileNotFoundError as error:
+            raise BundleError(f"{path} is missing: is this a bundle that `medseg plan` wrote?") from error
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{path} cannot be read as a plan: {error}") from error
+
+    def explain(self) -> str:
+        """The values with their reasons, as text for a terminal."""
+        lines = []
+        for key, reason in self.reasons.items():
+            lines.append(f"{key} = {json.dumps(getattr(self, key, None))}\n    because {reason}")
+        lines += [f"note: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
