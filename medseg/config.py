@@ -1,0 +1,157 @@
+"""One configuration language: MONAI's bundle JSON. Read, override, check, write.
+
+MONAI accepts an unknown key silently, so that a typing error trains the wrong thing. Here every override is checked
+against the file first; below a `_target_` a key is also known when the target's signature accepts it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, nearest
+
+TARGET = "_target_"
+# Keys of MONAI's own component syntax, known below every `_target_`.
+COMPONENT_KEYS = ("_target_", "_requires_", "_disabled_", "_mode_", "_desc_")
+
+
+def read_config(files: Sequence[Path]) -> dict[str, Any]:
+    """Merge bundle JSON files; for a key that stands in several, the later file wins (`+key` merges into it).
+
+    Raises:
+        ConfigError: a file is missing or is not JSON; the message names it, with line and column.
+    """
+    from monai.bundle import ConfigParser
+
+    for file in files:
+        try:
+            json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: is not valid JSON: {error}") from error
+    return dict(ConfigParser.load_config_files([str(file) for file in files]))
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Turn `key::path=value` words into {"key::path": value}; a value is JSON where it reads as JSON, else text.
+
+    Raises:
+        ConfigError: a word has no `=` or an empty key.
+
+    Example:
+        >>> parse_overrides(["network_def::mixer=identity", "max_epochs=3"])
+        {'network_def::mixer': 'identity', 'max_epochs': 3}
+    """
+    overrides: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {word!r} is not of the form key::path=value")
+        try:
+            overrides[key.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            overrides[key.strip()] = text
+    return overrides
+
+
+def _steps(key: str) -> list[str]:
+    return [step for step in key.replace("#", "::").split("::") if step]
+
+
+def _accepted_by(target: str) -> set[str] | None:
+    """Parameter names of a `_target_`, or None when it takes any keyword."""
+    module_name, _, attribute = target.rpartition(".")
+    try:
+        callee = getattr(importlib.import_module(module_name), attribute)
+        parameters = inspect.signature(callee).parameters.values()
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return set()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def _known_here(node: Mapping[str, Any], config: Mapping[str, Any]) -> set[str] | None:
+    """Keys that may be set below one node; None when any may."""
+    known = set(node)
+    target = node.get(TARGET)
+    if isinstance(target, str) and target.startswith("@"):
+        target = config.get(target[1:])
+    if isinstance(target, str):
+        accepted = _accepted_by(target)
+        return None if accepted is None else known | accepted | set(COMPONENT_KEYS)
+    return known
+
+
+def check_override(config: Mapping[str, Any], key: str) -> None:
+    """Refuse a key that neither the configuration nor the signature of the component it lies in knows.
+
+    Raises:
+        ConfigError: the message names the step that is unknown, where, and the nearest known names.
+    """
+    node: Any = config
+    steps = _steps(key)
+    if not steps:
+        raise ConfigError("an override has an empty key")
+    for position, step in enumerate(steps):
+        here = "::".join(steps[:position]) or "the top level"
+        if isinstance(node, Mapping):
+            known = _known_here(node, config)
+            if known is not None and step not in known:
+                raise ConfigError(f"unknown key {step!r} in {here} (override {key!r}). {nearest(step, known)}")
+            node = node.get(step)
+        elif isinstance(node, list):
+            if not step.isdigit() or int(step) >= len(node):
+                raise ConfigError(f"{here} is a list of {len(node)}; {step!r} is no index of it (override {key!r})")
+            node = node[int(step)]
+        else:
+            raise ConfigError(f"{here} is {node!r} and holds no keys (override {key!r})")
+
+
+def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `config` with every override checked and set.
+
+    Raises:
+        ConfigError: see `check_override`.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(config))
+    for key, value in overrides.items():
+        check_override(result, key)
+        *parents, last = _steps(key)
+        node: Any = result
+        for step in parents:
+            node = node[int(step)] if isinstance(node, list) else node.setdefault(step, {})
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    return result
+
+
+def choose_device(name: str = "auto") -> Any:
+    """The `torch.device` that a word stands for: auto takes CUDA (or ROCm), then mps, then the CPU.
+
+    Raises:
+        ConfigError: the device is not on this machine.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} was asked for; this machine shows {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' was asked for; it is not available here")
+    return device
