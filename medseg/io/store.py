@@ -1,0 +1,243 @@
+"""Preprocessed cases on disk, opened as memory maps: only the voxels that a training crop needs are read.
+
+One folder per case below a folder per recipe: `image.npy` (C, X, Y, Z) float32, `label.npy` (X, Y, Z), `foreground.npy` (n, 4)
+sampled label voxels, and `case.json` with a checksum of each. A case is rebuilt, with one warning, when a source file
+changed or a stored file is damaged. Folders are named by hashes: neither names nor paths of patients enter the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from ..errors import DataError, ResourceError
+from .datalist import Case
+
+VERSION = 1
+CHUNK = 16 * 2**20
+log = logging.getLogger(__name__)
+
+
+class DamagedStoreError(DataError):
+    """A stored case is incomplete, altered or of another version."""
+
+
+@dataclass
+class StoredArrays:
+    """What one case looks like after preprocessing.
+
+    Args:
+        image: (C, X, Y, Z) float32.
+        label: (X, Y, Z) integers, or None.
+        foreground: (n, 4) int32 rows (label, x, y, z): voxels to centre crops on, a bounded sample per label.
+        properties: JSON-ready facts that training needs (affine, labels present ...).
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.integer] | None
+    foreground: NDArray[np.int32]
+    properties: dict[str, Any]
+
+
+def default_folder() -> Path:
+    """`MEDSEG_STORE`, or the user's cache folder; never inside the data folder."""
+    named = os.environ.get("MEDSEG_STORE")
+    if named:
+        return Path(named)
+    base = os.environ.get("MEDSEG_CACHE")
+    if base:
+        return Path(base) / "store"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache) / "medseg" / "store"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _content_digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with open(path, "rb") as stream:
+        while block := stream.read(CHUNK):
+            value = isal_zlib.crc32(block, value)
+    return value
+
+
+class Store:
+    """Cases preprocessed by one recipe.
+
+    Args:
+        recipe: JSON-ready settings that decide the stored voxels; another recipe is another folder.
+        folder: root of all stores (default `default_folder()`).
+
+    Example:
+        >>> store = Store({"spacing": [1.0, 1.0, 1.0]}, folder=tmp_path)    # doctest: +SKIP
+        >>> arrays = store.ensure(case, preprocess_case)                    # doctest: +SKIP
+    """
+
+    def __init__(self, recipe: dict[str, Any], folder: Path | None = None) -> None:
+        key = _digest(json.dumps({"version": VERSION, "recipe": recipe}, sort_keys=True))
+        self.folder = (folder or default_folder()) / key
+
+    def case_folder(self, case: Case) -> Path:
+        sources = [*case.images, *([case.label] if case.label else [])]
+        return self.folder / _digest("\n".join(str(path.absolute()) for path in sources))
+
+    def open(self, case: Case, *, verify: bool = False) -> StoredArrays:
+        """The stored arrays as memory maps.
+
+        Args:
+            verify: compare every byte with its checksum as well.
+
+        Raises:
+            DamagedStoreError: nothing stored, a file missing or altered, or a source changed since.
+        """
+        folder = self.case_folder(case)
+        try:
+            record = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DamagedStoreError(f"case {case.name!r}: nothing complete is stored") from error
+        for name, facts in record["files"].items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != facts["bytes"]:
+                raise DamagedStoreError(f"case {case.name!r}: stored {name} is missing or cut short")
+            if verify and _checksum(path) != facts["crc32"]:
+                raise DamagedStoreError(f"case {case.name!r}: stored {name} is altered")
+        if not _sources_unchanged(case, record["sources"]):
+            raise DamagedStoreError(f"case {case.name!r}: its files changed since it was stored")
+        arrays = {name: np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in record["files"]}
+        return StoredArrays(
+            arrays["image.npy"], arrays.get("label.npy"), arrays["foreground.npy"], dict(record["properties"])
+        )
+
+    def ensure(self, case: Case, build: Callable[[Case], StoredArrays]) -> StoredArrays:
+        """The stored arrays, built first (again) where they are missing, damaged or stale."""
+        folder = self.case_folder(case)
+        existed = folder.exists()
+        try:
+            return self.open(case, verify=True)
+        except DamagedStoreError as error:
+            if existed:
+                log.warning("%s; preprocessing it again", error)
+        self._write(folder, case, build(case))
+        return self.open(case)
+
+    def ensure_all(
+        self,
+        cases: Iterable[Case],
+        build: Callable[[Case], StoredArrays],
+        *,
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`ensure` for many cases, `workers` at a time; the first failure is raised, what is finished stays."""
+        todo = list(cases)
+        with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+            jobs = [pool.submit(self.ensure, case, build) for case in todo]
+            try:
+                for done, job in enumerate(as_completed(jobs), start=1):
+                    job.result()
+                    if progress:
+                        progress(done, len(todo))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _write(self, folder: Path, case: Case, arrays: StoredArrays) -> None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+        except OSError as error:
+            raise ResourceError(f"{folder.parent}: cannot store preprocessed cases here: {error.strerror}") from error
+        try:
+            files = {"image.npy": arrays.image, "foreground.npy": arrays.foreground}
+            if arrays.label is not None:
+                files["label.npy"] = arrays.label
+            facts = {name: _save(working / name, array) for name, array in files.items()}
+            record = {
+                "version": VERSION,
+                "files": facts,
+                "sources": [_source_facts(path) for path in _sources(case)],
+                "properties": arrays.properties,
+            }
+            with open(working / "case.json", "w", encoding="utf-8") as stream:
+                json.dump(record, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                os.replace(working, folder)
+            except OSError:
+                if not (folder / "case.json").exists():  # else another process finished the same case first
+                    raise
+        except OSError as error:
+            raise ResourceError(
+                f"case {case.name!r}: cannot write preprocessed arrays below {folder.parent}: {error.strerror or error}. "
+                "Free some space, or name another place with MEDSEG_STORE."
+            ) from error
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
+
+
+def _sources(case: Case) -> list[Path]:
+    return [*case.images, *([case.label] if case.label else [])]
+
+
+def _source_facts(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _content_digest(path)}
+
+
+def _sources_unchanged(case: Case, recorded: list[dict[str, Any]]) -> bool:
+    """Same size and time; where only the time differs (a copied dataset), same content."""
+    paths = _sources(case)
+    if len(paths) != len(recorded):
+        return False
+    for path, facts in zip(paths, recorded, strict=True):
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"case {case.name!r}: {path} is gone: {error.strerror}") from error
+        if status.st_size != facts["bytes"]:
+            return False
+        if status.st_mtime_ns != facts["mtime_ns"] and _content_digest(path) != facts["sha256"]:
+            return False
+    return True
+
+
+def _save(path: Path, array: NDArray[Any]) -> dict[str, int]:
+    with open(path, "wb") as stream:
+        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return {"bytes": path.stat().st_size, "crc32": _checksum(path)}
+
+
+def sample_foreground(label: NDArray[np.integer], *, most: int = 10_000, seed: int = 0) -> NDArray[np.int32]:
+    """Up to `most` voxels of each label above 0 as rows (label, x, y, z), the same for the same label map."""
+    rows = []
+    for value in np.unique(label[label > 0]):
+        voxels = np.argwhere(label == value)
+        if len(voxels) > most:
+            chosen = np.random.default_rng([seed, int(value)]).choice(len(voxels), most, replace=False)
+            voxels = voxels[np.sort(chosen)]
+        rows.append(np.column_stack([np.full(len(voxels), value), voxels]))
+    return np.concatenate(rows).astype(np.int32) if rows else np.zeros((0, 1 + label.ndim), dtype=np.int32)

@@ -1,0 +1,200 @@
+"""Measure a dataset once: shapes, spacings, intensities, labels and their volumes, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import DataError, GridMismatchError, LabelError
+from medseg.io.datalist import Case
+from medseg.io.geometry import orientation_of, same_grid, spacing_of
+from medseg.io.volume import Volume, read_image, read_label
+
+# Voxels sampled per case for the foreground statistics; the same bound as nnU-Net's order of magnitude, and the
+# percentiles of a CT window do not move beyond it.
+SAMPLES = 10_000
+RAS_AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+
+
+@dataclass
+class CaseFingerprint:
+    """One case, axes in R-A-S order whatever the file's order is.
+
+    Args:
+        shape: voxels along R, A, S.
+        spacing: mm per voxel along R, A, S.
+        orientation: the file's own axis codes.
+        label_voxels: label value -> number of voxels.
+        foreground: per channel, sampled intensities of labelled voxels.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    orientation: str
+    label_voxels: dict[int, int]
+    foreground: list[NDArray[np.float32]]
+
+
+@dataclass
+class Fingerprint:
+    """What planning knows of a dataset; everything JSON-ready.
+
+    Args:
+        cases: number of labelled cases.
+        median_shape, median_spacing, smallest_spacing, largest_spacing: along R, A, S, in voxels and mm.
+        spacing_p10: 10th percentile of the spacing per axis, in mm.
+        label_cases: label value -> cases that hold it.
+        label_volume_ml: label value -> median volume in millilitres, over the cases that hold it.
+        intensity: per channel, statistics of labelled voxels (mean, std, p0_5, p99_5, minimum, maximum).
+        orientations: axis codes -> number of cases.
+    """
+
+    cases: int
+    median_shape: list[float]
+    median_spacing: list[float]
+    smallest_spacing: list[float]
+    largest_spacing: list[float]
+    spacing_p10: list[float]
+    largest_shape: list[int]
+    label_cases: dict[int, int]
+    label_volume_ml: dict[int, float]
+    intensity: list[dict[str, float]]
+    orientations: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_case(case: Case, image: Volume, label: Volume, labels: Mapping[int, str]) -> None:
+    """Refuse a case that training would learn nonsense from.
+
+    Raises:
+        GridMismatchError: image and label lie on different grids.
+        LabelError: the label map holds a value that the dataset does not declare.
+        DataError: a voxel is NaN or infinite.
+    """
+    if not same_grid(image.header, label.header):
+        raise GridMismatchError(
+            f"case {case.name!r}: image {case.images[0]} and label {case.label} lie on different grids: shape "
+            f"{tuple(image.array.shape[1:])} vs {tuple(label.array.shape)}, spacing {_mm(image)} vs {_mm(label)} mm. "
+            "Resample the label first: medseg.io.geometry.resample_to_grid(label, like=image, mode='nearest')."
+        )
+    unknown = sorted(set(np.unique(label.array).tolist()) - set(labels) - {-1})
+    if unknown:
+        raise LabelError(
+            f"case {case.name!r}: label {case.label} holds the values {unknown[:8]}, the dataset declares "
+            f"{sorted(labels)}. Add them to the labels of dataset.json, or correct the file."
+        )
+    if not np.isfinite(image.array).all():
+        count = int(np.size(image.array) - np.isfinite(image.array).sum())
+        raise DataError(
+            f"case {case.name!r}: image {case.images[0]} holds {count} NaN or infinite voxels; replace them."
+        )
+
+
+def _mm(volume: Volume) -> str:
+    return "x".join(f"{value:.4g}" for value in spacing_of(volume.affine))
+
+
+def measure_case(case: Case, labels: Mapping[int, str]) -> CaseFingerprint:
+    """Read one case, check it, and measure it."""
+    if case.label is None:
+        raise DataError(f"case {case.name!r} has no label; planning needs labelled cases")
+    image, label = read_image(case.images), read_label(case.label)
+    check_case(case, image, label, labels)
+    codes = orientation_of(image.affine)
+    order = np.argsort([RAS_AXES[code] for code in codes])
+    values, counts = np.unique(label.array, return_counts=True)
+    inside = np.flatnonzero(label.array.reshape(-1) > 0)
+    if len(inside) > SAMPLES:
+        inside = np.random.default_rng(0).choice(inside, SAMPLES, replace=False)
+    spacing = spacing_of(image.affine)
+    return CaseFingerprint(
+        name=case.name,
+        shape=tuple(int(label.array.shape[axis]) for axis in order),
+        spacing=tuple(float(spacing[axis]) for axis in order),
+        orientation=codes,
+        label_voxels={int(value): int(count) for value, count in zip(values, counts, strict=True) if value > 0},
+        foreground=[channel.reshape(-1)[inside].astype(np.float32) for channel in image.array],
+    )
+
+
+def measure(
+    cases: Sequence[Case],
+    labels: Mapping[int, str],
+    *,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fingerprint:
+    """Measure every case.
+
+    Raises:
+        DataError: no labelled case, or the first fault of `check_case` with the number of further faulty cases.
+        LabelError: no case holds any foreground.
+    """
+    if not cases:
+        raise DataError("the dataset has no labelled case; expected at least one image with a label map")
+    measured: list[CaseFingerprint] = []
+    faults: list[DataError] = []
+
+    def one(case: Case) -> CaseFingerprint | DataError:
+        try:
+            return measure_case(case, labels)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for done, result in enumerate(pool.map(one, cases), start=1):
+            if isinstance(result, DataError):
+                faults.append(result)
+            else:
+                measured.append(result)
+            if progress:
+                progress(done, len(cases))
+    if faults:
+        more = f" ({len(faults) - 1} more cases are faulty too)" if len(faults) > 1 else ""
+        raise type(faults[0])(f"{faults[0]}{more}")
+    if not any(entry.label_voxels for entry in measured):
+        raise LabelError(f"all {len(measured)} label maps are empty: there is nothing to learn. Check the label files.")
+    return _summarise(measured)
+
+
+def _summarise(measured: Sequence[CaseFingerprint]) -> Fingerprint:
+    shapes = np.array([entry.shape for entry in measured], dtype=np.float64)
+    spacings = np.array([entry.spacing for entry in measured], dtype=np.float64)
+    seen = sorted({value for entry in measured for value in entry.label_voxels})
+    volume_ml = {
+        value: float(
+            np.median(
+                [e.label_voxels[value] * np.prod(e.spacing) / 1000.0 for e in measured if value in e.label_voxels]
+            )
+        )
+        for value in seen
+    }
+    intensity = []
+    for channel in range(len(measured[0].foreground)):
+        pooled = np.concatenate([entry.foreground[channel] for entry in measured])
+        low, high = np.percentile(pooled, [0.5, 99.5])
+        facts = {"mean": pooled.mean(), "std": pooled.std(), "p0_5": low, "p99_5": high}
+        facts |= {"minimum": pooled.min(), "maximum": pooled.max()}
+        intensity.append({key: float(value) for key, value in facts.items()})
+    orientations = [entry.orientation for entry in measured]
+    return Fingerprint(
+        cases=len(measured),
+        median_shape=np.median(shapes, axis=0).tolist(),
+        median_spacing=np.median(spacings, axis=0).tolist(),
+        smallest_spacing=spacings.min(axis=0).tolist(),
+        largest_spacing=spacings.max(axis=0).tolist(),
+        spacing_p10=np.percentile(spacings, 10, axis=0).tolist(),
+        largest_shape=[int(value) for value in shapes.max(axis=0)],
+        label_cases={value: sum(value in entry.label_voxels for entry in measured) for value in seen},
+        label_volume_ml=volume_ml,
+        intensity=intensity,
+        orientations={code: orientations.count(code) for code in sorted(set(orientations))},
+    )
