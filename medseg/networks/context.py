@@ -1,0 +1,56 @@
+"""What a token sub-layer may need besides its tokens, and where in the network it sits.
+
+B batch, C channels, X Y Z space, H heads, T tokens in a window.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from torch import Tensor
+
+
+class Context(NamedTuple):
+    """Side tensors of one stage; every mixer receives it and hands it on, changed or not.
+
+    Fields:
+        carriers: (B, Xc, Yc, Zc, C) carrier tokens of FasterViT, one small block per window, on their own grid.
+        query: (B, T, H, C // H) global query of GC ViT, the same for every window of a volume.
+        condition: (B, C_condition) vector of the sample (time, label embedding) for `time_attention`.
+    """
+
+    carriers: Optional[Tensor] = None
+    query: Optional[Tensor] = None
+    condition: Optional[Tensor] = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a sub-layer stands; a mixer reads its sizes from here and its own settings from keyword arguments.
+
+    Args:
+        width: channels of the tokens.
+        num_heads: attention or recurrence heads; must divide `width` where a mixer splits it.
+        window_size: tokens per axis, always three (2D networks have 1 on the last axis); None is the whole grid.
+        spatial_dims: 2 or 3. Tokens are (B, X, Y, Z, C) in both; Z = 1 in 2D.
+        index: how many mixers of the stage came before this one (alternating shifts and scan directions).
+        condition_width: channels of the conditioning vector, 0 without one.
+        kernel_size: of the level's convolutions, per axis; 1 on an axis that is still too coarse for 3.
+        norm, activation: of the convolutions.
+        token_norm, token_norm_eps: of the norm before a token sub-layer.
+        drop_path: stochastic depth rate of this sub-layer's branch.
+        layer_scale: initial gain of the branch, None without.
+    """
+
+    width: int
+    num_heads: int
+    window_size: Optional[tuple[int, int, int]]
+    spatial_dims: int
+    index: int = 0
+    condition_width: int = 0
+    kernel_size: tuple[int, ...] = (3, 3, 3)
+    norm: str = "instance"
+    activation: str = "leaky_relu"
+    token_norm: str = "layer"
+    token_norm_eps: float = 1e-5
+    drop_path: float = 0.0
+    layer_scale: Optional[float] = None

@@ -1,0 +1,88 @@
+"""The words a preset is written in. A network is a list of levels, finest first; each level is one resolution."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Union
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Branches that see the same input; their outputs are added (PCT-Net: a convolution beside a pair of windows).
+
+    Args:
+        branches: each a sequence of sub-layer names.
+        residual: also add the input.
+    """
+
+    branches: tuple[tuple[str, ...], ...]
+    residual: bool = False
+
+
+Layer = Union[str, Parallel]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the encoder: how it is entered, what runs on it, what the decoder gets from it.
+
+    Args:
+        width: channels.
+        layers: names of the residual sub-layers, in order (convolution kinds, token mixers, `mlp`).
+        entry: name of the step that leads here from the level above (a strided convolution, a patch merging ...).
+        stride: voxels of the level above per voxel here; one number or one per axis.
+        from_image: the entry reads the network's input instead of the level above (published stems and patch embeddings).
+        tap: `body` hands the decoder what the layers return, `entry` what they receive (Swin UNETR).
+        skip: name of a step between tap and decoder (`none`, `layer_norm`, `norm_mlp`).
+        num_heads, window_size: for the mixers of this level; window None is the whole grid.
+        options: settings per sub-layer name, handed to its constructor; the key `entry` goes to the entry.
+    """
+
+    width: int
+    layers: tuple[Layer, ...] = ()
+    entry: str = "convolution"
+    stride: Union[int, tuple[int, ...]] = 2
+    from_image: bool = False
+    tap: str = "body"
+    skip: str = "none"
+    num_heads: int = 1
+    window_size: Union[int, tuple[int, ...], None] = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A whole network, as a preset returns it.
+
+    Args:
+        levels: finest first.
+        norm: norm of the convolutions, `instance` or `batch`.
+        activation: of the plain convolution blocks and the decoder.
+        token_norm, token_norm_eps: norm before each token sub-layer.
+        drop_path: largest rate; grows linearly over all residual sub-layers of the token and convolution levels.
+        layer_scale: initial gain of every residual branch, None without.
+        decoder: `unet`, `unetr` or `light`.
+        decoder_options: settings of the decoder.
+        encoder: `single`, or `dual` with a second list of levels fused by channel attention (ParaTransCNN).
+        second: the second tower's levels.
+        initialization: `default` or `truncated` (normal, 0.02, for every linear layer and convolution).
+    """
+
+    levels: tuple[Level, ...]
+    norm: str = "instance"
+    activation: str = "leaky_relu"
+    token_norm: str = "layer"
+    token_norm_eps: float = 1e-5
+    drop_path: float = 0.0
+    layer_scale: Union[float, None] = None
+    decoder: str = "unet"
+    decoder_options: Mapping[str, Any] = field(default_factory=dict)
+    second: tuple[Level, ...] = ()
+
+    def with_levels(self, levels: tuple[Level, ...]) -> "NetworkSpec":
+        """The same network with other levels."""
+        return replace(self, levels=levels)
+
+
+def repeat(words: str, count: int) -> tuple[str, ...]:
+    """`repeat("mambavision mlp", 2)` is `("mambavision", "mlp", "mambavision", "mlp")`."""
+    return tuple(words.split()) * count
