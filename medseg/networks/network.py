@@ -14,9 +14,6 @@ class EncoderLevel(nn.Module):
 
     from_image: Final[bool]
     tap_entry: Final[bool]
-    entry: nn.Module
-    body: nn.Module
-    skip: nn.Module
 
     def __init__(
         self, entry: nn.Module, body: nn.Module, skip: nn.Module, *, from_image: bool, tap_entry: bool
