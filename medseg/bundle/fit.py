@@ -1,0 +1,143 @@
+"""`medseg fit`: read a bundle's train.json, override, check, save beside the run, and run it as MONAI would."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.config import apply_overrides, choose_device, read_config
+from medseg.errors import BundleError, ConfigError
+from medseg.io.atomic import write_json
+
+from .layout import Layout, find_bundle
+
+log = logging.getLogger(__name__)
+
+
+def resolve_config(
+    bundle: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    fold: int = 0,
+    files: Sequence[Path] = (),
+    **settings: Any,
+) -> dict[str, Any]:
+    """train.json with further files, overrides and the run's own settings applied, every key checked.
+
+    Args:
+        bundle: the bundle's folder.
+        overrides: "key::path" -> value.
+        fold: which fold.
+        files: JSON files stacked on train.json, later ones win.
+        settings: top-level keys of train.json, such as resume or budget_s.
+
+    Raises:
+        ConfigError: an unknown key, or a fold that does not exist.
+        BundleError: no train.json.
+    """
+    layout = Layout(bundle)
+    if not layout.train.is_file():
+        raise BundleError(f"{bundle} has no configs/train.json: it can predict, but not be trained")
+    config = read_config([layout.train, *files])
+    config = apply_overrides(config, dict(overrides or {}))
+    own = {"bundle_root": str(bundle.resolve()), "fold": fold, **settings}
+    return config | own
+
+
+def number_of_folds(bundle: Path) -> int:
+    """How many folds `configs/splits.json` holds."""
+    path = Layout(bundle).splits
+    try:
+        return len(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read as folds: {error}") from error
+
+
+def fit_bundle(
+    bundle: str | Path,
+    *,
+    fold: int | str = 0,
+    overrides: Mapping[str, Any] | None = None,
+    files: Sequence[Path] = (),
+    resume: bool = False,
+    budget_s: float | None = None,
+    init_from: str | Path | None = None,
+    device: str = "auto",
+) -> dict[int, dict[str, float]]:
+    """Train a bundle.
+
+    Args:
+        bundle: folder or name.
+        fold: a fold's number, or `all`; finished folds are skipped when resuming.
+        overrides: "key::path" -> value, checked against train.json.
+        files: JSON files stacked on train.json.
+        resume: continue where the run stopped.
+        budget_s: seconds for each fold.
+        init_from: another bundle (or a state dict) whose weights are the start.
+        device: see `medseg.config.choose_device`.
+
+    Returns:
+        fold -> last metrics.
+
+    Raises:
+        ConfigError, BundleError, DataError: before anything is trained, see the functions called.
+    """
+    folder = find_bundle(bundle)
+    count = number_of_folds(folder)
+    if fold != "all" and not 0 <= int(fold) < count:
+        raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
+    folds = list(range(count)) if fold == "all" else [int(fold)]
+    choose_device(device)
+    pretrained = _weights_of(init_from) if init_from is not None else None
+    results = {}
+    for number in folds:
+        if resume and _finished(folder, number):
+            log.info("fold %d is finished", number)
+            continue
+        config = resolve_config(
+            folder, overrides, fold=number, files=files, resume=resume, budget_s=budget_s, pretrained=pretrained
+        )
+        if device != "auto":
+            config["device"] = {"_target_": "medseg.config.choose_device", "name": device}
+        results[number] = run_config(folder, number, config, resume=resume)
+    return results
+
+
+def _finished(folder: Path, fold: int) -> bool:
+    layout = Layout(folder)
+    return (layout.run_folder(fold) / "result.json").is_file() and layout.fold_weights(fold).is_file()
+
+
+def _weights_of(source: str | Path) -> str:
+    path = Path(source)
+    if path.is_file() and path.suffix == ".pt":
+        return str(path.resolve())
+    weights = Layout(find_bundle(source)).weights
+    if not weights.is_file():
+        raise BundleError(f"{source}: has no models/model.pt to start from")
+    return str(weights.resolve())
+
+
+def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool) -> dict[str, float]:
+    """Run one resolved train.json: the same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
+    from monai.bundle import ConfigWorkflow
+
+    from medseg.training.fit import prepare_run_folder
+
+    layout = Layout(folder)
+    run_folder = layout.run_folder(fold)
+    prepare_run_folder(run_folder, keep=resume)
+    write_json(run_folder / "config.json", dict(config))
+    workflow = ConfigWorkflow(
+        config_file=str(run_folder / "config.json"),
+        meta_file=str(layout.metadata),
+        logging_file=False,
+        workflow_type="train",
+    )
+    workflow.initialize()
+    result = workflow.run()
+    workflow.finalize()
+    return dict(result[0] if isinstance(result, list) else result)

@@ -1,0 +1,65 @@
+"""medseg plan: turn a folder of labelled volumes into a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from medseg.cli.main import add_common_arguments
+from medseg.errors import ConfigError
+
+UNITS = {"": 1e9, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="DIR", help="Decathlon, nnU-Net or images/ + labels/ folder")
+    parser.add_argument("--output", required=True, metavar="BUNDLE", help="folder of the bundle to write")
+    parser.add_argument("--preset", default="mambavision", metavar="NAME", help="network, see `medseg networks`")
+    parser.add_argument("--size", default="nano", metavar="NAME", help="size of the preset (default: nano)")
+    parser.add_argument("--memory", type=parse_memory, default=None, metavar="8GB", help="memory of a training step")
+    parser.add_argument("--folds", type=int, default=5, help="folds, unless the dataset brings its own (default: 5)")
+    parser.add_argument("--explain", action="store_true", help="print each value with its reason")
+    add_common_arguments(parser, "device", "json", "quiet")
+
+
+def parse_memory(text: str) -> float:
+    """Bytes of `8GB`, `800MB`, `8` (GB).
+
+    Example:
+        >>> parse_memory("1.5GB")
+        1500000000.0
+    """
+    match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)i?b?\s*", text.lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected such as 8GB")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from medseg.bundle.plan import plan_bundle
+
+    if arguments.folds < 2:
+        raise ConfigError(f"--folds is {arguments.folds}; expected at least 2")
+    plan = plan_bundle(
+        Path(arguments.data),
+        Path(arguments.output),
+        preset=arguments.preset,
+        size=arguments.size,
+        memory_bytes=arguments.memory,
+        folds=arguments.folds,
+        device=arguments.device,
+    )
+    if arguments.json:
+        print(json.dumps(plan.to_dict()))
+        return 0
+    if arguments.explain:
+        print(plan.explain())
+    else:
+        for warning in plan.warnings:
+            print(f"note: {warning}")
+    print(f"bundle {arguments.output}: {plan.fingerprint['cases']} cases, {len(plan.labels) - 1} labels, ", end="")
+    print(f"spacing {plan.spacing} mm, roi_size {plan.roi_size}, batch {plan.batch_size}")
+    print(f"next: medseg fit {arguments.output} --fold 0")
+    return 0

@@ -1,0 +1,121 @@
+"""What happens beside the loss: progress, curves, checkpoints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+from tqdm import tqdm
+
+from medseg.io.atomic import write_json
+
+
+class Progress(Callback):
+    """One line for the whole training: steps, remaining time, loss, validation Dice."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.shown: dict[str, str] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            interval = 0.2 if sys.stderr.isatty() else 20.0
+            total = int(trainer.estimated_stepping_batches)
+            self.bar = tqdm(
+                total=total, initial=trainer.global_step, desc="training", unit="step", mininterval=interval
+            )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        if self.bar is not None:
+            for key, short in (("train_loss", "loss"), ("val_dice", "dice")):
+                if key in trainer.callback_metrics:
+                    self.shown[short] = f"{float(trainer.callback_metrics[key]):.3f}"
+            self.bar.set_postfix(self.shown, refresh=False)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._show(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.bar is not None:
+            self._show(trainer)
+            self.bar.close()
+            self.bar = None
+
+    on_exception = lambda self, trainer, module, exception: self.on_fit_end(trainer, module)  # noqa: E731
+
+
+class Curves(Callback):
+    """Loss and Dice per epoch as `metrics.json`, kept in the checkpoint too, so that a resumed run has one curve.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows, self.seconds_before = list(state["rows"]), float(state["seconds"])
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        row = {
+            "epoch": float(trainer.current_epoch),
+            "step": float(trainer.global_step),
+            "seconds": round(self.seconds, 1),
+        }
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        for key, value in trainer.callback_metrics.items():
+            if key.startswith("train_") or (validated and key.startswith("val_")):
+                row[key] = float(value)
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_json(self.folder / "metrics.json", self.rows)
+
+
+class LastCheckpoint(Callback):
+    """`last.ckpt` after every epoch: all that exact resume needs.
+
+    Args:
+        folder: the run's folder.
+        every: epochs between checkpoints; the last epoch is always kept.
+    """
+
+    def __init__(self, folder: Path, *, every: int = 1) -> None:
+        self.path, self.every = folder / "last.ckpt", every
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self.every == 0 or trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.save_checkpoint(self.path)
+
+
+class Ema(EMAWeightAveraging):
+    """Average of the weights with a warm start: early steps, far from the end, are forgotten sooner.
+
+    Args:
+        decay: share of the old average kept at each step, once training is past its start.
+    """
+
+    def __init__(self, decay: float) -> None:
+        # Buffers are averaged as well: batch-norm statistics belong to the averaged weights.
+        super().__init__(decay=decay, use_buffers=True, update_every_n_steps=1)

@@ -1,0 +1,45 @@
+"""Checkpoints that are whole or absent.
+
+Lightning writes through the default temporary folder, which may be another file system, and never syncs: a kill or a
+power cut can leave half a file under the final name. Here the file is written beside its place, synced and renamed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from medseg.errors import BundleError
+from medseg.io.atomic import atomic_path
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, written atomically and read without running pickled code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        try:
+            loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise BundleError(
+                f"{path}: is no readable checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                "Delete it to start again."
+            ) from error
+        return loaded
+
+
+def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a plain state dict (tensors on the CPU), atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        torch.save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, temporary)

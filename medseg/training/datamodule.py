@@ -1,0 +1,232 @@
+"""Training crops and validation volumes for Lightning."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medseg.errors import DataError
+from medseg.io.datalist import Case
+from medseg.io.store import Store, StoredArrays
+from medseg.transforms.augmentation import apply, draw
+from medseg.transforms.preprocessing import Preprocessing
+from medseg.transforms.sampling import SampleKey, draw_case, draw_center
+
+from .cases import list_cases
+from .prepare import preprocess_case
+from .progress import progress_bar
+
+log = logging.getLogger(__name__)
+
+
+class CaseDataset(Dataset[dict[str, Any]]):
+    """What training and validation share: the cases of one part of a fold, preprocessed once into the store.
+
+    Args:
+        part: `train` or `val`.
+        preprocessing: the object that the predictor reuses.
+        labels: label value -> name, background included.
+        data: cases as [{"image": path or paths, "label": path}], for callers that bring their own list; else None.
+        dataset_dir, bundle_root, fold: where the cases and `configs/splits.json` come from when `data` is None.
+    """
+
+    part = "train"
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        labels: Mapping[Any, str],
+        *,
+        data: Sequence[Mapping[str, Any]] | None = None,
+        dataset_dir: str = "",
+        bundle_root: str = ".",
+        fold: int = 0,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.labels = {int(value): name for value, name in labels.items()}
+        self.data = data
+        self.source = (dataset_dir, bundle_root, fold)
+        self.num_labels = max(self.labels) + 1
+        self._cases: list[Case] | None = None
+        self._arrays: list[StoredArrays] = []
+
+    @property
+    def cases(self) -> list[Case]:
+        if self._cases is None:
+            dataset_dir, bundle_root, fold = self.source
+            self._cases = list_cases(self.part, self.data, dataset_dir, Path(bundle_root), fold)
+        return self._cases
+
+    def prepare(self) -> None:
+        """Preprocess what the store does not hold yet; cases that share an image grid are checked on the way."""
+        store = Store(self.preprocessing.recipe())
+        build = preprocess_case(self.preprocessing, self.labels)
+        with progress_bar(f"preprocessing {self.part}", len(self.cases), unit="case") as advance:
+            store.ensure_all(self.cases, build, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
+
+    def open(self) -> None:
+        """Map the stored arrays of every case."""
+        store = Store(self.preprocessing.recipe())
+        self._arrays = [store.open(case) for case in self.cases]
+
+    def present(self, arrays: StoredArrays) -> Tensor:
+        """(K,) boolean: the labels that the case's annotation declares."""
+        declared = arrays.properties.get("labels_present")
+        mask = torch.ones(self.num_labels, dtype=torch.bool)
+        if declared is not None:
+            mask[:] = False
+            mask[[0, *declared]] = True
+        return mask
+
+
+class TrainingDataset(CaseDataset):
+    """Augmented crops; item `epoch * samples_per_epoch + index` depends on (seed, epoch, index) alone.
+
+    Args:
+        roi_size: voxels of a crop.
+        samples_per_epoch: crops per epoch over all processes.
+        augmentation: settings of `medseg.transforms.augmentation.draw`.
+        seed: of every draw.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        labels: Mapping[Any, str],
+        roi_size: Sequence[int],
+        *,
+        samples_per_epoch: int,
+        augmentation: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        **source: Any,
+    ) -> None:
+        super().__init__(preprocessing, labels, **source)
+        self.roi_size = tuple(int(size) for size in roi_size)
+        self.samples_per_epoch, self.seed = samples_per_epoch, seed
+        self.augmentation = dict(augmentation or {})
+
+    def __len__(self) -> int:
+        return self.samples_per_epoch
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        epoch, index = divmod(int(item), self.samples_per_epoch)
+        key = SampleKey(self.seed, epoch, index)
+        number = draw_case(key, len(self.cases), self.samples_per_epoch)
+        case, arrays = self.cases[number], self._arrays[number]
+        try:
+            return self._sample(key, case, arrays)
+        except Exception as error:
+            raise DataError(
+                f"case {case.name!r}: cannot make a training crop: {type(error).__name__}: {error}"
+            ) from error
+
+    def _sample(self, key: SampleKey, case: Case, arrays: StoredArrays) -> dict[str, Any]:
+        center = draw_center(key, arrays.image.shape[1:], self.roi_size, arrays.foreground)
+        parameters = draw(key.generator(2), self.roi_size, arrays.image.shape[0], **self.augmentation)
+        assert arrays.label is not None
+        image, label = apply(arrays.image, arrays.label, center, self.roi_size, parameters)
+        return {
+            "image": torch.as_tensor(image),
+            "label": torch.as_tensor(np.asarray(label, dtype=np.int64))[None],
+            "present": self.present(arrays),
+            "name": case.name,
+        }
+
+
+class ValidationDataset(CaseDataset):
+    """Whole preprocessed volumes."""
+
+    part = "val"
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        arrays = self._arrays[index]
+        assert arrays.label is not None
+        return {
+            "image": torch.from_numpy(np.array(arrays.image)),
+            "label": torch.from_numpy(np.array(arrays.label, dtype=np.int64))[None],
+            "name": self.cases[index].name,
+        }
+
+
+class EpochSampler(Sampler[int]):
+    """Item numbers of one epoch, each process its share; Lightning calls `set_epoch` before each epoch."""
+
+    def __init__(self, samples_per_epoch: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.samples_per_epoch, self.rank, self.world_size = samples_per_epoch, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.samples_per_epoch // self.world_size
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.samples_per_epoch
+        return iter(range(first + self.rank, first + len(self) * self.world_size, self.world_size))
+
+
+class SegmentationData(pl.LightningDataModule):
+    """Loaders of one fold.
+
+    Args:
+        train_dataset, validation_dataset: see above.
+        batch_size: crops per step and process.
+        num_workers: loader processes; None takes none on one or two cores (the network uses them), else all but one, at
+            most 12.
+    """
+
+    def __init__(
+        self,
+        train_dataset: TrainingDataset,
+        validation_dataset: ValidationDataset,
+        *,
+        batch_size: int,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.train_dataset, self.validation_dataset = train_dataset, validation_dataset
+        self.batch_size = batch_size
+        cores = os.cpu_count() or 1
+        self.num_workers = num_workers if num_workers is not None else (0 if cores <= 2 else min(12, cores - 1))
+
+    def prepare_data(self) -> None:
+        self.train_dataset.prepare()
+        self.validation_dataset.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train_dataset.open()
+        self.validation_dataset.open()
+
+    def _world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        rank, world_size = self._world()
+        sampler = EpochSampler(len(self.train_dataset), rank=rank, world_size=world_size)
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=True,
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        rank, world_size = self._world()
+        indices = list(range(rank, len(self.validation_dataset), world_size))
+        return DataLoader(self.validation_dataset, batch_size=1, sampler=indices, num_workers=0)

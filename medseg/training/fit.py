@@ -1,0 +1,140 @@
+"""Train one fold of a bundle: what train.json's `run` calls."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from medseg.errors import ResourceError
+from medseg.io.atomic import write_json
+from medseg.tracking.manifest import data_fingerprint, make_manifest
+from medseg.tracking.run_record import write_run_id
+
+from .budget import epochs_within
+from .checkpoint_io import write_weights
+from .datamodule import SegmentationData
+from .module import SegmentationModule
+from .trainer import run_folder
+
+log = logging.getLogger(__name__)
+
+
+def run_fit(
+    trainer: pl.Trainer,
+    module: SegmentationModule,
+    data: SegmentationData,
+    *,
+    bundle_root: str = ".",
+    fold: int = 0,
+    resume: bool = False,
+    budget_s: float | None = None,
+    pretrained: str | None = None,
+) -> dict[str, Any]:
+    """Fit, then write the fold's weights, and `models/model.pt` for predict.
+
+    Args:
+        trainer, module, data: built from train.json.
+        bundle_root, fold: where results go.
+        resume: continue from the fold's `last.ckpt`; without one, start.
+        budget_s: stop after about this many seconds: a timed probe turns it into a number of epochs, which is recorded, so
+            that a resumed run keeps its learning-rate schedule.
+        pretrained: a state dict to start from; what fits is loaded, the rest is listed.
+
+    Returns:
+        The last metrics, by name.
+
+    Raises:
+        ResourceError: the run's folder cannot be written.
+    """
+    started = time.monotonic()
+    folder = run_folder(bundle_root, fold)
+    checkpoint = folder / "last.ckpt"
+    resuming = resume and checkpoint.is_file()
+    if resume and not resuming:
+        log.info("fold %d: nothing to resume in %s, starting", fold, folder)
+    if trainer.is_global_zero:
+        prepare_run_folder(folder, keep=resuming)
+    data.prepare_data()
+    data.setup()
+    if pretrained is not None and not resuming:
+        from .initialize import load_matching
+
+        load_matching(module.network, Path(pretrained))
+    if budget_s is not None:
+        trainer.fit_loop.max_epochs = epochs_within(budget_s, module, data, trainer, folder, started=started)
+    if trainer.is_global_zero:
+        _record(trainer, module, data, folder, resuming=resuming)
+    trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resuming else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        root = Path(bundle_root)
+        state = {name: tensor for name, tensor in module.network.state_dict().items()}
+        write_weights(state, root / "models" / f"fold_{fold}" / "model.pt")
+        write_weights(state, root / "models" / "model.pt")
+        facts = {"seconds": round(time.monotonic() - started, 1), "steps": trainer.global_step, **metrics}
+        write_json(folder / "result.json", facts)
+        log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
+    return metrics
+
+
+def _dice_text(metrics: dict[str, float]) -> str:
+    return f", validation Dice {metrics['val_dice']:.3f} on the network's grid" if "val_dice" in metrics else ""
+
+
+def prepare_run_folder(folder: Path, *, keep: bool) -> None:
+    """Make the folder of a run; results of an earlier run in it are set aside, never overwritten.
+
+    Args:
+        folder: `BUNDLE/runs/fold_N`.
+        keep: the earlier run will be continued.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    try:
+        if not keep and any((folder / name).exists() for name in ("last.ckpt", "metrics.json", "result.json")):
+            number = 1
+            while (aside := folder.with_name(f"{folder.name}.previous_{number}")).exists():
+                number += 1
+            shutil.move(str(folder), str(aside))
+            log.info("an earlier run of this fold was set aside as %s", aside.name)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _record(
+    trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, folder: Path, *, resuming: bool
+) -> None:
+    parameters = sum(p.numel() for p in module.network.parameters())
+    cases = [*data.train_dataset.cases, *data.validation_dataset.cases]
+    manifest = make_manifest(
+        seed=module.seed,
+        device=str(trainer.strategy.root_device),
+        data_hash=data_fingerprint(cases),
+        precision=str(trainer.precision),
+        parameters=parameters,
+        training_cases=len(data.train_dataset.cases),
+        validation_cases=len(data.validation_dataset.cases),
+        max_epochs=trainer.max_epochs,
+        steps_per_epoch=len(data.train_dataset) // data.batch_size,
+        batch_size=data.batch_size,
+        deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
+        resumed=resuming,
+    )
+    write_json(folder / "manifest.json", manifest)
+    logger = trainer.logger
+    if logger is not None and hasattr(logger, "log_file"):
+        logger.log_hyperparams({key: value for key, value in manifest.items() if not isinstance(value, dict)})
+        write_run_id(folder, str(logger.run_id), str(logger.name))  # type: ignore[attr-defined]
+        for name in ("manifest.json", "config.json"):
+            if (folder / name).is_file():
+                logger.log_file(folder / name)

@@ -1,0 +1,117 @@
+"""One Lightning module for every network: image -> logits at several scales -> loss; whole volumes for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import ConfigError, nearest
+from medseg.losses import LOSSES, DeepSupervisionLoss
+from medseg.networks import no_weight_decay
+from medseg.tracking.names import metric_name
+
+from .optimization import make_optimizer, parameter_groups, schedule_factor
+
+
+class SegmentationModule(pl.LightningModule):
+    """Train a segmentation network.
+
+    Args:
+        network: `forward_scales(image (B, C, *space))` gives logits (B, K, *space) from fine to coarse.
+        labels: label value -> name, background included; keys may be text, as JSON has no other.
+        inferer: `inferer(inputs, network)` for whole validation volumes.
+        loss: a name of `medseg.losses.LOSSES`.
+        optimizer, learning_rate, weight_decay, schedule, warmup_steps: see `optimization`.
+        seed: reseeds torch before every step, so that drop-path masks depend on (seed, step) alone and a resumed run
+            repeats the uninterrupted one bit for bit.
+
+    Raises:
+        ConfigError: an unknown loss.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        labels: Mapping[Any, str],
+        inferer: Callable[..., Tensor],
+        *,
+        loss: str = "dice_ce",
+        optimizer: str = "adamw",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: str = "poly",
+        warmup_steps: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise ConfigError(f"unknown loss {loss!r}. {nearest(loss, LOSSES)}")
+        self.network = network
+        self.labels = {int(value): name for value, name in labels.items() if int(value) > 0}
+        self.inferer = inferer
+        self.loss = DeepSupervisionLoss(LOSSES[loss]())
+        self.optimizer_settings = {"name": optimizer, "learning_rate": learning_rate, "weight_decay": weight_decay}
+        self.schedule, self.warmup_steps, self.seed = schedule, warmup_steps, seed
+        self._overlaps: list[tuple[str, Tensor]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, *space) of images (B, C, *space)."""
+        return self.network(image)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        scales = self.network.forward_scales(batch["image"])  # type: ignore[operator]
+        loss = self.loss(scales, batch["label"], batch.get("present"))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {self.global_step}; cases {batch.get('name')}"
+            )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._overlaps = []
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        label = batch["label"][:, 0]
+        logits = self.inferer(batch["image"], self.network)
+        counts = overlap_counts(logits.argmax(dim=1)[0], label[0], list(self.labels))
+        self._overlaps.append((str(batch["name"][0]), counts.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean Dice per label over the cases that hold the label or for which it was predicted."""
+        if not self._overlaps:
+            return
+        counts = torch.stack([counts for _, counts in self._overlaps]).to(torch.float64)
+        dice = 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
+        summed = torch.stack([dice.nansum(dim=0), (~dice.isnan()).sum(dim=0).double()]).to(self.device, torch.float32)
+        summed = self.trainer.strategy.reduce(summed, reduce_op="sum")  # processes hold different numbers of cases
+        per_label = summed[0] / summed[1]
+        for name, value in zip(self.labels.values(), per_label, strict=True):
+            self.log(metric_name("val_dice", name), value)
+        self.log("val_dice", per_label.nanmean(), prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        settings = self.optimizer_settings
+        without = {f"network.{name}" for name in no_weight_decay(self.network)}
+        groups = parameter_groups(self, float(settings["weight_decay"]), without)
+        optimizer = make_optimizer(groups, **settings)  # type: ignore[arg-type]
+        factor = schedule_factor(
+            self.schedule, total_steps=int(self.trainer.estimated_stepping_batches), warmup_steps=self.warmup_steps
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def overlap_counts(prediction: Tensor, reference: Tensor, labels: Sequence[int]) -> Tensor:
+    """(len(labels), 3) int64 on the CPU: voxels in both, in the prediction, in the reference; ignored voxels (-1) left out."""
+    valid = reference >= 0
+    top = max(labels) + 1
+    joint = torch.bincount(reference[valid].long() * top + prediction[valid].long(), minlength=top * top).view(top, top)
+    return torch.stack([torch.stack([joint[v, v], joint[:, v].sum(), joint[v].sum()]) for v in labels])

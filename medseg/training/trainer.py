@@ -1,0 +1,143 @@
+"""The Lightning trainer of a bundle's train.json, as a function with our settings around it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from medseg.config import choose_device
+from medseg.errors import ConfigError
+
+from .callbacks import Curves, Ema, LastCheckpoint, Progress
+from .checkpoint_io import AtomicCheckpointIO
+
+log = logging.getLogger(__name__)
+
+
+def run_folder(bundle_root: str | Path, fold: int) -> Path:
+    return Path(bundle_root) / "runs" / f"fold_{fold}"
+
+
+def choose_precision(device: torch.device, precision: str = "auto") -> Any:
+    """Lightning's word for the precision: bf16 on GPUs that have it, fp16 on older ones, fp32 on a CPU.
+
+    On a CPU bf16 helps only where matrix units exist, and training steps of the nano networks were not faster.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "32-true"
+
+
+def _devices(device: torch.device, devices: Any) -> Any:
+    """Number of processes: torchrun's own count where it started us, else what was asked for."""
+    launched = os.environ.get("LOCAL_WORLD_SIZE")
+    if launched is not None and devices in ("auto", None):
+        return int(launched)
+    if devices is None:
+        return [device.index or 0] if device.type == "cuda" else 1
+    if devices == "auto":
+        return torch.cuda.device_count() if device.type == "cuda" else 1
+    return devices
+
+
+def make_trainer(
+    max_epochs: int,
+    *,
+    bundle_root: str = ".",
+    fold: int = 0,
+    device: Any = "auto",
+    devices: Any = None,
+    strategy: str = "auto",
+    precision: str = "auto",
+    val_interval: int = 1,
+    gradient_clip: float | None = 1.0,
+    ema_decay: float | None = None,
+    train_handlers: Sequence[Any] = (),
+    experiment: str = "medseg",
+    tracking: bool = True,
+    tracking_uri: str | None = None,
+    **trainer_settings: Any,
+) -> pl.Trainer:
+    """A Lightning trainer that checkpoints, records and reports.
+
+    Args:
+        max_epochs: epochs of `steps_per_epoch` steps.
+        bundle_root, fold: the run goes to `BUNDLE/runs/fold_N`.
+        device: word or `torch.device`, see `medseg.config.choose_device`.
+        devices, strategy: Lightning's; None is one device, `auto` all of them or torchrun's number.
+        precision: `auto` or one of Lightning's words.
+        val_interval: epochs between validations on whole volumes.
+        gradient_clip: largest gradient norm, or None.
+        ema_decay: exponential average of the weights, used for validation and as the result; None for none.
+        train_handlers: accepted since MONAI's tools put tracking handlers here; an MLflow handler's address is taken over,
+            Ignite handlers themselves cannot run under Lightning and are named in a warning.
+        tracking, tracking_uri, experiment: MLflow record, see `medseg.tracking.mlflow_logger`.
+        trainer_settings: any other argument of `pytorch_lightning.Trainer`.
+
+    Raises:
+        ConfigError: `max_epochs` is not positive.
+    """
+    if int(max_epochs) < 1:
+        raise ConfigError(f"max_epochs is {max_epochs}; expected at least 1")
+    _quieten()
+    chosen = device if isinstance(device, torch.device) else choose_device(str(device))
+    folder = run_folder(bundle_root, fold)
+    callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress()]
+    if ema_decay:
+        callbacks.insert(0, Ema(float(ema_decay)))
+    tracking_uri = _tracking_from(train_handlers) or tracking_uri
+    interval = max(1, min(int(val_interval), int(max_epochs)))
+    settings: dict[str, Any] = {
+        "max_epochs": int(max_epochs),
+        "accelerator": {"cuda": "gpu", "mps": "mps"}.get(chosen.type, "cpu"),
+        "devices": _devices(chosen, devices),
+        "strategy": strategy,
+        "precision": choose_precision(chosen, precision),
+        "check_val_every_n_epoch": interval,
+        "gradient_clip_val": gradient_clip,
+        "num_sanity_val_steps": 0,
+        "logger": _logger(Path(bundle_root), folder, fold, experiment, tracking_uri) if tracking else False,
+        "callbacks": callbacks,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "plugins": [AtomicCheckpointIO()],
+        "default_root_dir": str(folder),
+        "log_every_n_steps": 10,
+    }
+    return pl.Trainer(**{**settings, **trainer_settings})
+
+
+def _quieten() -> None:
+    """Lightning advertises itself at every start and warns of settings that we chose on purpose."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for text in ("does not have many workers", "Checkpoint directory", "You defined a `validation_step`"):
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
+
+
+def _tracking_from(handlers: Sequence[Any]) -> str | None:
+    for handler in handlers:
+        uri = getattr(handler, "tracking_uri", None)
+        if uri:
+            return str(uri)
+        log.warning("train handler %s is ignored: Lightning trains this bundle, not Ignite", type(handler).__name__)
+    return None
+
+
+def _logger(bundle_root: Path, folder: Path, fold: int, experiment: str, uri: str | None) -> Any:
+    from medseg.tracking.mlflow_logger import RunLogger
+    from medseg.tracking.run_record import read_run_id
+
+    return RunLogger(
+        bundle_root / "runs", experiment=experiment, run_name=f"fold_{fold}", uri=uri, run_id=read_run_id(folder)
+    )
