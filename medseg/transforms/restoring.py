@@ -1,0 +1,65 @@
+"""Logits on the network's grid -> labels on the source grid: interpolate the logits, then take the largest.
+
+The other order (largest first, then nearest neighbour) is quicker and changes several per cent of the voxels near
+boundaries, so it is not offered. Axes are turned back after the reduction, on one byte per voxel instead of K floats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .grid import GridMap
+
+
+def label_dtype(largest: int) -> type[np.unsignedinteger]:
+    """The smallest unsigned type that holds the labels."""
+    return np.uint8 if largest < 256 else np.uint16
+
+
+def place_label(label: NDArray[np.integer], grid: GridMap) -> NDArray[np.integer]:
+    """Labels of the cut box in turned order -> the whole source grid in its own order; 0 outside the box.
+
+    Args:
+        label: (X, Y, Z) of `grid.extent`.
+    """
+    if grid.extent != grid.turned_shape:
+        whole = np.zeros(grid.turned_shape, dtype=label.dtype)
+        grid.cut(whole)[...] = label
+        label = whole
+    return np.ascontiguousarray(grid.turn_back(label))
+
+
+def restore_label(logits: torch.Tensor, grid: GridMap) -> NDArray[np.integer]:
+    """The label of the largest logit on the source grid.
+
+    Args:
+        logits: (K, X, Y, Z) on the network's grid `grid.shape`; float32 or a 16-bit type.
+        grid: `Prepared.grid`.
+
+    Returns:
+        (X, Y, Z) of `grid.source_shape`, uint8 (uint16 from 256 classes on), C-contiguous.
+    """
+    best = _largest_interpolated(logits, grid.extent)
+    return place_label(best.numpy().astype(label_dtype(logits.shape[0] - 1), copy=False), grid)
+
+
+def _largest_interpolated(logits: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Index of the largest logit after linear resampling, one class at a time: the memory is that of two classes."""
+    kind = torch.uint8 if logits.shape[0] <= 256 else torch.int32
+    if tuple(logits.shape[1:]) == tuple(shape):
+        return logits.argmax(dim=0).to(kind).cpu()
+
+    def resampled(index: int) -> torch.Tensor:
+        part = logits[None, index : index + 1].float()
+        return torch.nn.functional.interpolate(part, size=shape, mode="trilinear", align_corners=False)[0, 0]
+
+    best = resampled(0)
+    result = torch.zeros(shape, dtype=kind, device=logits.device)
+    for index in range(1, logits.shape[0]):
+        candidate = resampled(index)
+        wins = candidate > best
+        result.masked_fill_(wins, index)
+        torch.maximum(best, candidate, out=best)
+    return result.cpu()
