@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest_plugins = ["tests.skip_report"]
 
 # Set before torch is imported anywhere: two test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,8 +23,8 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep MLflow and store caches of the tests out of the user's folders; compiled kernels stay shared."""
     monkeypatch.setenv("MEDSEG_STORE", str(tmp_path_factory.getbasetemp() / "store"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield
+    return

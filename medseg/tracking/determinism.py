@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import torch
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators; called before the network is built."""
+    """Seed Python's and torch's global generators, before the network is built; none of our code uses numpy's global one."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -1,0 +1,84 @@
+# Two commands matter: `make demo` and `make test`. Both first make .venv; a repeat finds it ready.
+#   TORCH=auto|cpu|cuda|skip   which build of torch (auto: CUDA where a GPU is seen, else the small CPU build)
+#   PYTHON=python3.12          which interpreter, 3.11 or later
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= auto
+TORCH_VERSION ?= 2.13.0
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# the version that CUDA builds of this torch bring along; on a CPU it only serves the interpreter in the tests
+TRITON_VERSION ?= 3.7.1
+BIN := $(VENV)/bin
+HASH := $(shell cat pyproject.toml constraints.txt Makefile 2>/dev/null | cksum | cut -d' ' -f1)
+KIND := $(if $(filter auto,$(TORCH)),$(shell if [ "$$(uname -s)" = Darwin ]; then echo plain; elif nvidia-smi -L >/dev/null 2>&1 || [ -e /dev/nvidia0 ]; then echo cuda; else echo cpu; fi),$(TORCH))
+BASE := $(VENV)/.base-$(KIND)-$(HASH)
+DEMO := $(VENV)/.demo-$(KIND)-$(HASH)
+FULL := $(VENV)/.full-$(KIND)-$(HASH)
+DEMO_OUTPUT ?= runs/demo
+
+.PHONY: demo test lint types unit test-slow kernels-aot bench reliability clean help
+help:
+	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
+	@echo "make test          lint, types and all quick tests (under 15 minutes on 2 cores)"
+	@echo "make test-slow     the tests marked slow"
+	@echo "make kernels-aot   compile every GPU kernel for every architecture, without a GPU"
+	@echo "make bench         the tables of kernels/benchmarks and benchmarks (hours)"
+	@echo "make reliability   the full figures of docs/reliability.md"
+
+$(BASE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medseg needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Name another with PYTHON=python3.12"; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.base-* $(VENV)/.demo-* $(VENV)/.full-*
+	@case "$(KIND)" in \
+	  cpu) $(BIN)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+	       || $(BIN)/pip install -q "torch==$(TORCH_VERSION)+cpu" --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
+	       || { echo "note: no CPU build of torch $(TORCH_VERSION) found; the plain one is several gigabytes"; \
+	            $(BIN)/pip install -q "torch==$(TORCH_VERSION)"; } ;; \
+	  skip) echo "TORCH=skip: using the torch that $(VENV) has" ;; \
+	  *) $(BIN)/pip install -q "torch==$(TORCH_VERSION)" ;; \
+	esac
+	@touch $@
+
+$(DEMO): $(BASE)
+	@echo "installing medseg (a minute or two)"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(FULL): $(BASE)
+	@echo "installing medseg with its test tools (two or three minutes)"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,dicom,export,openvino]'
+	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' \
+	  || $(BIN)/pip install -q "triton==$(TRITON_VERSION)"
+	@touch $@
+
+demo: $(DEMO)
+	@$(BIN)/python -m medseg demo --output $(DEMO_OUTPUT)
+
+lint: $(FULL)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+
+types: $(FULL)
+	@$(BIN)/mypy
+
+# Two processes of one thread each: torch's own threads would fight over the two cores.
+unit: $(FULL)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
+
+test: lint types unit
+
+test-slow: $(FULL)
+	@$(BIN)/python -m pytest -q -m "slow"
+
+kernels-aot: $(FULL)
+	@$(BIN)/python -m pytest -q tests/kernels -m "slow" -k aot
+
+bench: $(FULL)
+	@for script in kernels/benchmarks/bench_*.py benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+reliability: $(FULL)
+	@$(BIN)/python -m tests.reliability.run
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
