@@ -1,0 +1,132 @@
+"""medseg evaluate: score label maps against references."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.cli.main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
+from medseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medseg.evaluation import Evaluation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prediction", required=True, metavar="DIR", help="folder of predicted label maps, or one file"
+    )
+    parser.add_argument("--reference", required=True, metavar="DIR", help="folder of reference label maps, or one file")
+    parser.add_argument(
+        "--labels",
+        metavar="SPEC",
+        help="names of the label values: a bundle, a plan.json, a dataset.json, or 1=anterior,2=posterior "
+        "(default: the values found)",
+    )
+    parser.add_argument(
+        "--region", action="append", default=[], metavar="NAME=1,2", help="also score a union of labels; repeatable"
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="all: each reference needs a prediction (default); predicted: only the cases predicted; or case names",
+    )
+    parser.add_argument("--metrics", default="overlap,surface,volume,lesion", metavar="LIST", help="groups to compute")
+    parser.add_argument("--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice (default 1)")
+    parser.add_argument("--ignore-label", type=int, metavar="N", help="leave out voxels with this reference value")
+    parser.add_argument("--images", metavar="DIR", help="folder of the images, for overlays of the worst cases")
+    parser.add_argument(
+        "--output", metavar="DIR", help="write evaluation.json, evaluation.csv and report.html into this folder"
+    )
+    add_common_arguments(parser, "threads", "json", "quiet")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from medseg.evaluation import ScoreSettings, evaluate_folders
+
+    settings = ScoreSettings(
+        groups=tuple(_words(arguments.metrics)),
+        tolerance_mm=arguments.tolerance_mm,
+        ignore_label=arguments.ignore_label,
+    )
+    cases = arguments.cases[0] if arguments.cases in (["all"], ["predicted"]) else arguments.cases
+    evaluation = evaluate_folders(
+        arguments.prediction,
+        arguments.reference,
+        labels=read_labels(arguments.labels) if arguments.labels else None,
+        regions=dict(_region(text) for text in arguments.region),
+        cases=cases,
+        settings=settings,
+        workers=arguments.threads or 1,
+        progress=None if arguments.quiet else _show_progress,
+    )
+    if arguments.output and evaluation.cases:
+        _write(evaluation, Path(arguments.output), arguments.images)
+    _print(evaluation, arguments)
+    if not evaluation.cases:
+        return EXIT_NOTHING_DONE
+    return EXIT_SOME_FAILED if evaluation.failed else EXIT_OK
+
+
+def read_labels(text: str) -> dict[int, str]:
+    """Label value -> name from a bundle folder, a plan.json, a dataset.json, or `1=anterior,2=posterior`.
+
+    Raises:
+        ConfigError: the text or file is none of these.
+    """
+    path = Path(text)
+    if path.is_dir():
+        path = path / "plan.json" if (path / "plan.json").exists() else path / "dataset.json"
+    try:
+        if not path.exists() and "=" in text:
+            return {int(value): name for value, name in (word.split("=", 1) for word in _words(text))}
+        table = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        # the Decathlon writes {"1": "anterior"}, nnU-Net {"anterior": 1}
+        pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in table.items()]
+        return {int(value): str(name) for value, name in pairs}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"--labels {text}: expected a bundle, a plan.json or dataset.json with plain labels, "
+            f"or 1=name,2=name ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _region(text: str) -> tuple[str, tuple[int, ...]]:
+    try:
+        name, values = text.split("=", 1)
+        return name, tuple(int(word) for word in _words(values))
+    except ValueError as error:
+        raise ConfigError(f"--region {text}: expected NAME=1,2") from error
+
+
+def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
+    evaluation.to_json(folder / "evaluation.json")
+    evaluation.to_csv(folder / "evaluation.csv")
+
+
+def _show_progress(done: int, total: int, name: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\rscored {done}/{total} {name:40.40}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _print(evaluation: Evaluation, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps(evaluation.as_dict(), allow_nan=False))
+    elif evaluation.cases:
+        print(evaluation.table())
+        print(f"{len(evaluation.cases)} cases; mean and 95 % confidence interval over cases (Student's t)")
+        if evaluation.skipped:
+            print(f"{len(evaluation.skipped)} references without a prediction were left out")
+        if arguments.output:
+            print(f"written to {arguments.output}")
+    for name, reason in evaluation.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)

@@ -1,0 +1,167 @@
+"""Score a folder of label maps against a folder of references, pair by pair by case name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medseg.errors import DataError, MedsegError, UnreadableFileError
+from medseg.io.atomic import is_temporary
+from medseg.io.geometry import grid_difference, spacing_of
+from medseg.io.volume import READABLE, case_name, is_volume_file, read_label
+from medseg.types import FilePath, LabelXYZ
+
+from .result import CaseScores, Evaluation
+from .scores import LabelScores, ScoreSettings, score_case
+
+Pair = tuple[str, Path, Path]  # case name, prediction, reference
+
+
+def evaluate_folders(
+    prediction: FilePath,
+    reference: FilePath,
+    *,
+    labels: Mapping[int, str] | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    cases: Literal["all", "predicted"] | Sequence[str] = "all",
+    settings: ScoreSettings | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Score every prediction against the reference of the same case name.
+
+    Args:
+        prediction: folder of label maps, or one file.
+        reference: folder of label maps, or one file.
+        labels: value -> name of the labels that may occur; 0 is the background and is not scored. None takes the
+            values found.
+        regions: name -> values of regions made of several labels, scored beside the labels.
+        cases: `all` asks for a prediction for each reference, `predicted` leaves references without one out, and a list
+            of names scores just these.
+        settings: what to compute.
+        workers: cases scored at the same time.
+        progress: called with (done, total, case name) after each case.
+
+    Returns:
+        The scores; a case that cannot be scored (other grid, unknown values, unreadable) stands in `failed`.
+
+    Raises:
+        DataError: no pairs, or a case without its partner, naming it.
+    """
+    settings = settings or ScoreSettings()
+    pairs, skipped = pair_cases(prediction, reference, cases=cases)
+    named = {name: (value,) for value, name in (labels or {}).items() if value != 0 and value != settings.ignore_label}
+    wanted = named | {name: tuple(values) for name, values in (regions or {}).items()}
+    known = None if labels is None else set(labels)
+
+    scored: list[CaseScores] = []
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        jobs = [(pair, pool.submit(_score_pair, pair, wanted, known, settings)) for pair in pairs]
+        for done, ((name, *_), job) in enumerate(jobs, start=1):
+            try:
+                scored.append(job.result())
+            except MedsegError as error:
+                failed[name] = str(error)
+            if progress:
+                progress(done, len(pairs), name)
+    found = wanted if labels is not None else _union_of_labels(scored) | wanted
+    complete = [dataclasses.replace(case, labels=_with_absent(case.labels, found, settings)) for case in scored]
+    return Evaluation(complete, found, settings, failed, skipped)
+
+
+def pair_cases(
+    prediction: FilePath, reference: FilePath, *, cases: Literal["all", "predicted"] | Sequence[str] = "all"
+) -> tuple[list[Pair], list[str]]:
+    """Pairs of files by case name, and the names of references left out; see `evaluate_folders`."""
+    left, right = Path(prediction), Path(reference)
+    if left.is_file() and right.is_file():
+        return [(case_name(right), left, right)], []
+    predicted, true = _label_files(left), _label_files(right)
+    if isinstance(cases, str):
+        if cases not in ("all", "predicted"):
+            raise ValueError(f"cases is 'all', 'predicted' or a list of names, not {cases!r}")
+        names = sorted(true if cases == "all" else predicted)
+        _refuse_missing("prediction", sorted(predicted.keys() - true.keys()), "reference", right)
+    else:
+        names = sorted(set(cases))
+    _refuse_missing("case", [name for name in names if name not in true], "reference", right)
+    _refuse_missing("reference", [name for name in names if name not in predicted], "prediction", left)
+    return [(name, predicted[name], true[name]) for name in names], sorted(true.keys() - set(names))
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UnreadableFileError(f"{folder}: no such folder of label maps")
+    files = [path for path in sorted(folder.iterdir()) if is_volume_file(path) and not is_temporary(path)]
+    if not files:
+        raise DataError(f"{folder}: holds no label maps (looked for {', '.join(READABLE)})")
+    found: dict[str, Path] = {}
+    for path in files:
+        if (other := found.get(case_name(path))) is not None:
+            raise DataError(f"{folder}: {other.name} and {path.name} are both case {case_name(path)!r}; keep one")
+        found[case_name(path)] = path
+    return found
+
+
+def _refuse_missing(whose: str, names: Sequence[str], what: str, folder: Path) -> None:
+    if not names:
+        return
+    some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    way_out = "Score the predicted cases only with cases='predicted' (--cases predicted), or name them."
+    raise DataError(f"{folder}: no {what} for the {whose}{'s' if len(names) > 1 else ''} {some}. {way_out}")
+
+
+def _score_pair(
+    pair: Pair, regions: Mapping[str, Sequence[int]], known: set[int] | None, settings: ScoreSettings
+) -> CaseScores:
+    name, prediction_path, reference_path = pair
+    reference, prediction = read_label(reference_path), read_label(prediction_path)
+    if (difference := grid_difference(reference, prediction)) is not None:
+        raise DataError(
+            f"case {name!r}: reference {reference_path} and prediction {prediction_path} lie on different grids: "
+            f"{difference}. Resample the prediction first: "
+            "medseg.io.geometry.resample_to_grid(prediction, like=reference, mode='nearest')."
+        )
+    if known is None:
+        known = _values(reference.array) | _values(prediction.array)
+        plain = sorted(known - {0, settings.ignore_label})
+        regions = {str(value): (value,) for value in plain} | dict(regions)
+    try:
+        scores = score_case(
+            reference.array,
+            prediction.array,
+            spacing=spacing_of(reference.affine),
+            regions=regions,
+            known_labels=known,
+            settings=settings,
+        )
+    except MedsegError as error:
+        raise type(error)(f"case {name!r} ({prediction_path} against {reference_path}): {error}") from error
+    return CaseScores(name, scores, prediction_path, reference_path, spacing_of(reference.affine))
+
+
+def _values(array: LabelXYZ) -> set[int]:
+    if array.dtype == np.uint8:
+        return set(np.flatnonzero(np.bincount(array.ravel(order="K"), minlength=256)).tolist())
+    return set(np.unique(array).tolist())
+
+
+def _union_of_labels(cases: Iterable[CaseScores]) -> dict[str, tuple[int, ...]]:
+    found = {name for case in cases for name in case.labels if name.lstrip("-").isdigit()}
+    return {name: (int(name),) for name in sorted(found, key=int)}
+
+
+def _with_absent(
+    labels: Mapping[str, LabelScores], regions: Mapping[str, Sequence[int]], settings: ScoreSettings
+) -> dict[str, LabelScores]:
+    """A row for each label, also for those that neither of the case's two maps holds."""
+    missing = {name: values for name, values in regions.items() if name not in labels}
+    nothing = np.zeros((1, 1, 1), dtype=np.uint8)
+    absent = score_case(nothing, nothing, spacing=(1.0, 1.0, 1.0), regions=missing, settings=settings)
+    return {name: labels[name] if name in labels else absent[name] for name in regions}
