@@ -1,1 +1,22 @@
-"""Whole volumes: sliding window, ensembles, labels on the source grid."""
+"""Whole volumes: sliding windows, blended and reduced to labels slab by slab, on the source grid.
+
+`SlidingWindowInferer` (a drop-in for MONAI's) is loaded when asked for: importing MONAI takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .sliding_window import SlidingWindowInferer
+
+__all__ = ["SlidingWindowInferer"]
+
+_HOMES = {"SlidingWindowInferer": "sliding_window"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
