@@ -1,7 +1,7 @@
 """inference.json and evaluate.json: plain MONAI (SupervisedEvaluator), because every other tool reads exactly that.
 
-The network, the preprocessing and the sliding window are medseg's own, as values with a `_target_`; the way back to the
-source grid is `medseg.bundle.steps`. So `python -m monai.bundle run` and `medseg predict` share one code.
+The network, the preprocessing, the sliding window and the way back to the source grid are medseg's own, each a value with a
+`_target_`. So `python -m monai.bundle run` and `medseg predict` share one code.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ def network_def(plan: Plan) -> dict[str, Any]:
         **plan.network,
     }
     return {"_target_": "medseg.networks.build_network", **arguments}
+
+
+def channel_labels(plan: Plan) -> list[int]:
+    """Label value of each output channel: the declared values in order, or 0, 1, 2 ... where there are more channels."""
+    channels = int(network_def(plan)["out_channels"])
+    values = sorted(plan.labels)
+    return values if len(values) == channels else list(range(channels))
 
 
 def preprocessing_def(plan: Plan) -> dict[str, Any]:
@@ -87,11 +94,10 @@ def _image_steps() -> list[dict[str, Any]]:
 
 def _to_source_grid(plan: Plan) -> dict[str, Any]:
     return {
-        "_target_": "medseg.bundle.steps.LabelOnSourceGridd",
+        "_target_": "medseg.transforms.preprocessing.RestoreLabeld",
         "keys": "pred",
         "image_key": "image",
-        "labels": sorted(plan.labels),
-        "postprocessing": list(plan.inference.get("postprocessing", [])),
+        "labels": channel_labels(plan),
     }
 
 
@@ -165,13 +171,13 @@ def evaluate_config(plan: Plan) -> dict[str, Any]:
         "save_dir": "@output_dir",
         "metrics": ["val_mean_dice"],
         "metric_details": ["val_mean_dice"],
-        "batch_transform": "$monai.handlers.from_engine(['image_meta_dict'])",
+        "batch_transform": {"_target_": "medseg.bundle.inputs.case_names", "_mode_": "callable"},
         "summary_ops": "*",
     }
     source = {
         "_target_": "medseg.bundle.inputs.list_labelled",
         "folder": "@dataset_dir",
-        "splits_file": "$@bundle_root + '/configs/splits.json'",
+        "bundle_root": "@bundle_root",
         "fold": "@fold",
     }
     return {

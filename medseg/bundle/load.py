@@ -1,0 +1,167 @@
+"""Open a bundle: its network with weights, its preprocessing, labels and window, without running any of its code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.errors import BundleError
+from medseg.planning.plan import Plan
+
+from .layout import Layout, bundle_name, find_bundle
+from .metadata import read_metadata
+from .safe import SafeConfig, open_config
+
+if TYPE_CHECKING:
+    import torch
+
+    from medseg.transforms.preprocessing import Preprocessing
+
+
+@dataclass
+class Bundle:
+    """An opened bundle. Cheap until `network()` is called.
+
+    Args:
+        folder: the bundle's folder.
+        metadata: configs/metadata.json.
+        config: configs/inference.json, checked; components are built only when they are asked for.
+    """
+
+    folder: Path
+    metadata: dict[str, Any]
+    config: SafeConfig = field(repr=False)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.folder)
+
+    @property
+    def name(self) -> str:
+        return bundle_name(self.folder)
+
+    @property
+    def version(self) -> str:
+        return str(self.metadata.get("version", ""))
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """plan.json, or None in a bundle that `medseg plan` did not write."""
+        return Plan.read(self.layout.plan) if self.layout.plan.is_file() else None
+
+    @cached_property
+    def labels(self) -> dict[int, str]:
+        """Label value -> name, background included; the order of the values is the order of the network's channels."""
+        if self.plan is not None:
+            return dict(self.plan.labels)
+        try:
+            outputs = self.metadata["network_data_format"]["outputs"]
+            names = outputs[next(iter(outputs))].get("channel_def", {})
+        except (KeyError, StopIteration, AttributeError) as error:
+            raise BundleError(f"{self.layout.metadata}: names no labels (network_data_format::outputs)") from error
+        return {int(channel): str(name) for channel, name in names.items()}
+
+    @cached_property
+    def channels(self) -> dict[int, str]:
+        """Input channel -> modality."""
+        if self.plan is not None:
+            return dict(self.plan.channels)
+        image = self.metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
+        names = image.get("channel_def") or {}
+        count = int(image.get("num_channels", len(names) or 1))
+        return {channel: str(names.get(str(channel), image.get("modality", "image"))) for channel in range(count)}
+
+    @cached_property
+    def roi_size(self) -> tuple[int, ...]:
+        """Voxels of the sliding window."""
+        for key in ("roi_size", "inferer::roi_size"):
+            if key in self.config:
+                return tuple(int(extent) for extent in self.config.get(key))
+        raise BundleError(f"{self.layout.inference}: has no inferer::roi_size")
+
+    @cached_property
+    def inference_settings(self) -> dict[str, Any]:
+        """overlap, sw_batch_size, mode, mirror_axes, postprocessing and the weight files that are averaged."""
+        wanted = {"overlap": 0.5, "sw_batch_size": 1, "mode": "gaussian"}
+        settings: dict[str, Any] = {
+            key: self.config.get(f"inferer::{key}") if f"inferer::{key}" in self.config else default
+            for key, default in wanted.items()
+        }
+        inference = self.plan.inference if self.plan is not None else {}
+        settings["mirror_axes"] = list(inference.get("mirror_axes", []))
+        settings["postprocessing"] = list(inference.get("postprocessing", []))
+        settings["models"] = [str(path.relative_to(self.folder)) for path in self.weight_files]
+        return settings
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The very object that training used."""
+        if "preprocessing_def" not in self.config:
+            raise BundleError(f"{self.layout.inference}: has no preprocessing_def, so medseg did not write this bundle")
+        return self.config.get("preprocessing_def")
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """Files whose networks are averaged; models/model.pt (or .safetensors beside it) unless the config lists some.
+
+        Raises:
+            BundleError: a listed file lies outside the bundle.
+        """
+        listed = self.config.raw.get("models")
+        if not listed:
+            return [self.layout.safetensors if self.layout.safetensors.is_file() else self.layout.weights]
+        root = self.folder.resolve()
+        paths = [self.folder / str(name) for name in listed]
+        for path in paths:
+            if root not in path.resolve().parents:
+                raise BundleError(f"{self.layout.inference}: models names {path}, which lies outside the bundle")
+        return paths
+
+    def untrained_network(self) -> torch.nn.Module:
+        """`network_def`, built anew."""
+        return self.config.build("network_def")
+
+    def networks(self) -> list[torch.nn.Module]:
+        """One network per weight file, in evaluation mode on the CPU.
+
+        Raises:
+            BundleError: a weight file is missing, or belongs to another network.
+            UntrustedBundleError: a weight file holds more than tensors.
+        """
+        from .weights import load_into, read_state_dict
+
+        found = []
+        for path in self.weight_files:
+            state = read_state_dict(path)
+            network = self.untrained_network()
+            load_into(network, state, path)
+            found.append(network.eval())
+        return found
+
+    def network(self) -> torch.nn.Module:
+        """The first of `networks()`: the only one, unless the bundle is an ensemble."""
+        return self.networks()[0]
+
+
+def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
+    """Open a bundle folder, or a shipped or installed bundle by name.
+
+    Args:
+        path_or_name: folder or name.
+        trust: let the bundle name any Python object and run any expression, as MONAI itself would.
+
+    Raises:
+        BundleError: no such bundle, or a file of it is missing or broken.
+        UntrustedBundleError: it wants to run code that is not on the allow-list and `trust` is False.
+    """
+    folder = find_bundle(path_or_name)
+    layout = Layout(folder)
+    if not layout.inference.is_file():
+        raise BundleError(f"{layout.inference} is missing: this bundle cannot predict")
+    return Bundle(
+        folder=folder,
+        metadata=read_metadata(folder),
+        config=open_config(layout.inference, trust=trust, bundle_root=folder),
+    )
