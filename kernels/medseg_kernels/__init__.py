@@ -1,9 +1,25 @@
 """Operators for 3D volumes with a GPU (triton), a compiled CPU and a readable reference form each. Public names only."""
 
+from .gated_linear_recurrence import (
+    delta_rule,
+    gated_delta_rule,
+    gated_linear_recurrence,
+    gla,
+    mlstm,
+    retention,
+    ssd,
+)
 from .window_attention import relative_coordinates, window_attention, window_attention_with_carriers, window_grid
 
 __all__ = [
+    "delta_rule",
+    "gated_delta_rule",
+    "gated_linear_recurrence",
+    "gla",
+    "mlstm",
     "relative_coordinates",
+    "retention",
+    "ssd",
     "window_attention",
     "window_attention_with_carriers",
     "window_grid",

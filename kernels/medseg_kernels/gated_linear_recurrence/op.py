@@ -1,0 +1,138 @@
+"""The custom op: backends, fake shapes, autograd. What users call is in general.py and members.py.
+
+The op takes its arguments already checked and flattened to (B, N, H, .). The backward is an op of its own, so that compiled
+autograd sees two opaque calls. Nothing is kept for the backward but the inputs: the states are computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from .checks import check_pieces, check_values
+from .chunkwise import chunkwise
+from .chunkwise_backward import Gradients, chunkwise_backward
+from .reference import work_dtype
+from .visits import cached_visit, piece_count
+
+NAME = "gated_linear_recurrence"
+
+
+def refuse_cpu(*tensors: Tensor) -> str | None:
+    """Conditions of the compiled CPU form: the usual ones, and no float64."""
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "float64 is computed by the reference only"
+    return dispatch.refuse_cpu(*tensors)
+
+
+BACKENDS = {
+    "reference": dispatch.Backend("reference", lambda *tensors: None),
+}
+FORWARD: dict[str, Callable[..., Tuple[Tensor, Tensor]]] = {"reference": chunkwise}
+BACKWARD: dict[str, Callable[..., Gradients]] = {"reference": chunkwise_backward}
+
+
+@torch.library.custom_op("medseg::gated_linear_recurrence", mutates_args=())
+def recurrence_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Optional[Tensor],
+    beta: Optional[Tensor],
+    initial_state: Optional[Tensor],
+    cu_seqlens: Optional[Tensor],
+    grid: List[int],
+    traversal: str,
+    scale: float,
+    delta: bool,
+    backend: Optional[str],
+) -> Tuple[Tensor, Tensor]:
+    """(B, N, H, V) outputs and (B * W, H, K, V) last states; see `general.gated_linear_recurrence`."""
+    chosen = dispatch.choose(NAME, BACKENDS, backend, q, k, v, g, beta, initial_state)
+    order, bounds = _where(cu_seqlens, grid, traversal, q)
+    check_values(q, k, v, g, beta, initial_state)
+    return FORWARD[chosen](q, k, v, g, beta, scale, initial_state, order, bounds, delta)
+
+
+@recurrence_op.register_fake
+def _(q, k, v, g, beta, initial_state, cu_seqlens, grid, traversal, scale, delta, backend):  # type: ignore[no-untyped-def]
+    return torch.empty_like(v, memory_format=torch.contiguous_format), _state_like(q, v, cu_seqlens, grid, traversal)
+
+
+def _where(
+    cu_seqlens: Optional[Tensor], grid: List[int], traversal: str, q: Tensor
+) -> Tuple[Optional[Tensor], Optional[List[int]]]:
+    """Visiting order and bounds of the pieces."""
+    order, bounds = cached_visit(traversal, tuple(grid), str(q.device))
+    if cu_seqlens is not None:
+        bounds = cu_seqlens.tolist()
+        check_pieces(bounds, q.shape[1])
+    if order is not None and q.shape[2] % order.shape[0] != 0:
+        raise ValueError(
+            f"traversal {traversal!r} has {order.shape[0]} heads; expected a number that divides H = {q.shape[2]}"
+        )
+    return order, bounds
+
+
+def _state_like(q: Tensor, v: Tensor, cu_seqlens: Optional[Tensor], grid: List[int], traversal: str) -> Tensor:
+    count = piece_count(traversal, grid) if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return v.new_empty(q.shape[0] * count, q.shape[2], q.shape[3], v.shape[3], dtype=work_dtype(v))
+
+
+@torch.library.custom_op("medseg::gated_linear_recurrence_backward", mutates_args=())
+def recurrence_backward_op(
+    grad_output: Tensor,
+    grad_final: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Optional[Tensor],
+    beta: Optional[Tensor],
+    initial_state: Optional[Tensor],
+    cu_seqlens: Optional[Tensor],
+    grid: List[int],
+    traversal: str,
+    scale: float,
+    delta: bool,
+    backend: Optional[str],
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, g, beta and initial_state; empty tensors stand for arguments that were None."""
+    chosen = dispatch.choose(NAME, BACKENDS, backend, q, k, v, g, beta, initial_state)
+    order, bounds = _where(cu_seqlens, grid, traversal, q)
+    grads = BACKWARD[chosen](grad_output, grad_final, q, k, v, g, beta, scale, initial_state, order, bounds, delta)
+    none = q.new_empty(0)
+    return (
+        grads.q.contiguous(),
+        grads.k.contiguous(),
+        grads.v.contiguous(),
+        none if grads.g is None else grads.g.contiguous(),
+        none if grads.beta is None else grads.beta.contiguous(),
+        none.clone() if initial_state is None else grads.initial_state.to(initial_state.dtype).contiguous(),
+    )
+
+
+@recurrence_backward_op.register_fake
+def _(grad_output, grad_final, q, k, v, g, beta, initial_state, cu_seqlens, grid, traversal, scale, delta, backend):  # type: ignore[no-untyped-def]
+    def like(x: Optional[Tensor]) -> Tensor:
+        return q.new_empty(0) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    return like(q), like(k), like(v), like(g), like(beta), like(initial_state)
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs[:7])
+    ctx.settings = inputs[7:]
+
+
+def _backward(ctx, grad_output: Tensor, grad_final: Tensor):  # type: ignore[no-untyped-def]
+    saved = ctx.saved_tensors
+    grads = recurrence_backward_op(grad_output, grad_final, *saved, *ctx.settings)
+    needed = [grad if x is not None else None for grad, x in zip(grads, saved[:6], strict=True)]
+    return (*needed, *[None] * 6)
+
+
+recurrence_op.register_autograd(_backward, setup_context=_save)
