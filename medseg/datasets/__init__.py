@@ -1,1 +1,51 @@
-"""Folders of labelled volumes in the layouts people have."""
+"""Folders of labelled volumes in the layouts people have; one file per layout.
+
+A layout module has `matches(folder) -> bool` and `load(folder) -> Dataset`. `DATASETS` is asked in its order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from medseg.errors import DataError, UnreadableFileError, nearest
+from medseg.types import FilePath
+
+from . import decathlon, folder, nnunet
+from .dataset import Dataset, check_headers, check_label_values, load_case
+
+__all__ = ["DATASETS", "Dataset", "check_headers", "check_label_values", "load_case", "open_dataset"]
+
+DATASETS: dict[str, ModuleType] = {"decathlon": decathlon, "nnunet": nnunet, "folder": folder}
+
+
+def open_dataset(folder: FilePath, kind: str | None = None) -> Dataset:
+    """Find the labelled cases in a folder; no voxel is read unless the label names have to be collected.
+
+    Args:
+        folder: root of the dataset.
+        kind: a name in `DATASETS`; by default the first layout that matches.
+
+    Raises:
+        UnreadableFileError: the folder or a listed file is missing.
+        DataError: empty, of no known layout, or contradicting itself.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise UnreadableFileError(f"{root}: no such folder; check the path.")
+    if not root.is_dir():
+        raise DataError(f"{root}: is a file, expected the folder of a dataset.")
+    if kind is not None and kind not in DATASETS:
+        raise DataError(f"dataset layout {kind!r} does not exist. {nearest(kind, DATASETS)}")
+    if not any(root.iterdir()):
+        raise DataError(f"{root}: is empty; {_EXPECTED}")
+    for name, module in DATASETS.items():
+        if kind == name or (kind is None and module.matches(root)):
+            return module.load(root)
+    raise DataError(f"{root}: no known dataset layout; {_EXPECTED}")
+
+
+_EXPECTED = (
+    "expected images/ and labels/ with files of equal names, or dataset.json with imagesTr/ and labelsTr/ "
+    "(Decathlon, nnU-Net)."
+)

@@ -1,0 +1,131 @@
+"""dataset.json and splits_final.json: the words that the layouts share, with errors that name file and key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import DataError
+from medseg.io.stream import open_file
+
+Splits = list[dict[str, list[str]]]
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises UnreadableFileError when it is missing, DataError naming line and column when it is not JSON."""
+    with open_file(path) as file:
+        content = file.read()
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+    except RecursionError:
+        raise DataError(f"{path}: is not a sensible JSON file: nested too deeply.") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that must hold one object. Raises as `read_json`, and DataError for a list or a number."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f'{path}: holds a {type(value).__name__}, expected an object such as {{"labels": ...}}.')
+    return value
+
+
+def value_to_name(path: Path, entry: Any) -> dict[int, str]:
+    """Labels or channels written as {"0": "background"} (Decathlon) or {"background": 0} (nnU-Net), as value -> name.
+
+    Raises:
+        DataError: neither of the two, or one value twice.
+    """
+    if isinstance(entry, list):
+        entry = {str(index): name for index, name in enumerate(entry)}
+    if not isinstance(entry, dict) or not entry:
+        raise DataError(
+            f'{path}: expected labels or channels such as {{"0": "background", "1": "liver"}}, found {entry!r}.'
+        )
+    result: dict[int, str] = {}
+    for key, value in entry.items():
+        if re.fullmatch(r"\d+", str(key)):
+            number, name = int(key), str(value)
+        elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            number, name = value, str(key)
+        else:
+            raise DataError(
+                f"{path}: {key!r}: {value!r} is neither value: name nor name: value with whole numbers from 0."
+            )
+        if number in result:
+            raise DataError(f"{path}: the value {number} has two names, {result[number]!r} and {name!r}.")
+        result[number] = name
+    return dict(sorted(result.items()))
+
+
+def channel_names(path: Path, description: dict[str, Any]) -> dict[int, str]:
+    """Channels under "modality", "channel_names" or "channels", numbered from 0 without gaps; one "image" when unsaid."""
+    for key in ("channel_names", "modality", "channels"):
+        if key in description:
+            channels = value_to_name(path, description[key])
+            if list(channels) != list(range(len(channels))):
+                raise DataError(f"{path}: {key!r} numbers the channels {list(channels)}, expected 0, 1, 2, ...")
+            return channels
+    return {0: "image"}
+
+
+def label_names(
+    path: Path, description: dict[str, Any]
+) -> tuple[dict[int, str], dict[str, tuple[int, ...]], int | None]:
+    """Labels, regions and the ignore value under "labels".
+
+    nnU-Net's regions ({"whole tumour": [1, 2, 3]}) become label values named by the smallest region that holds them.
+
+    Raises:
+        DataError: no labels, or labels of an unknown form.
+    """
+    entry = description.get("labels")
+    if not isinstance(entry, dict) or not entry:
+        raise DataError(f'{path}: has no "labels"; add for example "labels": {{"0": "background", "1": "liver"}}.')
+    regions = {str(name): _region(path, name, value) for name, value in entry.items() if isinstance(value, list)}
+    plain = {name: value for name, value in entry.items() if not isinstance(value, list)}
+    ignore = plain.get("ignore")
+    if isinstance(ignore, int) and not isinstance(ignore, bool):
+        plain = {name: value for name, value in plain.items() if name != "ignore"}
+    else:
+        ignore = None
+    labels: dict[int, str] = {}
+    for name, values in sorted(regions.items(), key=lambda item: -len(item[1])):
+        for value in values:
+            labels[value] = name if len(values) == 1 else f"{name} ({value})"
+    labels.update(value_to_name(path, plain) if plain else {})  # a label of its own is the smallest region
+    labels.setdefault(0, "background")
+    return dict(sorted(labels.items())), regions, ignore
+
+
+def read_splits(path: Path) -> Splits | None:
+    """Folds from a splits_final.json, or None when there is none. Raises DataError for another form."""
+    if not path.is_file():
+        return None
+    splits = read_json(path)
+    good = isinstance(splits, list) and all(
+        isinstance(split, dict) and all(isinstance(split.get(part), list) for part in ("train", "val"))
+        for split in splits
+    )
+    if not good or not splits:
+        raise DataError(f'{path}: expected a list of {{"train": [names], "val": [names]}}; correct or remove the file.')
+    return [{part: [str(name) for name in split[part]] for part in ("train", "val")} for split in splits]
+
+
+def subject_of(name: str) -> str | None:
+    """The subject in a BIDS-like name ("sub-07_ses-2_T1w" -> "07"), or None."""
+    match = re.match(r"sub-([A-Za-z0-9]+)(?:_|$)", name)
+    return match[1] if match else None
+
+
+def _region(path: Path, name: str, values: list[Any]) -> tuple[int, ...]:
+    if not values or not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
+        raise DataError(f"{path}: the region {name!r} holds {values!r}, expected label values from 1.")
+    return tuple(values)

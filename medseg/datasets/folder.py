@@ -1,0 +1,107 @@
+"""The plain layout: pairs of equal names in two folders.
+
+    images/NAME.nii.gz  labels/NAME.nii.gz  [test_images/NAME.nii.gz  test_labels/NAME.nii.gz]  [dataset.json]  [splits_final.json]
+
+Several channels: images/NAME/*.nii.gz, one file per channel, in alphabetical order (or one 4D file). dataset.json may
+say "name", "labels", "channels", "licence", "reference"; without it the label values are collected from the label maps.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DataError, LabelError, UnreadableFileError
+from medseg.io.datalist import Case
+from medseg.io.volume import case_name, is_volume_file, read_label
+
+from .dataset import Dataset
+from .description import channel_names, label_names, read_object, read_splits, subject_of
+
+log = logging.getLogger(__name__)
+
+MOST_LABELS = 256  # more distinct values in one map are an image in the wrong folder
+
+
+def matches(folder: Path) -> bool:
+    """Whether the folder has images/ and labels/."""
+    return (folder / "images").is_dir() and (folder / "labels").is_dir()
+
+
+def load(folder: Path) -> Dataset:
+    """Find the cases. Raises DataError or UnreadableFileError naming the file or folder."""
+    path = folder / "dataset.json"
+    description = read_object(path) if path.is_file() else {}
+    cases = _pairs(folder / "images", folder / "labels", labelled=True)
+    if not cases:
+        raise DataError(
+            f"{folder / 'images'}: holds no volume; put images there and label maps of the same names in labels/."
+        )
+    if "labels" in description:
+        labels, regions, ignore_label = label_names(path, description)
+    else:
+        labels, regions, ignore_label = _collect_labels(folder, cases), {}, None
+    return Dataset(
+        name=str(description.get("name", folder.resolve().name)),
+        folder=folder,
+        cases=cases,
+        test_cases=_pairs(folder / "test_images", folder / "test_labels", labelled=False),
+        labels=labels,
+        channels=channel_names(path, description),
+        splits=read_splits(folder / "splits_final.json"),
+        licence=str(description.get("licence", description.get("license", ""))),
+        reference=str(description.get("reference", "")),
+        regions=regions,
+        ignore_label=ignore_label,
+    )
+
+
+def _pairs(images: Path, labels: Path, *, labelled: bool) -> list[Case]:
+    by_name: dict[str, tuple[Path, ...]] = {}
+    for path in sorted(images.iterdir()) if images.is_dir() else []:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            files = tuple(sorted(file for file in path.iterdir() if is_volume_file(file)))
+        else:
+            files = (path,) if is_volume_file(path) else ()
+        if files:
+            name = path.name if path.is_dir() else case_name(path)
+            if name in by_name:
+                raise DataError(f"{path}: {by_name[name][0]} has the same case name {name!r}; rename one of them.")
+            by_name[name] = files
+    maps = {
+        case_name(path): path for path in (sorted(labels.iterdir()) if labels.is_dir() else []) if is_volume_file(path)
+    }
+    missing = [name for name in by_name if name not in maps]
+    if labelled and missing:
+        raise UnreadableFileError(
+            f"{labels / missing[0]}.nii.gz: no such label map, but {by_name[missing[0]][0]} needs it"
+            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+            + "; add it, or move the image out."
+        )
+    unused = sorted(set(maps) - set(by_name))
+    if unused:
+        log.warning(
+            "%s: %d label maps have no image of the same name, such as %s.", labels, len(unused), maps[unused[0]].name
+        )
+    return [Case(name, files, maps.get(name), subject_of(name)) for name, files in sorted(by_name.items())]
+
+
+def _collect_labels(folder: Path, cases: list[Case]) -> dict[int, str]:
+    values: set[int] = set()
+    for case in cases:
+        assert case.label is not None
+        found = np.unique(read_label(case.label).array)
+        if len(found) > MOST_LABELS or found[0] < 0:
+            raise LabelError(
+                f"{case.label}: holds {len(found)} distinct values from {found[0]} to {found[-1]}, expected a label map; is an "
+                "image in the labels folder?"
+            )
+        values.update(int(value) for value in found)
+    log.warning(
+        "%s: no dataset.json names the labels; %s were found and named by their numbers.", folder, sorted(values - {0})
+    )
+    return {0: "background", **{value: f"label_{value}" for value in sorted(values - {0})}}

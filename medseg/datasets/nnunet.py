@@ -1,0 +1,81 @@
+"""nnU-Net v2's raw layout: one file per channel, numbered behind the case name.
+
+dataset.json  imagesTr/NAME_0000.nii.gz  labelsTr/NAME.nii.gz  imagesTs/NAME_0000.nii.gz  [splits_final.json]
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medseg.errors import DataError, UnreadableFileError
+from medseg.io.datalist import Case
+
+from .dataset import Dataset
+from .description import channel_names, label_names, read_object, read_splits, subject_of
+
+
+def matches(folder: Path) -> bool:
+    """Whether dataset.json has nnU-Net's keys."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return False
+    description = read_object(path)
+    return "channel_names" in description and (folder / "imagesTr").is_dir()
+
+
+def load(folder: Path) -> Dataset:
+    """Find the cases. Raises DataError or UnreadableFileError naming the file."""
+    path = folder / "dataset.json"
+    description = read_object(path)
+    ending = str(description.get("file_ending", ".nii.gz"))
+    channels = channel_names(path, description)
+    labels, regions, ignore_label = label_names(path, description)
+    training = _channel_files(folder / "imagesTr", ending)
+    return Dataset(
+        name=str(description.get("name", folder.name)),
+        folder=folder,
+        cases=[
+            _case(folder, name, files, len(channels), "labelsTr", ending) for name, files in sorted(training.items())
+        ],
+        test_cases=[
+            _case(folder, name, files, len(channels), "labelsTs", ending)
+            for name, files in sorted(_channel_files(folder / "imagesTs", ending).items())
+        ],
+        labels=labels,
+        channels=channels,
+        splits=read_splits(folder / "splits_final.json"),
+        licence=str(description.get("licence", description.get("license", ""))),
+        reference=str(description.get("reference", "")),
+        regions=regions,
+        ignore_label=ignore_label,
+    )
+
+
+def _channel_files(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
+    pattern = re.compile(rf"(?P<name>.+)_(?P<channel>\d{{4}}){re.escape(ending)}$")
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = pattern.match(path.name)
+        if match and not path.name.startswith("."):
+            found.setdefault(match["name"], {})[int(match["channel"])] = path
+    return found
+
+
+def _case(folder: Path, name: str, files: dict[int, Path], channels: int, labels: str, ending: str) -> Case:
+    if sorted(files) != list(range(channels)):
+        raise DataError(
+            f"case {name!r} in {folder}: has channel files {sorted(files)}, dataset.json declares {channels} channels "
+            f"(0 to {channels - 1}); add the missing files ({name}_0000{ending}, ...) or correct channel_names."
+        )
+    label = folder / labels / f"{name}{ending}"
+    if labels == "labelsTr" and not label.is_file():
+        raise UnreadableFileError(
+            f"{label}: no such file, but {files[0]} needs its label map; add it or remove the image."
+        )
+    return Case(
+        name=name,
+        images=tuple(files[channel] for channel in range(channels)),
+        label=label if label.is_file() else None,
+        subject=subject_of(name),
+    )
