@@ -85,7 +85,7 @@ def _image_steps() -> list[dict[str, Any]]:
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {
-            "_target_": "medseg.transforms.preprocessing.Preprocessd",
+            "_target_": "medseg.transforms.monai_preprocessing.Preprocessd",
             "keys": "image",
             "preprocessing": "@preprocessing_def",
         },
@@ -94,7 +94,7 @@ def _image_steps() -> list[dict[str, Any]]:
 
 def _to_source_grid(plan: Plan) -> dict[str, Any]:
     return {
-        "_target_": "medseg.transforms.preprocessing.RestoreLabeld",
+        "_target_": "medseg.transforms.monai_preprocessing.RestoreLabeld",
         "keys": "pred",
         "image_key": "image",
         "labels": channel_labels(plan),

@@ -20,7 +20,7 @@ def _as_entry(case: Case) -> dict[str, Any]:
 
 
 def list_images(folder: str) -> list[dict[str, Any]]:
-    """Images to segment: every image file that lies in the folder, else the cases of the dataset it is.
+    """Images to segment: every image file that lies in the folder or in its `images`, else the cases of the dataset it is.
 
     Of a dataset the test cases are taken where it has some, else all cases.
 
@@ -30,9 +30,11 @@ def list_images(folder: str) -> list[dict[str, Any]]:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one with --dataset_dir")
-    files = sorted(path for path in root.iterdir() if path.name.endswith(IMAGE_SUFFIXES) and path.is_file())
-    if files:
-        return [{"image": str(path)} for path in files]
+    for place in (root, root / "images"):
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        images = [path for path in files if path.name.endswith(IMAGE_SUFFIXES) and path.is_file()]
+        if images:
+            return [{"image": str(path)} for path in images]
     dataset = open_dataset(root)
     return [_as_entry(case) for case in dataset.test_cases or dataset.cases]
 

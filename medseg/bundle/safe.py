@@ -34,7 +34,7 @@ class Refusal:
         return f"{self.key}: {what!r} {self.why}"
 
 
-def _walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     yield key, node
     if isinstance(node, Mapping):
         children: Any = node.items()
@@ -43,13 +43,13 @@ def _walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     else:
         return
     for step, child in children:
-        yield from _walk(child, f"{key}::{step}" if key else str(step))
+        yield from walk(child, f"{key}::{step}" if key else str(step))
 
 
 def import_aliases(config: Mapping[str, Any]) -> dict[str, str]:
     """Local name -> full name, from every `$import` of a file; statements that are refused are left out here."""
     aliases: dict[str, str] = {}
-    for _, node in _walk(config):
+    for _, node in walk(config):
         if isinstance(node, str) and node.startswith("$") and "import" in node:
             try:
                 aliases.update(imported_names(parse(node[1:])))
@@ -62,7 +62,7 @@ def check_config(config: Mapping[str, Any]) -> list[Refusal]:
     """Everything in a configuration that needs `--trust`; empty when it opens without. Nothing is run or imported."""
     aliases = import_aliases(config)
     refusals = []
-    for key, node in _walk(config):
+    for key, node in walk(config):
         if isinstance(node, Mapping) and "_target_" in node:
             try:
                 check_component(node)
