@@ -1,3 +1,28 @@
-"""3D CT and MR segmentation: plan, fit, predict, evaluate; every model is a MONAI bundle."""
+"""3D CT and MR segmentation: plan, fit, predict, evaluate; every model is a MONAI bundle.
+
+In a notebook the verbs of the command line are functions: `medseg.plan`, `medseg.fit`, `medseg.predict`,
+`medseg.evaluate`. They load their parts when they are first used, so that `import medseg` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_DOORS = {
+    "plan": ("medseg.bundle.plan", "plan_bundle"),
+    "fit": ("medseg.bundle.fit", "fit_bundle"),
+    "predict": ("medseg.bundle.predict", "predict_bundle"),
+    "evaluate": ("medseg.evaluation", "evaluate_folders"),
+}
+
+__all__ = ["__version__", "evaluate", "fit", "plan", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOORS:
+        module, function = _DOORS[name]
+        return getattr(importlib.import_module(module), function)
+    raise AttributeError(f"module 'medseg' has no attribute {name!r}")

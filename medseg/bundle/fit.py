@@ -127,6 +127,7 @@ def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bo
 
     from medseg.training.fit import prepare_run_folder
 
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
     layout = Layout(folder)
     run_folder = layout.run_folder(fold)
     prepare_run_folder(run_folder, keep=resume)

@@ -58,9 +58,7 @@ def plan_bundle(
     dataset = open_dataset(data)
     labelled = [case for case in dataset.cases if case.label is not None]
     with progress_bar("measuring", len(labelled), unit="case") as advance:
-        fingerprint = measure(
-            labelled, dataset.labels, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done)
-        )
+        fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
     splits = dataset.splits or make_splits(labelled, folds)
     check_splits(splits, labelled)
     gpu = choose_device(device).type == "cuda"

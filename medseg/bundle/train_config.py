@@ -23,6 +23,7 @@ def train_config(plan: Plan) -> dict[str, Any]:
         "dataset_dir": "@dataset_dir",
         "bundle_root": "@bundle_root",
         "fold": "@fold",
+        "ignore_label": plan.ignore_label,
     }
     return {
         "bundle_root": {"_target_": "medseg.bundle.layout.find_bundle_root", "name": plan.name},
@@ -38,6 +39,7 @@ def train_config(plan: Plan) -> dict[str, Any]:
         "labels": {str(value): name for value, name in plan.labels.items()},
         "roi_size": list(plan.roi_size),
         "batch_size": plan.batch_size,
+        "max_epochs": settings["max_epochs"],
         "steps_per_epoch": settings["steps_per_epoch"],
         "val_interval": settings["val_interval"],
         "num_workers": None,
@@ -77,7 +79,7 @@ def train_config(plan: Plan) -> dict[str, Any]:
             "handlers": [],
             "trainer": {
                 "_target_": "medseg.training.trainer.make_trainer",
-                "max_epochs": settings["max_epochs"],
+                "max_epochs": "@max_epochs",
                 "bundle_root": "@bundle_root",
                 "fold": "@fold",
                 "device": "@device",

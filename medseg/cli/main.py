@@ -70,12 +70,25 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def parse(words: list[str], verb: str) -> argparse.Namespace:
+    """Parse a whole command line; `key::path=value` words may stand anywhere, which argparse alone does not allow."""
+    parser = build_parser(verb)
+    arguments, rest = parser.parse_known_args(words)
+    overrides = getattr(arguments, "overrides", None)
+    unknown = [word for word in rest if overrides is None or word.startswith("-") or "=" not in word]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if overrides is not None:
+        arguments.overrides = [*overrides, *rest]
+    return arguments
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 ok, 1 nothing done, 2 usage, 3 some cases failed, 130 interrupted)."""
     words = list(sys.argv[1:] if words is None else words)
     verb = next((word for word in words if word in VERBS), "")
     try:
-        arguments = build_parser(verb).parse_args(words)
+        arguments = parse(words, verb)
     except SystemExit as stop:
         return int(stop.code or 0)
     level = logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, GridMismatchError, LabelError
+from medseg.datasets import Dataset, load_case
+from medseg.errors import DataError, LabelError
 from medseg.io.datalist import Case
-from medseg.io.geometry import orientation_of, same_grid, spacing_of
-from medseg.io.volume import Volume, read_image, read_label
+from medseg.io.geometry import orientation_of, spacing_of
 
 # Voxels sampled per case for the foreground statistics; the same bound as nnU-Net's order of magnitude, and the
 # percentiles of a CT window do not move beyond it.
@@ -68,46 +68,15 @@ class Fingerprint:
     orientations: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        facts = asdict(self)
+        for table in ("label_cases", "label_volume_ml"):  # JSON has no integer keys
+            facts[table] = {str(value): entry for value, entry in facts[table].items()}
+        return facts
 
 
-def check_case(case: Case, image: Volume, label: Volume, labels: Mapping[int, str]) -> None:
-    """Refuse a case that training would learn nonsense from.
-
-    Raises:
-        GridMismatchError: image and label lie on different grids.
-        LabelError: the label map holds a value that the dataset does not declare.
-        DataError: a voxel is NaN or infinite.
-    """
-    if not same_grid(image.header, label.header):
-        raise GridMismatchError(
-            f"case {case.name!r}: image {case.images[0]} and label {case.label} lie on different grids: shape "
-            f"{tuple(image.array.shape[1:])} vs {tuple(label.array.shape)}, spacing {_mm(image)} vs {_mm(label)} mm. "
-            "Resample the label first: medseg.io.geometry.resample_to_grid(label, like=image, mode='nearest')."
-        )
-    unknown = sorted(set(np.unique(label.array).tolist()) - set(labels) - {-1})
-    if unknown:
-        raise LabelError(
-            f"case {case.name!r}: label {case.label} holds the values {unknown[:8]}, the dataset declares "
-            f"{sorted(labels)}. Add them to the labels of dataset.json, or correct the file."
-        )
-    if not np.isfinite(image.array).all():
-        count = int(np.size(image.array) - np.isfinite(image.array).sum())
-        raise DataError(
-            f"case {case.name!r}: image {case.images[0]} holds {count} NaN or infinite voxels; replace them."
-        )
-
-
-def _mm(volume: Volume) -> str:
-    return "x".join(f"{value:.4g}" for value in spacing_of(volume.affine))
-
-
-def measure_case(case: Case, labels: Mapping[int, str]) -> CaseFingerprint:
-    """Read one case, check it, and measure it."""
-    if case.label is None:
-        raise DataError(f"case {case.name!r} has no label; planning needs labelled cases")
-    image, label = read_image(case.images), read_label(case.label)
-    check_case(case, image, label, labels)
+def measure_case(case: Case, dataset: Dataset) -> CaseFingerprint:
+    """Read one case, check it, and measure it; raises what `medseg.datasets.load_case` raises."""
+    image, label = load_case(case, dataset)
     codes = orientation_of(image.affine)
     order = np.argsort([RAS_AXES[code] for code in codes])
     values, counts = np.unique(label.array, return_counts=True)
@@ -126,26 +95,24 @@ def measure_case(case: Case, labels: Mapping[int, str]) -> CaseFingerprint:
 
 
 def measure(
-    cases: Sequence[Case],
-    labels: Mapping[int, str],
+    dataset: Dataset,
     *,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fingerprint:
-    """Measure every case.
+    """Measure every labelled case.
 
     Raises:
-        DataError: no labelled case, or the first fault of `check_case` with the number of further faulty cases.
+        DataError: the first fault of `measure_case`, with the number of further faulty cases.
         LabelError: no case holds any foreground.
     """
-    if not cases:
-        raise DataError("the dataset has no labelled case; expected at least one image with a label map")
+    cases = [case for case in dataset.cases if case.label is not None]
     measured: list[CaseFingerprint] = []
     faults: list[DataError] = []
 
     def one(case: Case) -> CaseFingerprint | DataError:
         try:
-            return measure_case(case, labels)
+            return measure_case(case, dataset)
         except DataError as error:
             return error
 

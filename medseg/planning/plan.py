@@ -38,6 +38,7 @@ class Plan:
         splits: per fold {"train": [case names], "val": [case names]}.
         fingerprint: what was measured in the data.
         reasons: value name -> why it is what it is.
+        ignore_label: value of voxels that were not annotated, or None.
         warnings: what the data showed that a person should look at.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    ignore_label: int | None = None
     licence: str = ""
     reference: str = ""
 
@@ -92,6 +94,7 @@ class Plan:
         """The values with their reasons, as text for a terminal."""
         lines = []
         for key, reason in self.reasons.items():
-            lines.append(f"{key} = {json.dumps(getattr(self, key, None))}\n    because {reason}")
+            value = f"{self.folds} folds" if key == "splits" else json.dumps(getattr(self, key, None))
+            lines.append(f"{key} = {value}\n    because {reason}")
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)

@@ -160,7 +160,7 @@ def make_plan(
         preset, size: a network of `medseg.networks.PRESETS`.
         memory_bytes: what a training step may hold; default 4 GB without and 8 GB with a GPU.
         gpu: whether a GPU will train it.
-        divisor_of: strides -> multiple per axis that the network's inputs are best in; default 8 per axis.
+        divisor_of: strides -> multiple per axis that the network's inputs are best in; default 8 per axis, and never more than 8.
     """
     reasons: dict[str, str] = {}
     warnings: list[str] = []
@@ -171,7 +171,8 @@ def make_plan(
     ]
     anisotropic = max(spacing) > 2 * min(spacing)
     strides = choose_strides(shape, spacing, 4) if anisotropic else None
-    divisor = list(divisor_of(strides)) if divisor_of else [8, 8, 8]
+    # the deepest stages pad by themselves: rounding the crop up to more than 8 would only add empty voxels
+    divisor = [min(int(step), 8) for step in (divisor_of(strides) if divisor_of else (8, 8, 8))]
     budget = memory_bytes or (8e9 if gpu else 4e9)
     voxels = budget / BYTES_PER_VOXEL
     limit = "the memory budget"
@@ -236,6 +237,7 @@ def make_plan(
         fingerprint=fingerprint.to_dict(),
         reasons=reasons,
         warnings=warnings,
+        ignore_label=dataset.ignore_label,
         licence=dataset.licence,
         reference=dataset.reference,
     )

@@ -37,6 +37,7 @@ class CaseDataset(Dataset[dict[str, Any]]):
         labels: label value -> name, background included.
         data: cases as [{"image": path or paths, "label": path}], for callers that bring their own list; else None.
         dataset_dir, bundle_root, fold: where the cases and `configs/splits.json` come from when `data` is None.
+        ignore_label: value of voxels that were not annotated, or None.
     """
 
     part = "train"
@@ -50,10 +51,12 @@ class CaseDataset(Dataset[dict[str, Any]]):
         dataset_dir: str = "",
         bundle_root: str = ".",
         fold: int = 0,
+        ignore_label: int | None = None,
     ) -> None:
         self.preprocessing = preprocessing
         self.labels = {int(value): name for value, name in labels.items()}
         self.data = data
+        self.ignore_label = ignore_label
         self.source = (dataset_dir, bundle_root, fold)
         self.num_labels = max(self.labels) + 1
         self._cases: list[Case] | None = None
@@ -68,15 +71,18 @@ class CaseDataset(Dataset[dict[str, Any]]):
 
     def prepare(self) -> None:
         """Preprocess what the store does not hold yet; cases that share an image grid are checked on the way."""
-        store = Store(self.preprocessing.recipe())
-        build = preprocess_case(self.preprocessing, self.labels)
+        store = self._store()
+        build = preprocess_case(self.preprocessing, self.labels, ignore_label=self.ignore_label)
         with progress_bar(f"preprocessing {self.part}", len(self.cases), unit="case") as advance:
             store.ensure_all(self.cases, build, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
 
     def open(self) -> None:
         """Map the stored arrays of every case."""
-        store = Store(self.preprocessing.recipe())
+        store = self._store()
         self._arrays = [store.open(case) for case in self.cases]
+
+    def _store(self) -> Store:
+        return Store({"preprocessing": self.preprocessing.to_dict(), "ignore_label": self.ignore_label})
 
     def present(self, arrays: StoredArrays) -> Tensor:
         """(K,) boolean: the labels that the case's annotation declares."""
@@ -199,12 +205,16 @@ class SegmentationData(pl.LightningDataModule):
         super().__init__()
         self.train_dataset, self.validation_dataset = train_dataset, validation_dataset
         self.batch_size = batch_size
+        self._prepared = False
         cores = os.cpu_count() or 1
         self.num_workers = num_workers if num_workers is not None else (0 if cores <= 2 else min(12, cores - 1))
 
     def prepare_data(self) -> None:
-        self.train_dataset.prepare()
-        self.validation_dataset.prepare()
+        """Preprocess what is missing; Lightning asks again at the start of `fit`."""
+        if not self._prepared:
+            self.train_dataset.prepare()
+            self.validation_dataset.prepare()
+            self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
         self.train_dataset.open()

@@ -7,17 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from medseg.datasets import check_headers, check_label_values
 from medseg.io.datalist import Case
 from medseg.io.store import StoredArrays, sample_foreground
 from medseg.io.volume import read_image, read_label
-from medseg.planning.fingerprint import check_case
 from medseg.transforms.preprocessing import Preprocessing
 
 
-def preprocess_case(preprocessing: Preprocessing, labels: Mapping[int, str]) -> Callable[[Case], StoredArrays]:
+def preprocess_case(
+    preprocessing: Preprocessing, labels: Mapping[int, str], *, ignore_label: int | None = None
+) -> Callable[[Case], StoredArrays]:
     """The function that builds the stored arrays of one case.
 
-    The returned function raises what `read_image`, `read_label` and `check_case` raise, each naming case and file.
+    Args:
+        preprocessing: the object that the predictor reuses.
+        labels: label value -> name, background included.
+        ignore_label: value of voxels that were not annotated; they become -1, which the loss leaves out.
+
+    The returned function raises what the readers and checks raise, each naming case and file.
     """
 
     def build(case: Case) -> StoredArrays:
@@ -25,10 +32,13 @@ def preprocess_case(preprocessing: Preprocessing, labels: Mapping[int, str]) -> 
         if case.label is None:
             prepared = preprocessing.apply(image.array, image.affine)
             return StoredArrays(_float32(prepared.image), None, np.zeros((0, 4), np.int32), _properties(prepared, case))
+        check_headers(case)
         label = read_label(case.label)
-        check_case(case, image, label, labels)
+        check_label_values(label, dict(labels), ignore_label=ignore_label)
         prepared = preprocessing.apply(image.array, image.affine)
         label_XYZ = np.asarray(preprocessing.apply_label(label.array, label.affine))
+        if ignore_label is not None:
+            label_XYZ = np.where(label_XYZ == ignore_label, -1, label_XYZ.astype(np.int16))
         smallest = np.int8 if label_XYZ.max(initial=0) < 128 else np.int16
         stored = np.ascontiguousarray(label_XYZ.astype(smallest))
         return StoredArrays(_float32(prepared.image), stored, sample_foreground(stored), _properties(prepared, case))
