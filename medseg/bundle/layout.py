@@ -38,6 +38,11 @@ class Layout:
         return self.configs / "inference.json"
 
     @property
+    def inference_files(self) -> tuple[Path, ...]:
+        """inference.json, and the spellings that other people's bundles use."""
+        return (self.inference, *(self.inference.with_suffix(suffix) for suffix in (".yaml", ".yml")))
+
+    @property
     def evaluate(self) -> Path:
         return self.configs / "evaluate.json"
 

@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.errors import BundleError
+from medseg.errors import BundleError, UntrustedBundleError
 from medseg.planning.plan import Plan
 
 from .layout import Layout, bundle_name, find_bundle
 from .metadata import read_metadata
 from .safe import SafeConfig, open_config
+from .trust import is_trusted, remember
 
 if TYPE_CHECKING:
     import torch
@@ -148,6 +149,9 @@ class Bundle:
 def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
     """Open a bundle folder, or a shipped or installed bundle by name.
 
+    A bundle outside the allow-list opens only with `trust`; that decision is recorded with the hash of every file, and
+    holds without being repeated until one of them changes.
+
     Args:
         path_or_name: folder or name.
         trust: let the bundle name any Python object and run any expression, as MONAI itself would.
@@ -158,10 +162,23 @@ def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
     """
     folder = find_bundle(path_or_name)
     layout = Layout(folder)
-    if not layout.inference.is_file():
+    file = next((path for path in layout.inference_files if path.is_file()), None)
+    if file is None:
         raise BundleError(f"{layout.inference} is missing: this bundle cannot predict")
-    return Bundle(
-        folder=folder,
-        metadata=read_metadata(folder),
-        config=open_config(layout.inference, trust=trust, bundle_root=folder),
-    )
+    return Bundle(folder=folder, metadata=read_metadata(folder), config=open_trusted(folder, file, trust))
+
+
+def open_trusted(folder: Path, file: Path, trust: bool) -> SafeConfig:
+    """Open a configuration; where it needs trust, ask the record of earlier decisions, or make one.
+
+    Raises:
+        UntrustedBundleError: it needs trust that was never given, or the bundle changed since.
+    """
+    try:
+        return open_config(file, bundle_root=folder)
+    except UntrustedBundleError:
+        if trust:
+            remember(folder)
+        elif not is_trusted(folder):
+            raise
+    return open_config(file, trust=True, bundle_root=folder)

@@ -93,7 +93,7 @@ def refuse(file: Path, refusals: list[Refusal]) -> None:
         )
 
 
-def _safe_parser(config: dict[str, Any]) -> Any:
+def _safe_parser(config: dict[str, Any], source: str) -> Any:
     """MONAI's ConfigParser, with components and expressions of our own."""
     from monai.bundle import ConfigParser
     from monai.bundle.config_item import ConfigComponent, ConfigExpression, ConfigItem
@@ -105,7 +105,7 @@ def _safe_parser(config: dict[str, Any]) -> Any:
         def instantiate(self, **kwargs: Any) -> Any:
             if self.is_disabled():
                 return None
-            return instantiate({**self.get_config(), **kwargs}, self.id)
+            return instantiate({**self.get_config(), **kwargs}, f"{source}: {self.id}")
 
     class SafeExpression(ConfigExpression):
         # MONAI replaces @id by __local_refs['id'] in the text before it evaluates; the original text is kept for us
@@ -118,7 +118,9 @@ def _safe_parser(config: dict[str, Any]) -> Any:
             try:
                 return evaluate(self.text, resolved, aliases=aliases)
             except GrammarError as error:
-                raise UntrustedBundleError(f"{self.id}: refused, {'$' + self.text!r} {error}") from error
+                raise UntrustedBundleError(
+                    f"{source}: refused, {Refusal(self.id, '$' + self.text, str(error))}"
+                ) from error
 
     class SafeParser(ConfigParser):
         def _do_parse(self, config: Any, id: str = "") -> None:
@@ -164,11 +166,13 @@ class SafeConfig:
     Args:
         raw: the merged and overridden configuration.
         trust: use MONAI's own parser, which runs whatever the file says.
+        source: where it came from, for messages.
     """
 
-    def __init__(self, raw: dict[str, Any], *, trust: bool = False) -> None:
+    def __init__(self, raw: dict[str, Any], *, trust: bool = False, source: str = "configuration") -> None:
         self.raw = raw
         self.trust = trust
+        self.source = source
         self._parser = self._new_parser()
 
     def _new_parser(self) -> Any:
@@ -177,7 +181,7 @@ class SafeConfig:
             from monai.bundle import ConfigParser
 
             return ConfigParser(config)
-        return _safe_parser(config)
+        return _safe_parser(config, self.source)
 
     def __contains__(self, key: str) -> bool:
         node: Any = self.raw
@@ -198,14 +202,35 @@ class SafeConfig:
             UntrustedBundleError: it is not allowed.
         """
         if key not in self:
-            raise BundleError(f"the configuration has no {key!r}")
+            raise BundleError(f"{self.source}: has no {key!r}")
         return self._parser.get_parsed_content(key)
 
     def build(self, key: str) -> Any:
         """As `get`, but built anew."""
         if key not in self:
-            raise BundleError(f"the configuration has no {key!r}")
+            raise BundleError(f"{self.source}: has no {key!r}")
         return self._new_parser().get_parsed_content(key)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML configuration as some bundles have it; plain values only, a tag is refused.
+
+    Raises:
+        UntrustedBundleError: a tag that would build a Python object.
+        BundleError: not readable.
+    """
+    import yaml
+    from monai.bundle import ConfigParser
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.constructor.ConstructorError as error:
+        raise UntrustedBundleError(f"{file}: refused, {error.problem}") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{file}: holds a {type(content).__name__}, expected an object")
+    return dict(ConfigParser.load_config_files(content))
 
 
 def open_config(
@@ -223,11 +248,11 @@ def open_config(
         ConfigError: not readable, or an override names an unknown key.
         UntrustedBundleError: something in it is not allowed and `trust` is False.
     """
-    config = read_config([file])
+    config = read_config([file]) if file.suffix == ".json" else _read_yaml(file)
     if overrides:
         config = apply_overrides(config, overrides)
     if bundle_root is not None:
         config["bundle_root"] = str(bundle_root)
     if not trust:
         refuse(file, check_config(config))
-    return SafeConfig(config, trust=trust)
+    return SafeConfig(config, trust=trust, source=str(file))
