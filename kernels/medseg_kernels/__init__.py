@@ -9,17 +9,26 @@ from .gated_linear_recurrence import (
     retention,
     ssd,
 )
+from .stitch import AxisTable, NonFiniteLogitsError, axis_table, resample_argmax, stitch_labels, stitch_window
+from .warp import warp_patch
 from .window_attention import relative_coordinates, window_attention, window_attention_with_carriers, window_grid
 
 __all__ = [
+    "AxisTable",
+    "NonFiniteLogitsError",
+    "axis_table",
     "delta_rule",
     "gated_delta_rule",
     "gated_linear_recurrence",
     "gla",
     "mlstm",
     "relative_coordinates",
+    "resample_argmax",
     "retention",
     "ssd",
+    "stitch_labels",
+    "stitch_window",
+    "warp_patch",
     "window_attention",
     "window_attention_with_carriers",
     "window_grid",
