@@ -23,19 +23,46 @@ COMPONENT_KEYS = ("_target_", "_requires_", "_disabled_", "_mode_", "_desc_")
 def read_config(files: Sequence[Path]) -> dict[str, Any]:
     """Merge bundle JSON files; for a key that stands in several, the later file wins (`+key` merges into it).
 
-    Raises:
-        ConfigError: a file is missing or is not JSON; the message names it, with line and column.
-    """
-    from monai.bundle import ConfigParser
+    A key that is a path, such as `train::trainer::devices`, sets one value deep in the merged files.
 
+    Raises:
+        ConfigError: a file is missing or is no JSON object, and the message names it, with line and column; or a path
+            leads nowhere.
+    """
+    merged: dict[str, Any] = {}
     for file in files:
-        try:
-            json.loads(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: is not valid JSON: {error}") from error
-    return dict(ConfigParser.load_config_files([str(file) for file in files]))
+        content = _read_json(Path(file))
+        paths = {key: content.pop(key) for key in list(content) if "::" in key or "#" in key}
+        for key, value in content.items():
+            if key.startswith("+"):
+                merged[key[1:]] = _joined(merged.get(key[1:]), value, whose=f"{file}: key {key!r}")
+            else:
+                merged[key] = value
+        merged = apply_overrides(merged, paths)
+    return merged
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: holds a {type(content).__name__}, expected an object of keys and values")
+    return content
+
+
+def _joined(old: Any, new: Any, *, whose: str) -> Any:
+    """What MONAI's `+key` means: update a table, extend a list."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | new
+    if isinstance(old, list) and isinstance(new, list):
+        return old + new
+    raise ConfigError(
+        f"{whose} adds a {type(new).__name__} to a {type(old).__name__}; both must be tables or both lists"
+    )
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:

@@ -60,6 +60,15 @@ def test_later_files_win(tmp_path: Path) -> None:
     assert read_config([tmp_path / "a.json", tmp_path / "b.json"]) == {"x": 2, "y": {"z": 1, "w": 3}}
 
 
+def test_a_path_in_a_stacked_file_sets_one_value_deep_inside(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"train": {"steps": [1, 2], "rate": 3}}')
+    (tmp_path / "b.json").write_text('{"train::steps::0": 9}')
+    assert read_config([tmp_path / "a.json", tmp_path / "b.json"]) == {"train": {"steps": [9, 2], "rate": 3}}
+    (tmp_path / "b.json").write_text('{"train::stesp": 9}')
+    with pytest.raises(ConfigError, match="steps"):
+        read_config([tmp_path / "a.json", tmp_path / "b.json"])
+
+
 def test_broken_json_is_named_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"x": }')
     with pytest.raises(ConfigError, match=r"a\.json: is not valid JSON.*line 1"):
