@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -138,6 +139,21 @@ def default_optimization(gpu: bool) -> tuple[dict[str, Any], str]:
     return settings, reason
 
 
+def choose_augmentation(labels: Sequence[str], spacing: Sequence[float], gpu: bool) -> tuple[dict[str, Any], str]:
+    """Strength by the length of training; no mirroring where labels tell left from right."""
+    sided = [name for name in labels if re.search(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", name.lower())]
+    settings: dict[str, Any] = {"preset": "default" if gpu else "light"}
+    if len(set(spacing)) > 1:
+        settings["spacing"] = list(spacing)
+    if sided:
+        return settings | {"mirror": 0.0}, f"no mirroring, since label {sided[0]!r} tells left from right"
+    if gpu:
+        return settings, "the usual recipe, mirrored along every axis, for a long training"
+    return settings | {
+        "mirror_axes": [0]
+    }, "light, and mirrored left-right only: a short training gains more from upright anatomy"
+
+
 def make_plan(
     dataset: Dataset,
     fingerprint: Fingerprint,
@@ -185,6 +201,8 @@ def make_plan(
     )
     normalization, reasons["normalization"] = choose_normalization(dataset, fingerprint)
     optimization, reasons["optimization"] = default_optimization(gpu)
+    names = [label for value, label in dataset.labels.items() if value > 0]
+    augmentation, reasons["augmentation"] = choose_augmentation(names, spacing, gpu)
     network: dict[str, Any] = {
         "preset": preset,
         "spatial_dims": 3,
@@ -230,7 +248,7 @@ def make_plan(
         normalization=normalization,
         network=network,
         optimization=optimization,
-        augmentation={"preset": "default"},
+        augmentation=augmentation,
         inference={"overlap": 0.5, "sw_batch_size": 1, "mirror_axes": []},
         folds=len(splits),
         splits=splits,

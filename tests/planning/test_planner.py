@@ -14,7 +14,14 @@ from medseg.io.datalist import Case
 from medseg.io.volume import read_header, write_image, write_label
 from medseg.planning.fingerprint import Fingerprint, measure
 from medseg.planning.plan import Plan
-from medseg.planning.planner import choose_normalization, choose_roi_size, choose_spacing, choose_strides, make_plan
+from medseg.planning.planner import (
+    choose_augmentation,
+    choose_normalization,
+    choose_roi_size,
+    choose_spacing,
+    choose_strides,
+    make_plan,
+)
 from medseg.planning.splits import check_splits, make_splits
 from tests.volumes import ball, make_case
 
@@ -139,6 +146,13 @@ def test_ct_is_clipped_by_foreground_and_mr_is_z_scored(tmp_path: Path) -> None:
     assert entries == [{"kind": "ct", "lower": -100.0, "upper": 200.0, "mean": 40.0, "std": 20.0}]
     entries, _ = choose_normalization(replace(dataset, channels={0: "MRI"}), fingerprint_of())
     assert entries == [{"kind": "zscore"}]
+
+
+def test_labels_that_tell_left_from_right_are_never_mirrored() -> None:
+    assert choose_augmentation(["left kidney", "liver"], [1, 1, 1], gpu=True)[0]["mirror"] == 0.0
+    assert choose_augmentation(["kidney_R"], [1, 1, 1], gpu=False)[0]["mirror"] == 0.0
+    assert "mirror" not in choose_augmentation(["liver", "leftover"], [1, 1, 1], gpu=True)[0]
+    assert choose_augmentation(["liver"], [1, 1, 3], gpu=True)[0]["spacing"] == [1, 1, 3]
 
 
 def open_dataset_of(folder: Path) -> Dataset:
