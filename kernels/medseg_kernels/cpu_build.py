@@ -89,7 +89,8 @@ def load(source: Path, *extra_flags: str) -> ctypes.CDLL:
         raise CpuBuildError(reason)
     cxx = compiler()
     assert cxx is not None
-    text = source.read_bytes()
+    # a family's headers lie beside its source
+    text = b"\0".join(path.read_bytes() for path in (source, *sorted(source.parent.glob("*.hpp"))))
     flags = (*COMPILE_FLAGS, *extra_flags)
     recipe = "\n".join([*flags, *LINK_FLAGS, _compiler_identity(cxx), _cpu_identity()]).encode()
     key = hashlib.sha256(text + b"\0" + recipe).hexdigest()[:24]

@@ -181,5 +181,5 @@ def _decay_gradient(d_cum: Tensor, at_end: Tensor, rows: Tensor, g: Tensor, size
     gradient = d_cum.flip(3).cumsum(3).flip(3) + at_end.unsqueeze(3)
     by_token = scatter_chunks(gradient, rows, size_n)
     if g.dim() == 1:
-        return by_token.sum((0, 1)).squeeze(-1).to(g.dtype)
+        return by_token.sum((0, 1), dtype=torch.float64).squeeze(-1).to(g.dtype)
     return (by_token if g.dim() == 4 else by_token.squeeze(-1)).to(g.dtype)

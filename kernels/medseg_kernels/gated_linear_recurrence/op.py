@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from . import cpu
 from .checks import check_pieces, check_values
 from .chunkwise import chunkwise
 from .chunkwise_backward import Gradients, chunkwise_backward
@@ -30,10 +31,11 @@ def refuse_cpu(*tensors: Tensor) -> str | None:
 
 
 BACKENDS = {
+    "cpu": dispatch.Backend("cpu", refuse_cpu),
     "reference": dispatch.Backend("reference", lambda *tensors: None),
 }
-FORWARD: dict[str, Callable[..., Tuple[Tensor, Tensor]]] = {"reference": chunkwise}
-BACKWARD: dict[str, Callable[..., Gradients]] = {"reference": chunkwise_backward}
+FORWARD: dict[str, Callable[..., Tuple[Tensor, Tensor]]] = {"cpu": cpu.forward, "reference": chunkwise}
+BACKWARD: dict[str, Callable[..., Gradients]] = {"cpu": cpu.backward, "reference": chunkwise_backward}
 
 
 @torch.library.custom_op("medseg::gated_linear_recurrence", mutates_args=())

@@ -1,0 +1,85 @@
+"""The compiled CPU form against the recurrent truth in float64: outputs, last states and every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medseg_kernels.cpu_build import why_not
+from medseg_kernels.gated_linear_recurrence import cpu
+from tests.kernels.gated_linear_recurrence.cases import DECAYS, WRITES, Case, error, gradients, make_case, weights_for
+from tests.kernels.gated_linear_recurrence.test_forms import recurrent_in_pieces
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"compiled kernels: {why_not()}")
+
+FLOAT32 = 1e-5  # largest error over largest value
+
+
+def run_float32(case: Case, scale: float) -> dict[str, torch.Tensor]:
+    """Outputs, states and gradients of the compiled form, by name."""
+    args = [None if x is None else x.detach().float() for x in (case.q, case.k, case.v, case.g, case.beta)]
+    start = None if case.initial_state is None else case.initial_state.detach().float()
+    output, final = cpu.forward(*args, scale, start, case.order, case.pieces, case.delta)
+    w_output, w_state = weights_for(output, final)
+    grads = cpu.backward(w_output, w_state, *args, scale, start, case.order, case.pieces, case.delta)
+    found = {name: grad for name, grad in grads._asdict().items() if grad is not None}
+    return {"output": output, "final_state": final, **found}
+
+
+def compare(case: Case) -> None:
+    truth = recurrent_in_pieces(case)
+    expected = dict(zip(case.names(), gradients(*truth, case.leaves), strict=True))
+    found = run_float32(case, case.q.shape[-1] ** -0.5)
+    for name, value in {"output": truth[0], "final_state": truth[1], **expected}.items():
+        assert torch.isfinite(found[name]).all(), name
+        assert error(found[name], value) < FLOAT32, name
+
+
+@pytest.mark.parametrize("size_n", [1, 63, 200])
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_equals_the_recurrent_form(decay: str, write: str, size_n: int) -> None:
+    compare(make_case(decay, write, size_n=size_n, size_k=24, size_v=40, strength=2.0))
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_pieces_and_orders(decay: str, write: str) -> None:
+    case = make_case(decay, write, size_n=130, size_h=4, pieces=[0, 0, 7, 71, 71, 130, 130], strength=2.0)
+    case.order = torch.stack([torch.randperm(130, generator=torch.Generator().manual_seed(s)) for s in (2, 3)]).int()
+    compare(case)
+
+
+@pytest.mark.parametrize("strength", [1e-6, 30.0, 500.0])
+@pytest.mark.parametrize("decay", ["scalar", "vector"])
+@pytest.mark.parametrize("write", ["plain", "delta"])
+def test_weak_and_strong_decays(decay: str, write: str, strength: float) -> None:
+    compare(make_case(decay, write, size_n=150, size_k=16, size_v=16, strength=strength))
+
+
+def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.empty
+
+    def poisoned(*args, **kwargs):  # type: ignore[no-untyped-def]
+        fresh = real(*args, **kwargs)
+        return fresh.fill_(float("nan")) if fresh.is_floating_point() else fresh
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    for decay in ("scalar", "vector"):
+        case = make_case(decay, "delta", size_n=99, pieces=[0, 30, 30, 99])
+        for name, value in run_float32(case, 1.0).items():
+            assert torch.isfinite(value).all(), name
+
+
+def test_repeated_runs_are_bit_identical_with_any_number_of_threads() -> None:
+    case = make_case("vector", "delta", size_n=300, size_k=32, size_v=32)
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            runs.append(run_float32(case, 1.0))
+    finally:
+        torch.set_num_threads(threads)
+    for name, value in runs[0].items():
+        assert all(torch.equal(value, other[name]) for other in runs[1:]), name
