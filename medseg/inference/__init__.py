@@ -1,6 +1,6 @@
 """Whole volumes: sliding windows, blended and reduced to labels slab by slab, on the source grid.
 
-`SlidingWindowInferer` (a drop-in for MONAI's) is loaded when asked for: importing MONAI takes seconds.
+`Predictor` and `SlidingWindowInferer` (a drop-in for MONAI's, whose import takes seconds) are loaded when asked for.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .predictor import Predictor
     from .sliding_window import SlidingWindowInferer
 
-__all__ = ["SlidingWindowInferer"]
+__all__ = ["Predictor", "SlidingWindowInferer"]
 
-_HOMES = {"SlidingWindowInferer": "sliding_window"}
+_HOMES = {"Predictor": "predictor", "SlidingWindowInferer": "sliding_window"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,180 @@
+"""Public functions of the stitch family: blend windows into a slab, reduce a slab to labels on a finer grid, in one pass.
+
+The whole point is what never exists: no logits of all classes on the source grid, no divided copy, no one-hot.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from . import reference
+from .reference import NonFiniteLogitsError, label_dtype
+from .tables import AxisTable, axis_table
+
+NAME = "stitch"
+SLAB_TYPES = (torch.float32, torch.float16)
+WINDOW_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+BACKENDS = {
+    "triton": dispatch.Backend("triton", dispatch.refuse_triton),
+    "cpu": dispatch.Backend("cpu", dispatch.refuse_cpu),
+    "reference": dispatch.Backend("reference", lambda *tensors: None),
+}
+
+
+@torch.library.custom_op("medseg::stitch_add", mutates_args=("values", "weight"))
+def _stitch_add(
+    values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, start: List[int], backend: Optional[str]
+) -> None:
+    chosen = dispatch.choose(NAME, BACKENDS, backend, values, weight, window, importance)
+    if chosen == "cpu":
+        from . import cpu
+
+        broken = cpu.add_window(values, weight, window, importance, start)
+    elif chosen == "triton":
+        from . import triton_forward
+
+        broken = triton_forward.add_window(values, weight, window, importance, start)
+    else:
+        broken = not bool(torch.isfinite(window).all())
+        reference.add_window(values, weight, window, importance, start)
+    if broken:
+        raise NonFiniteLogitsError("the network returned NaN or infinite logits for a window")
+
+
+@_stitch_add.register_fake
+def _(values, weight, window, importance, start, backend):  # type: ignore[no-untyped-def]
+    return None
+
+
+@torch.library.custom_op("medseg::stitch_labels", mutates_args=())
+def _stitch_labels(
+    values: Tensor,
+    weight: Optional[Tensor],
+    x_index: Tensor,
+    x_fraction: Tensor,
+    y_index: Tensor,
+    y_fraction: Tensor,
+    z_index: Tensor,
+    z_fraction: Tensor,
+    backend: Optional[str],
+) -> Tensor:
+    tables = (x_index, x_fraction, y_index, y_fraction, z_index, z_fraction)
+    chosen = dispatch.choose(NAME, BACKENDS, backend, values, weight)
+    if chosen == "cpu":
+        from . import cpu
+
+        return cpu.stitch_labels(values, weight, *tables)
+    if chosen == "triton":
+        from . import triton_forward
+
+        return triton_forward.stitch_labels(values, weight, *tables)
+    return reference.stitch_labels(values, weight, *tables)
+
+
+@_stitch_labels.register_fake
+def _(values, weight, x_index, x_fraction, y_index, y_fraction, z_index, z_fraction, backend):  # type: ignore[no-untyped-def]
+    shape = (x_fraction.shape[0], y_fraction.shape[0], z_fraction.shape[0])
+    return values.new_empty(shape, dtype=label_dtype(values.shape[0]))
+
+
+def stitch_window(
+    values: Tensor,
+    weight: Tensor,
+    window: Tensor,
+    importance: Tensor,
+    start: Sequence[int],
+    *,
+    backend: Optional[str] = None,
+) -> None:
+    """Add one window of logits, weighted, to a slab; in place.
+
+    Args:
+        values: (K, X, Y, Z) float32 or float16, the slab; an axis shorter than the grid is a ring. A float16 slab is
+            added to in float32 and saturates at 65504.
+        weight: (X, Y, Z) float32, the sum of the weights.
+        window: (K, x, y, z) logits, float32, float16 or bfloat16.
+        importance: (x, y, z) float32.
+        start: grid index of the window's first voxel along X, Y, Z.
+        backend: `triton`, `cpu`, `reference`, or None for the first that can run.
+
+    Raises:
+        ValueError: shapes or types that do not fit together.
+        NonFiniteLogitsError: NaN or infinity in the window.
+    """
+    if values.ndim != 4 or values.dtype not in SLAB_TYPES or not values.is_contiguous():
+        raise ValueError(f"values: found {_kind(values)}; expected contiguous (K, X, Y, Z) float32 or float16")
+    if weight.shape != values.shape[1:] or weight.dtype != torch.float32 or not weight.is_contiguous():
+        raise ValueError(f"weight: found {_kind(weight)}; expected contiguous float32 {tuple(values.shape[1:])}")
+    if window.ndim != 4 or window.shape[0] != values.shape[0] or window.dtype not in WINDOW_TYPES:
+        raise ValueError(f"window: found {_kind(window)}; expected ({values.shape[0]}, x, y, z) of a floating type")
+    if importance.shape != window.shape[1:] or importance.dtype != torch.float32:
+        raise ValueError(f"importance: found {_kind(importance)}; expected float32 {tuple(window.shape[1:])}")
+    if len(start) != 3 or min(start) < 0 or any(n > e for n, e in zip(window.shape[1:], values.shape[1:], strict=True)):
+        raise ValueError(f"start {list(start)} with window {_kind(window)} does not fit the slab {_kind(values)}")
+    _stitch_add(values, weight, window, importance, [int(s) for s in start], backend)
+
+
+def stitch_labels(
+    values: Tensor,
+    weight: Optional[Tensor],
+    x: AxisTable,
+    y: AxisTable,
+    z: AxisTable,
+    *,
+    backend: Optional[str] = None,
+) -> Tensor:
+    """Labels of a block of the source grid: divide by the weights, resample linearly, take the largest, in one pass.
+
+    Args:
+        values: (K, X, Y, Z) float32 or float16, a slab (see `stitch_window`).
+        weight: (X, Y, Z) float32, or None when the values are logits already.
+        x, y, z: which stored voxels make each target voxel.
+        backend: as above.
+
+    Returns:
+        (len(x), len(y), len(z)) uint8, int16 above 256 classes; the lower class wins an exact tie.
+    """
+    if values.ndim != 4 or values.dtype not in SLAB_TYPES or not values.is_contiguous():
+        raise ValueError(f"values: found {_kind(values)}; expected contiguous (K, X, Y, Z) float32 or float16")
+    if values.shape[0] > 32767:
+        raise ValueError(f"values: found {values.shape[0]} classes; expected at most 32767")
+    if weight is not None and (weight.shape != values.shape[1:] or weight.dtype != torch.float32):
+        raise ValueError(f"weight: found {_kind(weight)}; expected float32 {tuple(values.shape[1:])}")
+    for name, table, extent in zip("xyz", (x, y, z), values.shape[1:], strict=True):
+        if table.index.shape != (2, len(table)) or table.index.dtype != torch.int32 or len(table) == 0:
+            raise ValueError(f"{name}: found index {_kind(table.index)}; expected int32 (2, n) with n > 0")
+        if int(table.index.min()) < 0 or int(table.index.max()) - int(table.index.min()) >= extent:
+            raise ValueError(f"{name}: the table reaches further than the {extent} voxels that the slab holds")
+    flat = [part.to(values.device) for table in (x, y, z) for part in (table.index, table.fraction)]
+    return _stitch_labels(values, weight, *flat, backend)
+
+
+def resample_argmax(logits: Tensor, shape: Sequence[int], *, backend: Optional[str] = None) -> Tensor:
+    """Index of the largest logit on another grid over the same extent: `interpolate` then `argmax`, fused.
+
+    Args:
+        logits: (K, X, Y, Z); float32 and float16 are read as they are, bfloat16 is converted.
+        shape: voxels of the target grid.
+        backend: as above.
+
+    Returns:
+        `shape` uint8, int16 above 256 classes.
+
+    Example:
+        >>> resample_argmax(torch.eye(3).reshape(3, 3, 1, 1), (6, 1, 1)).flatten().tolist()
+        [0, 0, 1, 1, 2, 2]
+    """
+    if logits.dtype not in SLAB_TYPES:
+        logits = logits.float()
+    tables = [axis_table(source, int(target)) for source, target in zip(logits.shape[1:], shape, strict=True)]
+    return stitch_labels(logits.contiguous(), None, *tables, backend=backend)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

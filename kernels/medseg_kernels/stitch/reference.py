@@ -1,0 +1,106 @@
+"""The truth in plain torch: one class at a time, so that it also serves, in bounded memory, where nothing faster can run.
+
+K classes; X Y Z the logical grid of the network. A slab holds a moving part of that grid: along an axis shorter than the
+grid, voxel g is stored at g modulo the slab's extent, so nothing is ever shifted.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+
+class NonFiniteLogitsError(FloatingPointError):
+    """The network returned NaN or infinite logits; labels made from them would mean nothing."""
+
+
+def segments(start: int, count: int, extent: int) -> List[Tuple[int, int, int]]:
+    """(offset in the run, first stored index, length) of the pieces of a run that wraps round at `extent`.
+
+    Example:
+        >>> segments(6, 4, 8)
+        [(0, 6, 2), (2, 0, 2)]
+    """
+    pieces, done = [], 0
+    while done < count:
+        first = (start + done) % extent
+        length = min(count - done, extent - first)
+        pieces.append((done, first, length))
+        done += length
+    return pieces
+
+
+def add_window(values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, start: List[int]) -> None:
+    """values[:, start + i] += importance[i] * window[:, i]; weight[start + i] += importance[i]."""
+    extents = values.shape[1:]
+    runs = [segments(s, n, e) for s, n, e in zip(start, importance.shape, extents, strict=True)]
+    limit = torch.finfo(values.dtype).max
+    for x, to_x, nx in runs[0]:
+        for y, to_y, ny in runs[1]:
+            for z, to_z, nz in runs[2]:
+                here = (slice(to_x, to_x + nx), slice(to_y, to_y + ny), slice(to_z, to_z + nz))
+                from_ = (slice(x, x + nx), slice(y, y + ny), slice(z, z + nz))
+                share = importance[from_]
+                weight[here] += share
+                for k in range(values.shape[0]):
+                    total = values[k][here].float() + share * window[k][from_].float()
+                    # a 16-bit slab saturates: the largest stays the largest, where infinity would become NaN later
+                    values[k][here] = total.clamp_(-limit, limit).to(values.dtype)
+
+
+def _take(source: Tensor, axis: int, index: Tensor, fraction: Tensor) -> Tensor:
+    """Linear interpolation along one axis between the stored indices index[0] and index[1]."""
+    extent = source.shape[axis]
+    first = source.index_select(axis, index[0].long() % extent)
+    if bool((index[0] == index[1]).all()):
+        return first
+    second = source.index_select(axis, index[1].long() % extent)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    return torch.lerp(first, second, fraction.reshape(shape))
+
+
+def stitch_labels(
+    values: Tensor,
+    weight: Optional[Tensor],
+    x_index: Tensor,
+    x_fraction: Tensor,
+    y_index: Tensor,
+    y_fraction: Tensor,
+    z_index: Tensor,
+    z_fraction: Tensor,
+) -> Tensor:
+    """Index of the largest of the K blended, linearly resampled logits; the lower index wins a tie."""
+    shape = (x_index.shape[1], y_index.shape[1], z_index.shape[1])
+    result = torch.zeros(shape, dtype=label_dtype(values.shape[0]), device=values.device)
+    best = torch.full(shape, float("-inf"), device=values.device)
+    for k in range(values.shape[0]):
+        logits = _needed(values[k], x_index, y_index, z_index).float()
+        if weight is not None:
+            logits = logits / _needed(weight, x_index, y_index, z_index).clamp_min(1e-30)
+        for axis, (index, fraction) in enumerate(((x_index, x_fraction), (y_index, y_fraction), (z_index, z_fraction))):
+            logits = _take(logits, axis, _local(index), fraction)
+        wins = logits > best
+        result.masked_fill_(wins, k)
+        best = torch.where(wins, logits, best)
+    return result
+
+
+def _local(index: Tensor) -> Tensor:
+    return index - index.min()
+
+
+def _needed(source: Tensor, *indices: Tensor) -> Tensor:
+    """The stored voxels between the smallest and largest index of each axis, unrolled into grid order."""
+    for axis, index in enumerate(indices):
+        wanted = torch.arange(int(index.min()), int(index.max()) + 1, device=source.device)
+        if len(wanted) != source.shape[axis] or int(wanted[0]) % source.shape[axis] != 0:
+            source = source.index_select(axis, wanted % source.shape[axis])
+    return source
+
+
+def label_dtype(classes: int) -> torch.dtype:
+    """uint8 up to 256 classes, else int16."""
+    return torch.uint8 if classes <= 256 else torch.int16

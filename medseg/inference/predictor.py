@@ -1,0 +1,271 @@
+"""Case in, label map on the case's own grid out: preprocessing, windows, blending, the way back.
+
+    predictor = Predictor(network, preprocessing, roi_size=(96, 96, 96))
+    label = predictor.predict(read_image("scan.nii.gz"))
+
+The network sees windows; logits of all classes exist only in a slab (see `slab.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medseg.errors import DataError, ResourceError
+from medseg.io import Volume
+from medseg.transforms.preprocessing import Prepared, Preprocessing
+from medseg_kernels import NonFiniteLogitsError
+
+from .engines import Engine, choose_engine
+from .ensemble import averaged
+from .memory import StepDown, is_shortage, plan_memory
+from .mirroring import mirrored
+from .slab import Slab, Start, WindowPlan, plan_windows, stream_labels
+from .windows import importance_map, per_axis
+
+Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
+
+
+class Predictor:
+    """Segments volumes with one network, or with the mean of several.
+
+    Args:
+        network: (B, C, X, Y, Z) -> (B, K, X, Y, Z) logits; or several of these, averaged in one pass over the windows.
+        preprocessing: the bundle's recipe, which training used too.
+        roi_size: extent of a window; two values for a two-dimensional network, which then sees slices along Z.
+        overlap: shared fraction of neighbouring windows.
+        sw_batch_size: windows per call of the network.
+        mode: `gaussian` or `constant` blending.
+        mirror_axes: spatial axes of test-time mirroring; none by default, it costs a factor 2 per axis.
+        label_values: label of each class; 0, 1, 2 ... by default.
+        combine: how several networks are averaged, `logits` or `probabilities`.
+        device: where the network runs and logits are blended.
+        engine: `auto`, `eager`, `compile` or `openvino`; auto times those that can run.
+        precision: `fp32`, `bf16`, `fp16`, or None for fp32 on a CPU and bf16 or fp16 on a GPU.
+        memory_limit: bytes that prediction may use; default what the machine has free.
+        slab_planes: planes of the slab; the smallest that works by default. The labels do not depend on it.
+        slab_type: `float32`, `float16`, or `auto`: float16 only when float32 does not fit.
+        postprocessing: functions (label XYZ, affine) -> label, applied on the source grid in order.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module | Sequence[torch.nn.Module],
+        preprocessing: Preprocessing,
+        roi_size: Sequence[int],
+        *,
+        overlap: float | Sequence[float] = 0.5,
+        sw_batch_size: int = 1,
+        mode: str = "gaussian",
+        mirror_axes: Sequence[int] = (),
+        label_values: Sequence[int] | None = None,
+        combine: str = "logits",
+        device: str | torch.device = "cpu",
+        engine: str = "auto",
+        precision: str | None = None,
+        memory_limit: int | None = None,
+        slab_planes: int | None = None,
+        slab_type: str = "auto",
+        postprocessing: Iterable[Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]] = (),
+    ) -> None:
+        self.networks = [network] if isinstance(network, torch.nn.Module) else list(network)
+        self.preprocessing = preprocessing
+        self.flat = len(roi_size) == 2
+        self.roi_size = tuple(int(v) for v in roi_size) + ((1,) if self.flat else ())
+        shares = per_axis(overlap, len(roi_size), "overlap")
+        self.overlap = tuple(float(v) for v in shares) + ((0.0,) if self.flat else ())
+        self.sw_batch_size = int(sw_batch_size)
+        self.mode = mode
+        self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
+        self.label_values = _values_unless_plain(label_values)
+        self.combine = combine
+        self.device = torch.device(device)
+        self.engine_name, self.precision = engine, precision
+        self.memory_limit, self.slab_planes, self.slab_type = memory_limit, slab_planes, slab_type
+        self.postprocessing = list(postprocessing)
+        self.engines: list[Engine] = []
+        self.steps: list[str] = []
+
+    def predict(self, volume: Volume, progress: Progress | None = None) -> NDArray[np.integer]:
+        """The label map of a volume.
+
+        Args:
+            volume: image (C, X, Y, Z) with affine.
+            progress: called with (windows done, windows in all).
+
+        Returns:
+            (X, Y, Z) uint8 (uint16 for labels from 256 on) on the volume's grid.
+
+        Raises:
+            DataError: the network answered with NaN or infinity, or the image holds them.
+            ResourceError: not enough memory, whatever is given up.
+        """
+        prepared = self.prepare(volume)
+        del volume
+        return self.segment(prepared, progress)
+
+    def prepare(self, volume: Volume) -> Prepared:
+        """The volume on the network's grid; afterwards the volume itself is not needed any more."""
+        return self.preprocessing.apply(volume.array, volume.affine)
+
+    def segment(self, prepared: Prepared, progress: Progress | None = None) -> NDArray[np.integer]:
+        """The label map of a prepared volume; on shortage of memory it steps down and starts anew."""
+        plan = plan_windows(prepared.image.shape[1:], self.roi_size, self.overlap)
+        image = _padded(prepared.image, plan)
+        self.steps = []
+        step = StepDown(self.device, self.sw_batch_size, self.slab_planes, self.slab_type)
+        while True:
+            try:
+                label = self._run(prepared, image, plan, step, progress)
+                break
+            except NonFiniteLogitsError as error:
+                raise DataError(f"{error}; the weights or the image are damaged, or 16 bits are too few") from error
+            except (MemoryError, RuntimeError) as error:
+                if not is_shortage(error):
+                    raise
+                sentence = step.down()
+                if sentence is None:
+                    raise ResourceError(f"not enough memory for {prepared.image.shape[1:]} voxels: {error}") from error
+                self._note(sentence)
+        for function in self.postprocessing:
+            label = function(label, prepared.source_affine)
+        return label
+
+    def _run(
+        self, prepared: Prepared, image: torch.Tensor, plan: WindowPlan, step: StepDown, progress: Progress | None
+    ) -> NDArray[np.integer]:
+        first = _window(image, (0, 0, 0), plan).to(step.device)
+        self._ensure_engines(first if not self.flat else first[..., 0], step, plan.count)
+        run = self._runner(step)
+        windows = _Windows(image, plan, run, step.device)
+        weights = importance_map(plan.roi, self.mode)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, plan.count)
+
+        def make_slab(classes: int) -> Slab:
+            decision = plan_memory(plan, classes, step, self.memory_limit)
+            for sentence in decision.sentences:
+                self._note(sentence)
+            return Slab(classes, plan, weights, planes=decision.planes, dtype=decision.dtype, device=decision.device)
+
+        with torch.inference_mode():
+            return stream_labels(
+                plan,
+                prepared.grid,
+                windows,
+                make_slab,
+                window_batch=step.window_batch,
+                label_values=self.label_values,
+                advance=advance,
+            )
+
+    def _ensure_engines(self, example: torch.Tensor, step: StepDown, windows: int) -> None:
+        if self.engines and self.engines[0].device == step.device:
+            return
+        self.engines = [
+            choose_engine(network, example, name=self.engine_name, precision=self.precision, windows=windows)
+            for network in self.networks
+        ]
+
+    def _runner(self, step: StepDown) -> Callable[[torch.Tensor], torch.Tensor]:
+        if self.flat:
+            runners = [_slicewise(engine) for engine in self.engines]
+        else:
+            runners = list(self.engines)  # type: ignore[arg-type]
+        return mirrored(averaged(runners, self.combine), self.mirror_axes)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.steps:
+            self.steps.append(sentence)
+            log.warning("%s", sentence)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the labels and how they were computed, JSON-ready, for the record beside the output."""
+        return {
+            "roi_size": list(self.roi_size[:2] if self.flat else self.roi_size),
+            "overlap": list(self.overlap[:2] if self.flat else self.overlap),
+            "sw_batch_size": self.sw_batch_size,
+            "mode": self.mode,
+            "mirror_axes": list(self.mirror_axes),
+            "networks": len(self.networks),
+            "combine": self.combine,
+            "preprocessing": self.preprocessing.to_dict(),
+            "engines": [engine.describe() for engine in self.engines],
+            "device": str(self.engines[0].device if self.engines else self.device),
+            "stepped_down": list(self.steps),
+        }
+
+
+class _Windows:
+    """Cuts windows and runs the network. A window of one constant value is computed once and remembered.
+
+    That is provably the same: equal input, equal output. Clipped CT has much air that is constant, and pads are too.
+    """
+
+    def __init__(
+        self, image: torch.Tensor, plan: WindowPlan, run: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+    ) -> None:
+        self.image, self.plan, self.run, self.device = image, plan, run, device
+        self.constant: tuple[tuple[float, ...], torch.Tensor] | None = None
+        self.skipped = 0
+
+    def __call__(self, starts: tuple[Start, ...]) -> torch.Tensor:
+        parts = [_window(self.image, start, self.plan) for start in starts]
+        values = [_constant_value(part) for part in parts]
+        if all(value is not None and value == values[0] for value in values):
+            return self._constant_logits(parts[0], values[0]).expand(len(parts), -1, -1, -1, -1)
+        return self.run(torch.cat(parts).to(self.device))
+
+    def _constant_logits(self, window: torch.Tensor, value: tuple[float, ...] | None) -> torch.Tensor:
+        assert value is not None
+        if self.constant is None or self.constant[0] != value:
+            self.constant = (value, self.run(window.to(self.device)).clone())
+        else:
+            self.skipped += 1
+        return self.constant[1]
+
+
+def _constant_value(window: torch.Tensor) -> tuple[float, ...] | None:
+    """The value of each channel when all its voxels are equal, else None."""
+    corner = window[0, :, 0, 0, 0]
+    if bool((window[0, :, -1, -1, -1] != corner).any()):  # nearly every window ends here
+        return None
+    flat = window[0].flatten(1)
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    return tuple(low.tolist()) if bool((low == high).all()) else None
+
+
+def _window(image: torch.Tensor, start: Start, plan: WindowPlan) -> torch.Tensor:
+    box = tuple(slice(first, first + size) for first, size in zip(start, plan.roi, strict=True))
+    return image[(slice(None), *box)][None].contiguous()
+
+
+def _padded(image: NDArray[np.float32], plan: WindowPlan) -> torch.Tensor:
+    """The image as a tensor, zeros added where it is smaller than a window (as MONAI's sliding window does)."""
+    missing = [whole - size for whole, size in zip(plan.shape, image.shape[1:], strict=True)]
+    if any(missing):
+        sides = [(before, gap - before) for before, gap in zip(plan.pads, missing, strict=True)]
+        image = np.pad(image, [(0, 0), *sides])
+    return torch.from_numpy(image)
+
+
+def _slicewise(engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A two-dimensional network on windows (B, C, X, Y, 1)."""
+    return lambda windows: engine(windows[..., 0])[..., None]
+
+
+def _values_unless_plain(values: Sequence[int] | None) -> NDArray[np.integer] | None:
+    if values is None or list(values) == list(range(len(values))):
+        return None
+    return np.asarray(list(values), dtype=np.uint16 if max(values) > 255 else np.uint8)
