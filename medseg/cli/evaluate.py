@@ -13,6 +13,7 @@ from medseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from medseg.evaluation import Evaluation
+    from medseg.evaluation.report import Scene
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,8 +110,39 @@ def _region(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
+    from medseg.evaluation.report import overlays_section, scores_section, write_report
+
     evaluation.to_json(folder / "evaluation.json")
     evaluation.to_csv(folder / "evaluation.csv")
+    worst = None
+    if images is not None:
+        names = {values[0]: name for name, values in evaluation.regions.items() if len(values) == 1}
+        worst = overlays_section(_worst_scenes(evaluation, Path(images)), names, title="Worst cases")
+    subtitle = f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed"
+    write_report(folder / "report.html", "Evaluation", [scores_section(evaluation), worst], subtitle=subtitle)
+
+
+def _worst_scenes(evaluation: Evaluation, images: Path, count: int = 6) -> list[Scene]:
+    from medseg.evaluation.report import Scene
+    from medseg.io.geometry import check_same_grid
+    from medseg.io.volume import case_name, is_volume_file, read_image, read_label
+
+    if not images.is_dir():
+        raise ConfigError(f"--images {images}: no such folder")
+    # the first channel of a case, with or without nnU-Net's channel number
+    files = {case_name(path).removesuffix("_0000"): path for path in sorted(images.iterdir()) if is_volume_file(path)}
+    scenes = []
+    for case in evaluation.worst(count, metric=evaluation.settings.metrics[0]):
+        if case.name not in files or case.prediction is None or case.reference is None:
+            continue
+        image, prediction, reference = (
+            read_image(files[case.name]),
+            read_label(case.prediction),
+            read_label(case.reference),
+        )
+        check_same_grid(image, reference, whose=f"case {case.name!r}")
+        scenes.append(Scene(case.name, image.array[0], prediction.array, reference.array, image.affine, case))
+    return scenes
 
 
 def _show_progress(done: int, total: int, name: str) -> None:

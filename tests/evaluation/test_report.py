@@ -1,0 +1,164 @@
+"""The report holds all it shows, says what was not done, and puts the label where it is."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from medseg.evaluation import Evaluation, ScoreSettings, figures, score_case
+from medseg.evaluation.practice import PracticeCard
+from medseg.evaluation.report import (
+    Scene,
+    Section,
+    curves_section,
+    facts_section,
+    overlays_section,
+    paths_section,
+    practice_section,
+    scores_section,
+    timings_section,
+    training_section,
+    write_report,
+)
+from medseg.evaluation.result import CaseScores
+
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+class _Addresses(HTMLParser):
+    """Every address that a browser would fetch, and every tag that could run something."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "data", "action")
+        ]
+
+
+def _evaluation() -> Evaluation:
+    cases = []
+    for i in range(4):
+        reference = np.zeros((12, 12, 8), dtype=np.uint8)
+        reference[2:8, 2:8, 2:6] = 1
+        prediction = np.roll(reference, i, axis=0)
+        regions = {"left <ventricle>": (1,), "tumour": (2,)}
+        scores = score_case(reference, prediction, spacing=(1, 1, 2), regions=regions)
+        cases.append(CaseScores(f"case_{i}", scores))
+    return Evaluation(cases, regions, ScoreSettings(), failed={"case_9": "no voxels"})
+
+
+def _scene() -> Scene:
+    image = np.random.default_rng(0).normal(size=(20, 18, 10)).astype(np.float32)
+    reference = np.zeros(image.shape, dtype=np.uint8)
+    reference[4:9, 5:12, 3:6] = 1
+    return Scene("case_0", image, np.roll(reference, 1, axis=0), reference, AFFINE)
+
+
+def test_page_is_self_contained_and_complete(tmp_path: Path) -> None:
+    sections = [
+        scores_section(_evaluation()),
+        overlays_section([_scene()], {1: "ventricle"}),
+        training_section([{"epoch": 0.0, "train_loss": 1.2}, {"epoch": 1.0, "train_loss": 0.7, "val_dice": 0.5}]),
+        timings_section({"training": 12.25, "prediction": 1.75}),
+        paths_section({"bundle": tmp_path / "bundle"}),
+        facts_section("Machine", {"cores": 2}),
+        practice_section(PracticeCard()),
+        None,
+    ]
+    path = write_report(tmp_path / "report.html", "A & B", sections, subtitle="four cases")
+    page = path.read_text(encoding="utf-8")
+    found = _Addresses(page)
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in found.addresses)
+    assert not {"script", "iframe", "link", "object"} & set(found.tags)
+    assert "@import" not in page
+    assert page.count("<svg") == 3 + 2  # dice, hd95, nsd; loss and Dice curves
+    for words in ("A &amp; B", "left &lt;ventricle&gt;", "14.0 s", "case_9", "no voxels", "95th percentile"):
+        assert words in page, words
+
+
+def test_means_of_the_table_are_those_of_the_evaluation() -> None:
+    evaluation = _evaluation()
+    text = "".join(scores_section(evaluation).parts)
+    assert f"{evaluation.mean('dice', 'left <ventricle>'):.4f}" in text
+    assert "not defined" in text  # the tumour that no case has
+
+
+def test_a_path_is_no_picture() -> None:
+    with pytest.raises(ValueError, match="SVG text or a data: address"):
+        Section("x").figure("overlay.png")
+
+
+def test_empty_plots_are_left_out() -> None:
+    assert curves_section({"loss": {"train": ([], [])}}).parts == []
+    assert training_section([]).parts == []
+
+
+def _pixels(picture: str) -> np.ndarray:
+    return np.asarray(imread(io.BytesIO(base64.b64decode(picture.split(",")[1]))))[..., :3]
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)], ids=str)
+def test_the_same_patient_looks_the_same_however_its_axes_run(flips: tuple[int, ...]) -> None:
+    scene = _scene()
+    expected = _pixels(figures.overlay(scene.image, scene.prediction, scene.reference, AFFINE))
+    turned = [
+        np.asarray(a)[tuple(slice(None, None, f) for f in flips)]
+        for a in (scene.image, scene.prediction, scene.reference)
+    ]
+    affine = AFFINE @ np.diag([*flips, 1.0])
+    image, prediction, reference = (np.transpose(a, (2, 0, 1)) for a in turned)
+    affine = affine[:, [2, 0, 1, 3]]
+    np.testing.assert_allclose(_pixels(figures.overlay(image, prediction, reference, affine)), expected, atol=0.02)
+
+
+def test_overlay_without_labels_and_with_nan() -> None:
+    image = np.full((6, 5, 4), np.nan, dtype=np.float32)
+    assert figures.overlay(image, None, None, AFFINE).startswith("data:image/png")
+    empty = np.zeros((6, 5, 4), dtype=np.uint8)
+    assert figures.overlay(np.zeros((6, 5, 4)), empty, empty, AFFINE).startswith("data:image/png")
+
+
+def test_boxes_count_what_is_undefined() -> None:
+    text = figures.boxes({"organ": [0.5, math.nan, 0.75], "absent": [math.nan]}, y_label="dice")
+    assert "n=2 (1 undefined)" in text
+    assert "n=0 (1 undefined)" in text
+    assert not re.search(r'(href|src)="(?!#)', text)
+
+
+def test_practice_card_says_what_was_not_done() -> None:
+    nothing = {name: (done, text) for name, done, text in PracticeCard().rows()}
+    assert all(done is None for done, _ in nothing.values())
+    card = PracticeCard(
+        cases=208,
+        folds_planned=5,
+        folds_trained=1,
+        ensemble="",
+        postprocessing={"anterior": []},
+        mirroring=(),
+        leakage_checks=("subject ids between folds",),
+        seeds=(0,),
+        checkpoint="last",
+        test_set="",
+    )
+    rows = {name: (done, text) for name, done, text in card.rows()}
+    assert rows["Cross-validation"] == (False, "1 of 5 folds trained over 208 cases")
+    assert rows["Ensembling"] == (False, "a single network")
+    assert rows["Post-processing"] == (False, "none improved the result")
+    assert rows["Mirroring at prediction"] == (False, "none")
+    assert rows["Leakage checks"] == (True, "subject ids between folds")
+    assert rows["Seeds"] == (True, "0")
+    assert rows["Test set"][0] is False
