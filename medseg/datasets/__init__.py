@@ -11,12 +11,12 @@ from types import ModuleType
 from medseg.errors import DataError, UnreadableFileError, nearest
 from medseg.types import FilePath
 
-from . import decathlon, folder, nnunet
+from . import csv, decathlon, folder, nnunet
 from .dataset import Dataset, check_headers, check_label_values, load_case
 
 __all__ = ["DATASETS", "Dataset", "check_headers", "check_label_values", "load_case", "open_dataset"]
 
-DATASETS: dict[str, ModuleType] = {"decathlon": decathlon, "nnunet": nnunet, "folder": folder}
+DATASETS: dict[str, ModuleType] = {"decathlon": decathlon, "nnunet": nnunet, "csv": csv, "folder": folder}
 
 
 def open_dataset(folder: FilePath, kind: str | None = None) -> Dataset:
@@ -47,5 +47,5 @@ def open_dataset(folder: FilePath, kind: str | None = None) -> Dataset:
 
 _EXPECTED = (
     "expected images/ and labels/ with files of equal names, or dataset.json with imagesTr/ and labelsTr/ "
-    "(Decathlon, nnU-Net)."
+    "(Decathlon, nnU-Net), or cases.csv."
 )

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import DataError
+import numpy as np
+
+from medseg.errors import DataError, LabelError
+from medseg.io.datalist import Case
 from medseg.io.stream import open_file
+from medseg.io.volume import read_label
+
+log = logging.getLogger(__name__)
+
+MOST_LABELS = 256  # more distinct values in one map are an image in the wrong folder
 
 Splits = list[dict[str, list[str]]]
 
@@ -123,6 +132,28 @@ def subject_of(name: str) -> str | None:
     """The subject in a BIDS-like name ("sub-07_ses-2_T1w" -> "07"), or None."""
     match = re.match(r"sub-([A-Za-z0-9]+)(?:_|$)", name)
     return match[1] if match else None
+
+
+def collect_labels(folder: Path, cases: list[Case]) -> dict[int, str]:
+    """Labels named by their numbers, from every label map: for a dataset that does not name them.
+
+    Raises:
+        LabelError: a map that looks like an image; the rest as `read_label`.
+    """
+    values: set[int] = set()
+    for case in cases:
+        assert case.label is not None
+        found = np.unique(read_label(case.label).array)
+        if len(found) > MOST_LABELS or found[0] < 0:
+            raise LabelError(
+                f"{case.label}: holds {len(found)} distinct values from {found[0]} to {found[-1]}, expected a label map; is an "
+                "image in the labels folder?"
+            )
+        values.update(int(value) for value in found)
+    log.warning(
+        "%s: no dataset.json names the labels; %s were found and named by their numbers.", folder, sorted(values - {0})
+    )
+    return {0: "background", **{value: f"label_{value}" for value in sorted(values - {0})}}
 
 
 def _region(path: Path, name: str, values: list[Any]) -> tuple[int, ...]:

@@ -11,18 +11,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
-
-from medseg.errors import DataError, LabelError, UnreadableFileError
+from medseg.errors import DataError, UnreadableFileError
 from medseg.io.datalist import Case
-from medseg.io.volume import case_name, is_volume_file, read_label
+from medseg.io.volume import case_name, is_volume_file
 
 from .dataset import Dataset
-from .description import channel_names, label_names, read_object, read_splits, subject_of
+from .description import channel_names, collect_labels, label_names, read_object, read_splits, subject_of
 
 log = logging.getLogger(__name__)
-
-MOST_LABELS = 256  # more distinct values in one map are an image in the wrong folder
 
 
 def matches(folder: Path) -> bool:
@@ -42,7 +38,7 @@ def load(folder: Path) -> Dataset:
     if "labels" in description:
         labels, regions, ignore_label = label_names(path, description)
     else:
-        labels, regions, ignore_label = _collect_labels(folder, cases), {}, None
+        labels, regions, ignore_label = collect_labels(folder, cases), {}, None
     return Dataset(
         name=str(description.get("name", folder.resolve().name)),
         folder=folder,
@@ -88,20 +84,3 @@ def _pairs(images: Path, labels: Path, *, labelled: bool) -> list[Case]:
             "%s: %d label maps have no image of the same name, such as %s.", labels, len(unused), maps[unused[0]].name
         )
     return [Case(name, files, maps.get(name), subject_of(name)) for name, files in sorted(by_name.items())]
-
-
-def _collect_labels(folder: Path, cases: list[Case]) -> dict[int, str]:
-    values: set[int] = set()
-    for case in cases:
-        assert case.label is not None
-        found = np.unique(read_label(case.label).array)
-        if len(found) > MOST_LABELS or found[0] < 0:
-            raise LabelError(
-                f"{case.label}: holds {len(found)} distinct values from {found[0]} to {found[-1]}, expected a label map; is an "
-                "image in the labels folder?"
-            )
-        values.update(int(value) for value in found)
-    log.warning(
-        "%s: no dataset.json names the labels; %s were found and named by their numbers.", folder, sorted(values - {0})
-    )
-    return {0: "background", **{value: f"label_{value}" for value in sorted(values - {0})}}

@@ -4,6 +4,7 @@ from .atomic import atomic_path, write_json, write_text
 from .datalist import Case
 from .geometry import check_affine, orientation_of, resample_to_grid, same_grid, spacing_of
 from .header import Header, Volume
+from .inputs import find_inputs
 from .volume import read_header, read_image, read_label, write_image, write_label
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Volume",
     "atomic_path",
     "check_affine",
+    "find_inputs",
     "orientation_of",
     "read_header",
     "read_image",

@@ -106,8 +106,16 @@ class VerifiedStream:
                 raise UnreadableFileError(f"{self.path}: truncated before the voxels begin; copy or export it again.")
             count -= len(piece)
 
-    def finish(self) -> None:
-        """Read to the end, which checks checksum and length; only a little zero padding may follow the voxels."""
+    def finish(self, *, trailer: int = 0) -> None:
+        """Read to the end, which checks checksum and length.
+
+        Only a little zero padding may follow the voxels, unless the format keeps up to `trailer` bytes there.
+        """
+        while trailer > 0:
+            piece = self._read(min(trailer, PIECE))
+            if not piece:
+                return
+            trailer -= len(piece)
         rest = self.read(PADDING + 1)
         if len(rest) > PADDING or rest.strip(b"\0"):
             raise UnreadableFileError(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, GridMismatchError, LabelError, UnreadableFileError
 from medseg.types import FilePath
 
-from . import nifti, nifti_write
+from . import dicom, metaimage, mgh, nifti, nifti_write, nrrd
 from .geometry import check_same_grid
 from .header import Header, StoredTransform, Volume
 from .voxels import check_payload, read_float32, read_integers, smallest_type
@@ -46,12 +46,19 @@ READABLE: dict[str, ModuleType] = {
     ".nii.gz": nifti,
     ".hdr.gz": nifti,
     ".img.gz": nifti,
+    ".mgh.gz": mgh,
     ".nii": nifti,
     ".hdr": nifti,
     ".img": nifti,
+    ".nrrd": nrrd,
+    ".nhdr": nrrd,
+    ".mha": metaimage,
+    ".mhd": metaimage,
+    ".mgz": mgh,
+    ".mgh": mgh,
 }
 # suffix -> module with `write(path, array, like)`
-WRITABLE: dict[str, ModuleType] = {".nii.gz": nifti_write, ".nii": nifti_write}
+WRITABLE: dict[str, ModuleType] = {".nii.gz": nifti_write, ".nii": nifti_write, ".nrrd": nrrd}
 DICOM_SUFFIX = ".dcm"
 
 
@@ -64,6 +71,8 @@ def read_header(path: FilePath, *, allow_shear: bool = False, max_voxels: int | 
         UnreadableFileError, GeometryError, DataError: as the format's reader.
     """
     path = Path(path)
+    if _is_series(path):
+        return dicom.describe(path, allow_shear=allow_shear, max_voxels=max_voxels)
     header, payload = _module_for(path).describe(path, allow_shear=allow_shear)
     check_payload(payload, max_voxels=max_voxels)
     return header
@@ -88,8 +97,11 @@ def read_image(
     if not isinstance(path, str | Path) and isinstance(path, Sequence):
         return _stack([read_image(one, allow_shear=allow_shear, max_voxels=max_voxels) for one in path])
     path = Path(path)  # type: ignore[arg-type]
-    header, payload = _module_for(path).describe(path, allow_shear=allow_shear)
-    volume = Volume(read_float32(payload, max_voxels=max_voxels), header.affine, header)
+    if _is_series(path):
+        volume = dicom.read_series(path, allow_shear=allow_shear, max_voxels=max_voxels)
+    else:
+        header, payload = _module_for(path).describe(path, allow_shear=allow_shear)
+        volume = Volume(read_float32(payload, max_voxels=max_voxels), header.affine, header)
     for sentence in volume.header.warnings:
         log.warning("%s: %s.", path, sentence)
     return volume

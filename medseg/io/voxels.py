@@ -36,6 +36,7 @@ class Payload:
         shape: extents, fastest axis first.
         channel_axis: index into `shape` of the channels, or None.
         slope, inter: value = stored * slope + inter.
+        trailer: bytes that the format may keep behind the voxels.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Payload:
     channel_axis: int | None = None
     slope: float = 1.0
     inter: float = 0.0
+    trailer: int = 0
 
     @property
     def voxels(self) -> int:
@@ -102,7 +104,7 @@ def read_float32(payload: Payload, *, max_voxels: int | None = None) -> NDArray[
                 _scale(stored, payload, out=piece)
             if payload.dtype.kind == "f" or payload.scaled:
                 _refuse_nonfinite(payload.path, piece, begin)
-        stream.finish()
+        stream.finish(trailer=payload.trailer)
     return _channel_first(target, payload)
 
 
@@ -134,7 +136,7 @@ def read_integers(payload: Payload, *, max_voxels: int | None = None) -> NDArray
                 piece[...] = stored
             else:
                 furthest = max(furthest, _round_labels(stored, payload, out=piece))
-        stream.finish()
+        stream.finish(trailer=payload.trailer)
     if furthest > 1e-6:
         log.warning("%s: label values up to %.2g away from whole numbers were rounded.", payload.path, furthest)
     if not exact:

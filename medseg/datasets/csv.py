@@ -1,0 +1,51 @@
+"""A dataset as a csv list: FOLDER/cases.csv with the columns image, label and optionally name, subject, labels_present.
+
+dataset.json beside it may say "name", "labels", "channels", "licence", "reference"; cases without a label are test cases.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.errors import DataError, UnreadableFileError
+from medseg.io.datalist import read_case_list
+
+from .dataset import Dataset
+from .description import channel_names, collect_labels, label_names, read_object, read_splits
+
+LIST = "cases.csv"
+
+
+def matches(folder: Path) -> bool:
+    """Whether there is a cases.csv."""
+    return (folder / LIST).is_file()
+
+
+def load(folder: Path) -> Dataset:
+    """Read the list. Raises DataError or UnreadableFileError naming the list, the line or the file."""
+    path = folder / "dataset.json"
+    description = read_object(path) if path.is_file() else {}
+    listed = read_case_list(folder / LIST)
+    for case in listed:
+        for file in (*case.images, *([case.label] if case.label else [])):
+            if not file.exists():
+                raise UnreadableFileError(f"{file}: no such file, though {folder / LIST} lists it; correct the path.")
+    cases = sorted((case for case in listed if case.label), key=lambda case: case.name)
+    if not cases:
+        raise DataError(f"{folder / LIST}: no line has a label map; add the column 'label'.")
+    labels, regions, ignore_label = (
+        label_names(path, description) if "labels" in description else (collect_labels(folder, cases), {}, None)
+    )
+    return Dataset(
+        name=str(description.get("name", folder.resolve().name)),
+        folder=folder,
+        cases=cases,
+        test_cases=sorted((case for case in listed if not case.label), key=lambda case: case.name),
+        labels=labels,
+        channels=channel_names(path, description),
+        splits=read_splits(folder / "splits_final.json"),
+        licence=str(description.get("licence", description.get("license", ""))),
+        reference=str(description.get("reference", "")),
+        regions=regions,
+        ignore_label=ignore_label,
+    )
