@@ -19,7 +19,8 @@ from typing import Any
 from . import grammar_words as words
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
-REFERENCE_NAME = "_medseg_reference_"
+REFERENCE_NAME = "_medseg_reference_"  # `@a::b` is read as a plain name, so that it can stand inside an f-string too
+STEP = "_medseg_step_"
 
 MAX_LENGTH = 4000  # characters; the longest expression of the public model zoo has about 400
 MAX_BITS = 4096  # of an integer result: 9**9**9 has 3.7e8 digits
@@ -63,7 +64,7 @@ COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 
 def parse(expression: str) -> ast.expr | ast.stmt:
-    """The syntax tree of one expression or import statement, references turned into subscripts of one hidden name.
+    """The syntax tree of one expression or import statement, references turned into names of their own.
 
     Raises:
         GrammarError: too long, too deep, or no Python.
@@ -71,9 +72,9 @@ def parse(expression: str) -> ast.expr | ast.stmt:
     text = expression.strip()
     if len(text) > MAX_LENGTH:
         raise GrammarError(f"is {len(text)} characters long, more than {MAX_LENGTH}")
-    if REFERENCE_NAME in text:
+    if REFERENCE_NAME in text or STEP in text:
         raise GrammarError("uses a reserved name")
-    text = REFERENCE.sub(lambda found: f"{REFERENCE_NAME}[{found.group(1).replace('#', '::')!r}]", text)
+    text = REFERENCE.sub(lambda found: REFERENCE_NAME + re.sub("::|#", STEP, found.group(1)), text)
     try:
         body = ast.parse(text, mode="exec").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -108,6 +109,13 @@ def _known_module(name: str) -> None:
         raise GrammarError(f"imports {name!r}, which is not among the known modules")
 
 
+def reference_of(node: ast.AST) -> str | None:
+    """The id that a name stands for, `::` between steps, or None when it is no reference."""
+    if isinstance(node, ast.Name) and node.id.startswith(REFERENCE_NAME):
+        return node.id.removeprefix(REFERENCE_NAME).replace(STEP, "::")
+    return None
+
+
 def references(expression: str) -> list[str]:
     """Ids that an expression refers to, `::` between steps.
 
@@ -124,7 +132,7 @@ def dotted_name(node: ast.AST, aliases: Mapping[str, str]) -> str | None:
     while isinstance(node, ast.Attribute):
         steps.append(node.attr)
         node = node.value
-    if not isinstance(node, ast.Name) or node.id == REFERENCE_NAME:
+    if not isinstance(node, ast.Name) or reference_of(node) is not None:
         return None
     root = aliases.get(node.id, words.DEFAULT_ALIASES.get(node.id, node.id))
     return ".".join([root, *reversed(steps)])
@@ -169,7 +177,7 @@ class _Checker:
             self.visit(child, bound)
 
     def check_Name(self, node: ast.Name, bound: frozenset[str]) -> None:
-        if node.id == REFERENCE_NAME or node.id in bound:
+        if node.id in bound or reference_of(node) is not None:
             return
         name = dotted_name(node, self.aliases)
         if name not in words.VALUES and name not in words.CALLS:
@@ -179,7 +187,7 @@ class _Checker:
         root: ast.AST = node
         while isinstance(root, ast.Attribute):
             root = root.value
-        if isinstance(root, ast.Name) and root.id not in bound and root.id != REFERENCE_NAME:
+        if isinstance(root, ast.Name) and root.id not in bound and reference_of(root) is None:
             name = dotted_name(node, self.aliases) or ""
             if name not in words.VALUES and name not in words.CALLS:
                 raise GrammarError(f"uses {name}")
@@ -209,7 +217,7 @@ class _Checker:
                 raise GrammarError(f"calls the method .{node.func.attr}()")
             self.visit(node.func.value, bound)
             return
-        if not isinstance(node.func, ast.Subscript):
+        if not isinstance(node.func, ast.Subscript) and reference_of(node.func) is None:
             raise GrammarError("calls something that has no name")
         self.visit(node.func, bound)  # a component of the same file, such as @postprocessing(...)
 
@@ -221,14 +229,17 @@ class _Checker:
 
     def check_Lambda(self, node: ast.Lambda, bound: frozenset[str]) -> None:
         spec = node.args
-        if spec.vararg or spec.kwarg or spec.kwonlyargs or spec.posonlyargs or spec.defaults:
+        if spec.kwonlyargs or spec.posonlyargs or spec.defaults:
             raise GrammarError("has a lambda with more than plain parameters")
-        self.visit(node.body, bound | {parameter.arg for parameter in spec.args})
+        rest = [parameter for parameter in (spec.vararg, spec.kwarg) if parameter is not None]
+        self.visit(node.body, bound | {parameter.arg for parameter in [*spec.args, *rest]})
 
     def _check_loops(self, node: Any, parts: Iterable[ast.AST], bound: frozenset[str]) -> None:
         for loop in node.generators:
             self.visit(loop.iter, bound)
             targets = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
+            if any(reference_of(target) is not None for target in targets):
+                raise GrammarError("assigns to a reference")
             if loop.is_async or not all(isinstance(target, ast.Name) for target in targets):
                 raise GrammarError("has a loop whose variables are no plain names")
             bound = bound | {target.id for target in targets if isinstance(target, ast.Name)}

@@ -12,9 +12,11 @@ import ast
 # Names that MONAI makes available without an import statement.
 DEFAULT_ALIASES = {"np": "numpy"}
 
-# Modules that `$import` may name. The statement only makes a local name known; nothing is imported by it.
+# Modules that `$import` may name. The statement only makes a local name known; nothing is imported by it, so `scripts`,
+# where the model zoo keeps a bundle's own Python, may be named too: it is the use of such a name that is refused.
 MODULES = frozenset(
     {
+        "copy", "pandas", "PIL", "scripts", "torchvision",
         "glob", "os", "os.path", "pathlib", "json", "math", "random", "sys", "datetime", "functools", "itertools", "re",
         "numpy", "torch", "torch.nn", "torch.distributed", "torch.nn.functional", "ignite", "ignite.engine",
         "ignite.metrics", "nibabel", "monai", "monai.apps", "monai.bundle", "monai.data", "monai.data.utils",
@@ -56,6 +58,15 @@ CALLS = {
         "abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "len", "list", "max", "min", "print", "range",
         "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip",
     )},
+    "open": "medseg.bundle.grammar_calls:open_text",
+    "json.load": "json:load",
+    "json.loads": "json:loads",
+    "copy.copy": "copy:copy",
+    "copy.deepcopy": "copy:deepcopy",
+    "datetime.datetime.now": "medseg.bundle.grammar_calls:now",
+    "sys.path.append": "medseg.bundle.grammar_calls:nothing",
+    "sys.path.insert": "medseg.bundle.grammar_calls:nothing",
+    "os.makedirs": "medseg.bundle.grammar_calls:nothing",
     "glob.glob": "glob:glob",
     "glob.iglob": "glob:iglob",
     "os.path.join": "os.path:join",
@@ -82,7 +93,7 @@ CALLS = {
     "torch.load": "medseg.bundle.grammar_calls:load_tensors",
     "torch.manual_seed": "torch:manual_seed",
     **{f"torch.{name}": f"torch:{name}" for name in (
-        "argmax", "cat", "clamp", "log", "max", "mean", "min", "ones", "ones_like", "rand", "randn", "round", "sigmoid",
+        "argmax", "cat", "clamp", "log", "max", "mean", "min", "nan_to_num", "ones", "ones_like", "rand", "randn", "round", "sigmoid",
         "softmax", "sqrt", "squeeze", "stack", "sum", "tanh", "tensor", "as_tensor", "unsqueeze", "where", "zeros",
         "zeros_like",
     )},
@@ -111,6 +122,10 @@ CALLS = {
     "monai.data.pad_list_data_collate": "monai.data.utils:pad_list_data_collate",
     "monai.data.decollate_batch": "monai.data.utils:decollate_batch",
     "monai.data.utils.decollate_batch": "monai.data.utils:decollate_batch",
+    "monai.networks.utils.copy_model_state": "monai.networks.utils:copy_model_state",
+    "monai.networks.nets.vista3d132": "monai.networks.nets:vista3d132",
+    # a speed-up that compiles the network with TensorRT and writes files: the network itself will do
+    "monai.networks.trt_wrap": "medseg.bundle.grammar_calls:first_argument",
     "monai.networks.utils.one_hot": "monai.networks.utils:one_hot",
     "monai.networks.one_hot": "monai.networks.utils:one_hot",
     **{f"monai.networks.nets.{prefix}{name}": f"monai.networks.nets:{name}" for prefix in ("", "resnet.")
@@ -129,13 +144,20 @@ METHODS = frozenset(
         "size", "dim", "shape", "permute", "squeeze", "unsqueeze", "flatten", "reshape", "repeat", "clone", "sum",
         "mean", "max", "min", "argmax", "astype", "copy", "glob", "exists", "is_file", "is_dir", "resolve",
         "set_target_keys", "set_box_selector_parameters", "set_sliding_window_inferer", "set_timesteps",
+        "mkdir", "read_text", "read", "close", "strftime", "transpose", "load_old_state_dict",
+        # of classes in a bundle's own scripts, which cannot be built without --trust in the first place
+        "sampling_fn", "create_dataset", "sample_multiple_images",
     }
 )  # fmt: skip
+
+# Methods that are accepted and not done: whoever writes an output makes its folder.
+IGNORED_METHODS = frozenset({"mkdir"})
 
 # Attributes of values that may be read.
 ATTRIBUTES = frozenset(
     {"shape", "ndim", "dtype", "device", "meta", "affine", "name", "stem", "suffix", "parent", "parts", "data", "T",
-     "pixdim", "image", "label", "pred"}
+     "pixdim", "image", "label", "pred", "state", "batch", "output", "metrics", "iteration", "epoch", "epoch_length",
+     "max_epochs", "load_state_dict", "load_old_state_dict"}
 )  # fmt: skip
 
 # Syntax without rules of its own; everything with rules has a method in grammar._Checker.

@@ -14,12 +14,12 @@ from .grammar import (
     MAX_BITS,
     MAX_ITEMS,
     MAX_STEPS,
-    REFERENCE_NAME,
     UNARY,
     GrammarError,
     check,
     dotted_name,
     parse,
+    reference_of,
 )
 
 # Calls that make an array of a size the arguments give.
@@ -90,7 +90,12 @@ class _Interpreter:
     def value_Name(self, node: ast.Name, scope: dict[str, Any]) -> Any:
         if node.id in scope:
             return scope[node.id]
-        return self._named(node)
+        reference = reference_of(node)
+        if reference is None:
+            return self._named(node)
+        if reference not in self.references:
+            raise GrammarError(f"refers to @{reference}, which is not defined")
+        return self.references[reference]
 
     def _named(self, node: ast.AST) -> Any:
         name = dotted_name(node, self.aliases) or ""
@@ -104,18 +109,13 @@ class _Interpreter:
         root: ast.AST = node
         while isinstance(root, ast.Attribute):
             root = root.value
-        if isinstance(root, ast.Name) and root.id not in scope and root.id != REFERENCE_NAME:
+        if isinstance(root, ast.Name) and root.id not in scope and reference_of(root) is None:
             return self._named(node)
         if node.attr not in words.ATTRIBUTES:
             raise GrammarError(f"reads the attribute .{node.attr}")
         return getattr(self.value(node.value, scope), node.attr)
 
     def value_Subscript(self, node: ast.Subscript, scope: dict[str, Any]) -> Any:
-        if isinstance(node.value, ast.Name) and node.value.id == REFERENCE_NAME:
-            name = ast.literal_eval(node.slice)
-            if name not in self.references:
-                raise GrammarError(f"refers to @{name}, which is not defined")
-            return self.references[name]
         return self.value(node.value, scope)[self.value(node.slice, scope)]
 
     def value_Slice(self, node: ast.Slice, scope: dict[str, Any]) -> slice:
@@ -190,12 +190,21 @@ class _Interpreter:
 
     def value_Lambda(self, node: ast.Lambda, scope: dict[str, Any]) -> Callable[..., Any]:
         names = [parameter.arg for parameter in node.args.args]
+        rest, table = node.args.vararg, node.args.kwarg
 
         def call(*values: Any, **named: Any) -> Any:
-            self.steps = self.steps if scope.get("") else 0  # a call from outside starts its own count
-            if len(values) + len(named) != len(names):
-                raise TypeError(f"expected {len(names)} arguments ({', '.join(names)}), got {len(values) + len(named)}")
-            return self.value(node.body, {**scope, **dict(zip(names, values, strict=False)), **named, "": True})
+            if "" not in scope:
+                self.steps = 0  # a call from outside starts its own count
+            plain = {**dict(zip(names, values, strict=False)), **{key: named[key] for key in named if key in names}}
+            more, other = values[len(names) :], {key: named[key] for key in named if key not in names}
+            if len(plain) < len(names) or (more and rest is None) or (other and table is None):
+                raise TypeError(f"expected the arguments {', '.join(names)}, got {len(values) + len(named)}")
+            inner = {**scope, **plain, "": True}
+            if rest is not None:
+                inner[rest.arg] = more
+            if table is not None:
+                inner[table.arg] = other
+            return self.value(node.body, inner)
 
         return call
 
@@ -240,6 +249,8 @@ class _Interpreter:
         if isinstance(function, ast.Attribute) and not self._is_word(function, scope):
             owner = self.value(function.value, scope)
             _check_method(function.attr, owner, positional)
+            if function.attr in words.IGNORED_METHODS:
+                return None
             return getattr(owner, function.attr)(*positional, **named)
         name = None if isinstance(function, ast.Name) and function.id in scope else dotted_name(function, self.aliases)
         _check_call(name, positional)
@@ -249,7 +260,7 @@ class _Interpreter:
         root: ast.AST = node
         while isinstance(root, ast.Attribute):
             root = root.value
-        return isinstance(root, ast.Name) and root.id not in scope and root.id != REFERENCE_NAME
+        return isinstance(root, ast.Name) and root.id not in scope and reference_of(root) is None
 
 
 def _check_operation(symbol: ast.operator, left: Any, right: Any) -> None:
