@@ -14,7 +14,7 @@ from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.io.atomic import is_temporary
 from medseg.io.geometry import grid_difference, spacing_of
 from medseg.io.volume import READABLE, case_name, is_volume_file, read_label
-from medseg.types import FilePath, LabelXYZ
+from medseg.types import Affine, FilePath, LabelXYZ
 
 from .result import CaseScores, Evaluation
 from .scores import LabelScores, ScoreSettings, score_case
@@ -53,16 +53,38 @@ def evaluate_folders(
     Raises:
         DataError: no pairs, or a case without its partner, naming it.
     """
-    settings = settings or ScoreSettings()
     pairs, skipped = pair_cases(prediction, reference, cases=cases)
+    evaluation = evaluate_pairs(
+        pairs, labels=labels, regions=regions, settings=settings, workers=workers, progress=progress
+    )
+    return dataclasses.replace(evaluation, skipped=skipped)
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    *,
+    labels: Mapping[int, str] | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    settings: ScoreSettings | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+    change: Callable[[LabelXYZ, Affine], LabelXYZ] | None = None,
+) -> Evaluation:
+    """Score files pair by pair.
+
+    Args:
+        pairs: (case name, prediction file, reference file).
+        labels, regions, settings, workers, progress: as in `evaluate_folders`.
+        change: applied to each prediction before it is scored, such as a post-processing.
+    """
+    settings = settings or ScoreSettings()
     named = {name: (value,) for value, name in (labels or {}).items() if value != 0 and value != settings.ignore_label}
     wanted = named | {name: tuple(values) for name, values in (regions or {}).items()}
     known = None if labels is None else set(labels)
-
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        jobs = [(pair, pool.submit(_score_pair, pair, wanted, known, settings)) for pair in pairs]
+        jobs = [(pair, pool.submit(_score_pair, pair, wanted, known, settings, change)) for pair in pairs]
         for done, ((name, *_), job) in enumerate(jobs, start=1):
             try:
                 scored.append(job.result())
@@ -72,7 +94,7 @@ def evaluate_folders(
                 progress(done, len(pairs), name)
     found = wanted if labels is not None else _union_of_labels(scored) | wanted
     complete = [dataclasses.replace(case, labels=_with_absent(case.labels, found, settings)) for case in scored]
-    return Evaluation(complete, found, settings, failed, skipped)
+    return Evaluation(complete, found, settings, failed)
 
 
 def pair_cases(
@@ -118,7 +140,11 @@ def _refuse_missing(whose: str, names: Sequence[str], what: str, folder: Path) -
 
 
 def _score_pair(
-    pair: Pair, regions: Mapping[str, Sequence[int]], known: set[int] | None, settings: ScoreSettings
+    pair: Pair,
+    regions: Mapping[str, Sequence[int]],
+    known: set[int] | None,
+    settings: ScoreSettings,
+    change: Callable[[LabelXYZ, Affine], LabelXYZ] | None,
 ) -> CaseScores:
     name, prediction_path, reference_path = pair
     reference, prediction = read_label(reference_path), read_label(prediction_path)
@@ -128,6 +154,8 @@ def _score_pair(
             f"{difference}. Resample the prediction first: "
             "medseg.io.geometry.resample_to_grid(prediction, like=reference, mode='nearest')."
         )
+    if change is not None:
+        prediction.array = change(prediction.array, prediction.affine)
     if known is None:
         known = _values(reference.array) | _values(prediction.array)
         plain = sorted(known - {0, settings.ignore_label})
