@@ -9,6 +9,7 @@ from .gated_linear_recurrence import (
     retention,
     ssd,
 )
+from .selective_scan.functions import selective_scan, selective_scan_fn, selective_scan_with_state
 from .stitch import AxisTable, NonFiniteLogitsError, axis_table, resample_argmax, stitch_labels, stitch_window
 from .warp import warp_patch
 from .window_attention import relative_coordinates, window_attention, window_attention_with_carriers, window_grid
@@ -25,6 +26,9 @@ __all__ = [
     "relative_coordinates",
     "resample_argmax",
     "retention",
+    "selective_scan",
+    "selective_scan_fn",
+    "selective_scan_with_state",
     "ssd",
     "stitch_labels",
     "stitch_window",

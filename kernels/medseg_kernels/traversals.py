@@ -217,6 +217,24 @@ def traversal_pieces(text: str, grid: List[int]) -> List[int]:
     return pieces
 
 
+def traversal_moves(text: str, grid: List[int], device: Optional[torch.device] = None) -> Tensor:
+    """(N,) int64 per token: how the step to it was made. Scriptable; without `heads(...)`.
+
+    0: no neighbour (a jump, or the first step of a piece); 1, 2: +X, -X; 3, 4: +Y, -Y; 5, 6: +Z, -Z.
+    """
+    order = _single_order(text, grid, device)
+    x = torch.div(order, grid[1] * grid[2], rounding_mode="floor")
+    y = torch.div(order, grid[2], rounding_mode="floor") % grid[1]
+    step = torch.stack([x, y, order % grid[2]], 1)
+    step = step[1:] - step[:-1]
+    kind = 1 + 2 * step.abs().argmax(1) + (step.sum(1) < 0).to(torch.long)
+    kind = torch.where(step.abs().sum(1) == 1, kind, torch.zeros_like(kind))
+    moves = torch.cat([torch.zeros_like(order[:1]), kind])
+    pieces = traversal_pieces(text, grid)
+    moves = moves.index_fill(0, torch.tensor(pieces[: len(pieces) - 1], device=device), 0)
+    return torch.zeros_like(order).scatter(0, order, moves)
+
+
 @dataclass(frozen=True)
 class ClosedForm:
     """A traversal as integer arithmetic: the token of step t without loading an index.
@@ -261,7 +279,10 @@ class Traversal:
         Raises:
             ValueError: what part is not understood, and what there is.
         """
-        return text if isinstance(text, Traversal) else _parse(text)
+        if isinstance(text, Traversal):
+            return text
+        # torch.compile traces through a cache and warns about it
+        return _parse_text(text) if torch.compiler.is_compiling() else _parse(text)
 
     @property
     def heads(self) -> tuple[Traversal, ...]:
@@ -300,10 +321,7 @@ class Traversal:
         return Traversal(parts[0] if len(self.heads) == 1 else f"heads({'; '.join(parts)})")
 
     def moves(self, grid: Sequence[int]) -> Tensor:
-        """(N,) int64 per token: how the step to it was made.
-
-        0: no neighbour (a jump, or the first step of a piece); 1, 2: +X, -X; 3, 4: +Y, -Y; 5, 6: +Z, -Z.
-        """
+        """(N,) int64, cached, per token: how the step to it was made (see `traversal_moves`)."""
         return _cached_moves(self.text, check_grid(grid))
 
     def closed_form(self, grid: Sequence[int]) -> ClosedForm | None:
@@ -331,6 +349,10 @@ def check_grid(grid: Sequence[int]) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=256)
 def _parse(text: str) -> Traversal:
+    return _parse_text(text)
+
+
+def _parse_text(text: str) -> Traversal:
     text = " ".join(text.split())
     parts = _split_heads(text)
     for part in parts:
@@ -375,14 +397,4 @@ def _cached_pieces(text: str, grid: tuple[int, int, int]) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _cached_moves(text: str, grid: tuple[int, int, int]) -> Tensor:
-    order = _cached_order(text, grid, "cpu", False)
-    sides = torch.tensor(grid)
-    position = torch.stack([order // (sides[1] * sides[2]), order // sides[2] % sides[1], order % sides[2]], 1)
-    step = position.diff(dim=0)
-    neighbour = step.abs().sum(1) == 1
-    axis = step.abs().argmax(1)
-    kind = 1 + 2 * axis + (step.sum(1) < 0).long()
-    moves = torch.zeros_like(order)
-    moves[1:] = torch.where(neighbour, kind, torch.zeros_like(kind))
-    moves[torch.tensor(_cached_pieces(text, grid)[:-1])] = 0
-    return torch.zeros_like(order).scatter(0, order, moves)
+    return traversal_moves(text, list(grid), None)

@@ -1,0 +1,1 @@
+"""The selective scan of Mamba over 3D grids: see README.md."""

@@ -1,0 +1,95 @@
+"""The fast forms against the step-by-step reference in float64: outputs, last states and all gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medseg_kernels import cpu_build
+from medseg_kernels.selective_scan import cpu
+from medseg_kernels.selective_scan.chunked import chunked_scan
+from medseg_kernels.selective_scan.chunked_backward import Inputs, chunked_scan_backward
+from medseg_kernels.selective_scan.reference import reference_scan
+from medseg_kernels.selective_scan.tables import split
+from tests.kernels.selective_scan.cases import CASES, Case, error, leaves, worst
+
+needs_compiler = pytest.mark.skipif(cpu_build.why_not() is not None, reason=f"compiled kernels: {cpu_build.why_not()}")
+FP32 = 1e-5  # largest error over largest value, issue's bound
+
+
+def chunked_forward(given: Inputs, grid: Any, traversals: str, softplus: bool, merge: str, save: bool) -> Any:
+    return chunked_scan(*given, list(grid), split(traversals), softplus, merge)
+
+
+def chunked_backward(
+    grad: Tensor, last: Tensor, given: Inputs, kept: Tensor, grid: Any, names: str, *more: Any
+) -> Inputs:
+    return chunked_scan_backward(grad, last, given, kept, grid, split(names), *more)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_chunked_form_equals_reference(case: Case) -> None:
+    assert max(worst(case, case.inputs(torch.float64), chunked_forward, chunked_backward).values()) < 1e-12
+    assert max(worst(case, case.inputs(), chunked_forward, chunked_backward).values()) < FP32
+
+
+@needs_compiler
+@pytest.mark.parametrize("segments", [1, 3])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_compiled_form_equals_reference(case: Case, segments: int) -> None:
+    def forward(*arguments: Any) -> Any:
+        return cpu.forward(*arguments, segments=segments)
+
+    assert max(worst(case, case.inputs(), forward, cpu.backward).values()) < FP32
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_compiled_form_with_any_number_of_threads(threads: int) -> None:
+    case = Case(
+        grid=(5, 6, 17), channels=70, state=16, batch=1, traversals=("snake", "reversed raster"), merge="concat"
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert max(worst(case, case.inputs(), cpu.forward, cpu.backward).values()) < FP32
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_compiled_form_on_a_long_sequence() -> None:
+    """Against the chunked form in float64: the reference would take minutes. More than one chunk of either form."""
+    case = Case(grid=(20, 16, 13), channels=24, state=16, batch=1, traversals=("raster:ZYX", "snake"))
+    given = leaves(case.inputs(torch.float64))
+    grid, names, softplus, merge = case.settings()
+    out, last, kept = chunked_scan(*given, list(grid), split(names), softplus, merge)
+    grad, grad_last = torch.randn_like(out), torch.randn_like(last)
+    exact = chunked_scan_backward(grad, grad_last, given, kept, grid, split(names), softplus, merge)
+    single = case.inputs()
+    mine, mine_last, mine_kept = cpu.forward(single, *case.settings(), True)
+    grads = cpu.backward(grad.float(), grad_last.float(), single, mine_kept, *case.settings())
+    errors = [error(mine, out.detach()), error(mine_last, last.detach())]
+    errors += [error(a, b.detach()) for a, b in zip(grads, exact, strict=True) if a is not None and b is not None]
+    assert max(errors) < FP32
+
+
+@pytest.mark.parametrize("case", [CASES[3], CASES[6], CASES[8]], ids=lambda case: case.name)
+def test_gradients_of_the_reference(case: Case) -> None:
+    small = Case(
+        grid=(2, 3, 2), traversals=case.traversals, batch=1, channels=6 if len(case.groups) else 4, state=2, each=case.each,
+        options=case.options, merge=case.merge,
+    )  # fmt: skip
+    given = leaves(small.inputs(torch.float64))
+    present = [i for i, x in enumerate(given) if x is not None]
+
+    def call(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        whole: list[Tensor | None] = [None] * len(given)
+        for i, x in zip(present, tensors, strict=True):
+            whole[i] = x
+        return reference_scan(*whole, small.grid, list(small.traversals), small.softplus, small.merge)  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(call, [given[i] for i in present])
