@@ -13,6 +13,7 @@ from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
 
 from .layout import Layout, find_bundle
+from .load import open_trusted
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def fit_bundle(
     budget_s: float | None = None,
     init_from: str | Path | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> dict[int, dict[str, float]]:
     """Train a bundle.
 
@@ -78,14 +80,17 @@ def fit_bundle(
         budget_s: seconds for each fold.
         init_from: another bundle (or a state dict) whose weights are the start.
         device: see `medseg.config.choose_device`.
+        trust: let the bundle's files name any Python object and run any expression.
 
     Returns:
         fold -> last metrics.
 
     Raises:
+        UntrustedBundleError: train.json wants to run code that is not on the allow-list.
         ConfigError, BundleError, DataError: before anything is trained, see the functions called.
     """
     folder = find_bundle(bundle)
+    open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")

@@ -91,6 +91,23 @@ def _put(source: Path, name: str, *, replace: bool) -> Path:
     return target
 
 
+def unpacked_once(file: Path) -> Path:
+    """The folder of a packed bundle, unpacked beside the installed ones under its hash; a second call finds it there.
+
+    Raises:
+        BundleError, UntrustedBundleError: see `medseg.bundle.archive`.
+    """
+    home = installed_folder() / ".packed" / sha256_of(file)[:16]
+    ready = [folder for folder in home.glob("*") if is_bundle(folder)] if home.is_dir() else []
+    if ready:
+        return ready[0]
+    with unpacked(file, home) as (folder, _):
+        name = bundle_name(folder)
+        check_name(name)
+        os.replace(folder, home / name)
+    return home / name
+
+
 def install_bundle(source: str, *, sha256: str | None = None, replace: bool = False) -> Path:
     """Verify and unpack a bundle below the user's bundle folder; nothing of it is run.
 

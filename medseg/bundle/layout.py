@@ -153,7 +153,9 @@ def known_bundles() -> dict[str, Path]:
 
 
 def find_bundle(path_or_name: str | Path) -> Path:
-    """The folder of a bundle given as a path, or as the name of a shipped or installed bundle.
+    """The folder of a bundle given as a folder, a packed zip, or the name of a shipped or installed bundle.
+
+    A zip is verified and unpacked once, beside the installed bundles.
 
     Raises:
         BundleError: nothing of that path or name; the message lists the names there are.
@@ -169,7 +171,9 @@ def find_bundle(path_or_name: str | Path) -> Path:
     if str(path_or_name) in known:
         return known[str(path_or_name)]
     if path.suffix == ".zip" and path.is_file():
-        raise BundleError(f"{path} is a packed bundle: install it first with `medseg bundle install {path}`")
+        from .install import unpacked_once
+
+        return unpacked_once(path)
     listing = nearest(str(path_or_name), known) if known else "No bundle is shipped or installed here."
     raise BundleError(f"no bundle {str(path_or_name)!r}: neither a folder nor a known name. {listing}")
 

@@ -18,7 +18,7 @@ from medseg.io.atomic import atomic_path
 from .layout import Layout, bundle_name, find_bundle
 from .metadata import read_metadata
 from .trust import SKIPPED_FOLDERS
-from .weights import read_state_dict, sha256_of, write_state_dict
+from .weights import read_state_dict, sha256_of
 
 # Same bytes in, same zip out: the earliest date a zip can hold.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
@@ -117,16 +117,24 @@ def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_na
     table = _replacements(layout)
     if keep_names:
         table = {key: value for key, value in table.items() if value == "data"}
-    write_state_dict(layout.safetensors, read_state_dict(layout.weights))
+    contents = {path.relative_to(folder).as_posix(): path for path in packed_files(folder)}
+    extra = {} if layout.safetensors.is_file() else _as_safetensors(layout)
     sums = []
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in packed_files(folder):
-            inside = path.relative_to(folder).as_posix()
-            content = _content(path, table)
+        for inside in sorted({*contents, *extra}):
+            content = extra[inside] if inside in extra else _content(contents[inside], table)
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {inside}")
             _add(archive, f"{name}/{inside}", content)
         _add(archive, f"{name}/SHA256SUMS", ("\n".join(sums) + "\n").encode())
     return Packed(target, len(sums) + 1, target.stat().st_size / 1e6, sha256_of(target))
+
+
+def _as_safetensors(layout: Layout) -> dict[str, bytes]:
+    """models/model.safetensors with the weights of models/model.pt, for the zip only; the folder stays as it is."""
+    from safetensors.torch import save
+
+    state = {name: value.contiguous().clone() for name, value in read_state_dict(layout.weights).items()}
+    return {layout.safetensors.relative_to(layout.folder).as_posix(): save(state)}
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

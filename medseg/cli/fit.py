@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=parse_duration, default=None, metavar="2h", help="time per fold, such as 20m")
     parser.add_argument("--resume", action="store_true", help="continue where the run stopped")
     parser.add_argument("--init-from", default=None, metavar="BUNDLE", help="start from the weights of another bundle")
-    add_common_arguments(parser, "device", "threads", "json", "quiet")
+    add_common_arguments(parser, "device", "threads", "json", "quiet", "trust")
 
 
 def parse_duration(text: str) -> float:
@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         budget_s=arguments.budget,
         init_from=arguments.init_from,
         device=arguments.device,
+        trust=arguments.trust,
     )
     if arguments.json:
         print(json.dumps({f"fold_{fold}": metrics for fold, metrics in results.items()}))
