@@ -146,6 +146,8 @@ def read_integers(payload: Payload, *, max_voxels: int | None = None) -> NDArray
 
 def smallest_type(array: NDArray[np.integer]) -> np.dtype[Any]:
     """uint8, int16, uint16 or int32: the first that holds every value."""
+    if array.dtype == np.uint8:
+        return array.dtype
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     for candidate in (np.uint8, np.int16, np.uint16, np.int32):
         limits = np.iinfo(candidate)
