@@ -39,7 +39,7 @@ def preprocess_case(
         label_XYZ = np.asarray(preprocessing.apply_label(label.array, label.affine))
         if ignore_label is not None:
             label_XYZ = np.where(label_XYZ == ignore_label, -1, label_XYZ.astype(np.int16))
-        smallest = np.int8 if label_XYZ.max(initial=0) < 128 else np.int16
+        smallest = np.uint8 if label_XYZ.min(initial=0) >= 0 and label_XYZ.max(initial=0) < 256 else np.int16
         stored = np.ascontiguousarray(label_XYZ.astype(smallest))
         return StoredArrays(_float32(prepared.image), stored, sample_foreground(stored), _properties(prepared, case))
 
