@@ -1,0 +1,168 @@
+"""medseg predict: segment volumes with a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from medseg.cli.main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
+from medseg.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from medseg.inference.batch import CaseResult
+
+UNITS = {"": 1, "B": 1, "K": 2**10, "KB": 2**10, "M": 2**20, "MB": 2**20, "G": 2**30, "GB": 2**30}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder or name of a bundle")
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="volume file, folder, pattern, csv list, DICOM folder"
+    )
+    parser.add_argument("-i", "--input", action="append", default=[], metavar="INPUT", help="the same; repeatable")
+    parser.add_argument(
+        "-o", "--output", default="predictions", metavar="DIR", help="folder to write to (default: predictions)"
+    )
+    parser.add_argument(
+        "--format", default="nii.gz", metavar="F", help="nii.gz (default), nii, nrrd, mha, or dcm: DICOM SEG"
+    )
+    parser.add_argument("--one-file-per-label", action="store_true", help="NAME/LABEL.nii.gz instead of one label map")
+    parser.add_argument("--statistics", action="store_true", help="measure surfaces and intensities, not only volumes")
+    parser.add_argument("--no-preview", action="store_true", help="write no PNG per case")
+    parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
+    parser.add_argument(
+        "--overlap", type=float, metavar="X", help="shared part of neighbouring windows (default: bundle's)"
+    )
+    parser.add_argument(
+        "--window-batch", type=int, metavar="N", help="windows per call of the network (default: bundle's)"
+    )
+    parser.add_argument(
+        "--mirror", metavar="AXES", help="test-time mirroring: none, or axes such as xyz (default: bundle's)"
+    )
+    parser.add_argument("--engine", default="auto", metavar="E", help="auto (timed), eager, compile or openvino")
+    parser.add_argument(
+        "--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32 on a CPU, 16 bits on a GPU)"
+    )
+    parser.add_argument(
+        "--max-memory", type=parse_size, metavar="8GB", help="memory for the logits (default: what is free)"
+    )
+    add_common_arguments(parser, "device", "threads", "json", "quiet", "trust")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `8GB`, `500M`, `1.5g`.
+
+    Example:
+        >>> parse_size("1.5GB")
+        1610612736
+    """
+    number = text.strip().upper().rstrip("GMKB")
+    unit = text.strip().upper()[len(number) :]
+    try:
+        return int(float(number) * UNITS[unit])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected such as 8GB or 500MB") from None
+
+
+def parse_mirror(text: str | None) -> tuple[int, ...] | None:
+    """Axes of `xyz`, `xy`, `none`; None stays None.
+
+    Example:
+        >>> parse_mirror("xz")
+        (0, 2)
+    """
+    if text is None:
+        return None
+    if text.lower() in ("none", ""):
+        return ()
+    if set(text.lower()) - set("xyz"):
+        raise ConfigError(f"--mirror {text!r}: expected none, or letters out of x, y and z")
+    return tuple(sorted({"xyz".index(letter) for letter in text.lower()}))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    inputs = [*arguments.inputs, *arguments.input]
+    if not inputs:
+        raise DataError("no input given: name a file, a folder, a pattern, a csv list or a DICOM folder (-i INPUT)")
+    from medseg.bundle.layout import find_bundle
+    from medseg.inference.batch import first_look
+
+    find_bundle(arguments.bundle)
+    read_already = first_look(inputs)  # before torch is imported: a broken file is named at once
+    from medseg.bundle.predict import PredictOptions, predict_bundle
+
+    options = PredictOptions(
+        device=arguments.device,
+        overlap=arguments.overlap,
+        window_batch=arguments.window_batch,
+        mirror=parse_mirror(arguments.mirror),
+        engine=arguments.engine,
+        precision=arguments.precision,
+        max_memory=arguments.max_memory,
+    )
+    screen = _Screen(quiet=arguments.quiet or arguments.json)
+    result = predict_bundle(
+        arguments.bundle,
+        inputs,
+        arguments.output,
+        options=options,
+        suffix=arguments.format,
+        one_file_per_label=arguments.one_file_per_label,
+        preview=not arguments.no_preview,
+        statistics=arguments.statistics,
+        resume=arguments.resume,
+        trust=arguments.trust,
+        read_already=read_already,
+        progress=screen.progress,
+        finished=screen.finished,
+    )
+    screen.clear()
+    if arguments.json:
+        print(json.dumps(result.to_dict()))
+    for case in result.failed:
+        print(f"medseg: {case.name}: {case.error}", file=sys.stderr)
+    done = len(result.cases) - len(result.failed)
+    if result.failed and len(result.cases) > 1 and not arguments.json:
+        print(f"medseg: {len(result.failed)} of {len(result.cases)} cases failed, see above", file=sys.stderr)
+    if done and not (arguments.json or arguments.quiet):
+        print(f"{done} of {len(result.cases)} cases in {result.folder}")
+    if not result.failed:
+        return EXIT_OK
+    return EXIT_SOME_FAILED if done else EXIT_NOTHING_DONE
+
+
+class _Screen:
+    """Progress on stderr: one line that is rewritten on a terminal, a line per case elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = sys.stderr.isatty() and not quiet
+        self.began = time.monotonic()
+        self.case, self.case_began, self.shown = "", self.began, 0.0
+
+    def progress(self, case: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if case != self.case:
+            self.case, self.case_began = case, now
+        if not self.live or (now - self.shown < 0.2 and done < total):
+            return
+        self.shown = now
+        left = (now - self.case_began) / max(done, 1) * (total - done)
+        text = f"{case}: window {done} of {total}, about {left:.0f} s left"
+        print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
+
+    def finished(self, result: CaseResult, done: int, total: int) -> None:
+        self.clear()
+        if self.quiet or result.status == "failed":
+            return
+        left = (time.monotonic() - self.began) / done * (total - done)
+        rest = f", about {left:.0f} s left" if done < total else ""
+        what = f"{result.seconds:.1f} s" if result.status == "done" else result.status
+        print(f"[{done}/{total}] {result.name}: {what}{rest}", file=sys.stderr)
+
+    def clear(self) -> None:
+        if self.live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
