@@ -96,7 +96,7 @@ def write_segmentation(path: Path, label: NDArray[np.integer], like: Header, seg
 
     Raises:
         DataError: `like` is no DICOM series of single images or one multi-frame file, or highdicom is not installed.
-        LabelError: an undeclared value, or an empty map (DICOM SEG cannot be without frames).
+        LabelError: an undeclared value, or no segment at all.
         GridMismatchError: another shape.
         ResourceError: the file cannot be written.
     """
@@ -108,14 +108,11 @@ def write_segmentation(path: Path, label: NDArray[np.integer], like: Header, seg
         raise GridMismatchError(f"{path}: label map of shape {label.shape} for a series of {tuple(like.shape)}.")
     present = [int(value) for value in np.unique(label) if value != 0]
     unknown = [value for value in present if value not in segments]
-    if unknown or not present:
-        cause = (
-            f"holds the label value {unknown[0]} without a name"
-            if unknown
-            else "holds no label, and DICOM SEG cannot be empty"
-        )
-        raise LabelError(f"{path}: the label map {cause}.")
-    dataset = _segmentation(label, like, {value: segments[value] for value in present})
+    if unknown or not segments:
+        cause = f"the label value {unknown[0]} has no name" if unknown else "no label has a name"
+        raise LabelError(f"{path}: {cause}; name it in the bundle's labels.")
+    # without any labelled voxel the declared segments are written empty: "nothing found" is an answer too
+    dataset = _segmentation(label, like, {value: segments[value] for value in present or segments})
     with atomic_path(path) as temporary:
         dataset.save_as(temporary)
 
@@ -127,7 +124,7 @@ def _segmentation(label: NDArray[np.integer], like: Header, segments: Mapping[in
         raise DataError("DICOM SEG needs the package highdicom; install it: pip install 'medseg[dicom]'.") from None
     from pydicom.uid import ExplicitVRLittleEndian
 
-    numbers = np.zeros(int(label.max()) + 1, dtype=np.uint16)  # SEG numbers its segments 1, 2, 3, ...
+    numbers = np.zeros(max(*segments, int(label.max())) + 1, dtype=np.uint16)  # SEG numbers its segments 1, 2, 3, ...
     numbers[list(segments)] = np.arange(1, len(segments) + 1)
     frames = numbers[label].transpose(2, 1, 0)  # (slices, rows, columns), in the order of the source images
     sources = [read_dataset(file, pixels=True) for file in like.series]

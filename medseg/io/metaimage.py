@@ -1,4 +1,4 @@
-"""MetaImage in: .mha, or .mhd with its voxels beside it; raw or zlib; LPS turned into RAS+.
+"""MetaImage in (.mha, or .mhd with its voxels beside it; raw or zlib) and out (.mha); LPS turned into RAS+.
 
 Source: MetaIO's "MetaImage" documentation (itk.org/Wiki/ITK/MetaIO); ITK's reader is the twin in the tests.
 """
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medseg.errors import DataError, UnreadableFileError
 from medseg.types import Affine
 
+from .atomic import atomic_path
+from .buffers import as_bytes
 from .geometry import check_affine
 from .header import Header
 from .stream import file_size
@@ -67,6 +70,52 @@ def describe(path: Path, *, allow_shear: bool = False) -> tuple[Header, Payload]
         warnings=tuple(warnings),
     )
     return header, payload
+
+
+def write(path: Path, array: NDArray[Any], like: Header) -> None:
+    """Write (X, Y, Z) or (C, X, Y, Z) as .mha, zlib by isal, in LPS; the affine is written with all its digits.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    lps = np.diag([-1.0, -1.0, 1.0]) @ like.affine[:3]
+    spacing = np.linalg.norm(lps[:, :3], axis=0)
+    rows = (lps[:, :3] / spacing).T  # one row per voxel axis
+    dtype = array.dtype.newbyteorder("=")
+    channels = array.shape[0] if array.ndim == 4 else 1
+    packed = _packed(array, dtype)
+    lines = [
+        "ObjectType = Image",
+        "NDims = 3",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        "CompressedData = True",
+        f"CompressedDataSize = {len(packed)}",
+        f"TransformMatrix = {_text(rows.ravel())}",
+        f"Offset = {_text(lps[:, 3])}",
+        "CenterOfRotation = 0 0 0",
+        f"ElementSpacing = {_text(spacing)}",
+        f"DimSize = {' '.join(str(extent) for extent in array.shape[-3:])}",
+        *([f"ElementNumberOfChannels = {channels}"] if channels > 1 else []),
+        f"ElementType = {next(name for name, known in TYPES.items() if known == dtype)}",
+        "ElementDataFile = LOCAL",
+    ]
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(("\n".join(lines) + "\n").encode("ascii"))
+        file.write(packed)
+
+
+def _packed(array: NDArray[Any], dtype: np.dtype[Any]) -> bytes:
+    from isal import isal_zlib
+
+    ordered = array.astype(dtype.newbyteorder("<"), copy=False)
+    # channels are the fastest axis in this format
+    numbers = ordered.transpose(3, 2, 1, 0) if array.ndim == 4 else ordered.transpose(2, 1, 0)
+    return bytes(isal_zlib.compress(as_bytes(np.ascontiguousarray(numbers)), level=1))
+
+
+def _text(values: NDArray[np.float64]) -> str:
+    return " ".join(repr(float(value) + 0.0) for value in values)
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:

@@ -50,6 +50,7 @@ READABLE: dict[str, ModuleType] = {
     ".nii": nifti,
     ".hdr": nifti,
     ".img": nifti,
+    ".seg.nrrd": nrrd,
     ".nrrd": nrrd,
     ".nhdr": nrrd,
     ".mha": metaimage,
@@ -58,7 +59,7 @@ READABLE: dict[str, ModuleType] = {
     ".mgh": mgh,
 }
 # suffix -> module with `write(path, array, like)`
-WRITABLE: dict[str, ModuleType] = {".nii.gz": nifti_write, ".nii": nifti_write, ".nrrd": nrrd}
+WRITABLE: dict[str, ModuleType] = {".nii.gz": nifti_write, ".nii": nifti_write, ".nrrd": nrrd, ".mha": metaimage}
 DICOM_SUFFIX = ".dcm"
 
 

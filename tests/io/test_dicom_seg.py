@@ -35,6 +35,15 @@ def test_segments_come_back_on_the_slices_they_were_drawn_on(tmp_path: Path) -> 
     assert seg.PatientID == "CANARY-ID", "a derived object stays in its patient's study"
 
 
+def test_nothing_found_is_an_answer(tmp_path: Path) -> None:
+    make_series(tmp_path / "ct")
+    header = read_header(tmp_path / "ct")
+    write_segmentation(tmp_path / "seg.dcm", np.zeros(header.shape, np.uint8), header, SEGMENTS)
+    seg = hd.seg.segread(tmp_path / "seg.dcm")
+    assert seg.number_of_segments == 3
+    assert not seg.pixel_array.any()
+
+
 def test_names_find_their_snomed_codes() -> None:
     assert segment_for("spleen").kind == Code("78961009", "SCT", "Spleen")
     assert segment_for("Kidney_left").kind.meaning == "Kidney"
@@ -52,9 +61,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     header = read_header(tmp_path / "ct")
     label = np.ones(header.shape, np.uint8)
     out = tmp_path / "seg.dcm"
-    with pytest.raises(LabelError, match=r"seg.dcm: the label map holds no label"):
-        write_segmentation(out, label * 0, header, SEGMENTS)
-    with pytest.raises(LabelError, match="holds the label value 2 without a name"):
+    with pytest.raises(LabelError, match=r"seg\.dcm: no label has a name"):
+        write_segmentation(out, label * 0, header, {})
+    with pytest.raises(LabelError, match="the label value 2 has no name"):
         write_segmentation(out, label * 2, header, SEGMENTS)
     with pytest.raises(GridMismatchError, match="for a series of"):
         write_segmentation(out, label[1:], header, SEGMENTS)

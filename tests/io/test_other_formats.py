@@ -70,17 +70,18 @@ def test_mgh_equals_nibabel(tmp_path: Path, suffix: str, dtype: str, frames: int
     np.testing.assert_allclose(volume.affine, nib.load(tmp_path / f"a{suffix}").affine, atol=1e-5)
 
 
-def test_nrrd_written_by_us_is_read_by_itk_and_exact(tmp_path: Path) -> None:
-    label = example("i2")
-    write_label(tmp_path / "a.nrrd", label, like=Header.of_array(label.shape, EXPECTED))
-    image = sitk.ReadImage(str(tmp_path / "a.nrrd"))
+@pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".mha"])
+def test_files_written_by_us_are_read_by_itk_and_exact(tmp_path: Path, suffix: str) -> None:
+    label = example("i2") * 3
+    write_label(tmp_path / f"a{suffix}", label, like=Header.of_array(label.shape, EXPECTED))
+    image = sitk.ReadImage(str(tmp_path / f"a{suffix}"))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image).T, label)
     np.testing.assert_allclose(image.GetOrigin(), ORIGIN)
     np.testing.assert_allclose(image.GetDirection(), DIRECTION.ravel(), atol=1e-12)
-    np.testing.assert_array_equal(read_header(tmp_path / "a.nrrd").affine, EXPECTED)
+    np.testing.assert_allclose(read_header(tmp_path / f"a{suffix}").affine, EXPECTED, rtol=1e-15, atol=1e-15)
     probabilities = np.random.default_rng(0).random((3, 7, 5, 3), dtype=np.float32)
-    write_image(tmp_path / "p.nrrd", probabilities, like=Header.of_array(label.shape, EXPECTED))
-    np.testing.assert_array_equal(read_image(tmp_path / "p.nrrd").array, probabilities)
+    write_image(tmp_path / f"p{suffix}", probabilities, like=Header.of_array(label.shape, EXPECTED))
+    np.testing.assert_array_equal(read_image(tmp_path / f"p{suffix}").array, probabilities)
 
 
 def rewrite(old: str, new: str) -> Callable[[bytes], bytes]:
