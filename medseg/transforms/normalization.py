@@ -22,7 +22,7 @@ def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
     count = values.size
     mean = float(values.sum(dtype=np.float64)) / count
     total = 0.0
-    flat = values.reshape(-1)
+    flat = values.ravel(order="K")  # no copy, whatever the order of the axes in memory
     for begin in range(0, count, 1 << 22):
         part = flat[begin : begin + (1 << 22)] - np.float32(mean)
         total += float(np.einsum("i,i->", part, part, dtype=np.float64))

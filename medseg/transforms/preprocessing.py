@@ -18,7 +18,7 @@ from medseg.types import Affine, ImageCXYZ
 
 from .grid import GridMap, make_grid_map
 from .normalization import check_entry, normalize
-from .resampling import resample_image, resample_label
+from .resampling import resample_in_memory_order, resample_label
 
 if TYPE_CHECKING:
     from .monai_preprocessing import Preprocessd, RestoreLabeld
@@ -125,8 +125,9 @@ class Preprocessing:
         grid = self.grid_map(image, affine)
         result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
         for channel, entry in enumerate(self.normalization):
-            inside = np.array(grid.cut(grid.turn(image[channel])), dtype=np.float32, order="C", copy=True)
-            result[channel] = resample_image(normalize(inside, entry)[None], grid.shape)[0]
+            # a copy in the order of the file's memory: turning the axes is left to the smaller, resampled array
+            inside = np.array(grid.cut(grid.turn(image[channel])), dtype=np.float32, order="K", copy=True)
+            result[channel] = resample_in_memory_order(normalize(inside, entry), grid.shape)
         return Prepared(result, affine @ grid.matrix(), grid.source_shape, affine, grid)
 
     def apply_label(

@@ -44,6 +44,13 @@ def resample_image(image: ImageCXYZ, shape: Sequence[int]) -> ImageCXYZ:
     return result
 
 
+def resample_in_memory_order(channel: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    """`resample_image` of one channel (X, Y, Z) whose memory may have any order of axes, without copying it first."""
+    order = sorted(range(3), key=lambda axis: -abs(channel.strides[axis]))
+    resampled = resample_image(channel.transpose(order)[None], [shape[axis] for axis in order])[0]
+    return resampled.transpose(np.argsort(order))
+
+
 def _interpolate_box(mask: NDArray[np.float32], low: list[int], high: list[int], weights: list) -> NDArray[np.float32]:
     """Linear interpolation of a cut-out: `mask` begins at `low` in the source, the target box is per axis in `weights`."""
     value = mask
