@@ -143,7 +143,17 @@ def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bo
         logging_file=False,
         workflow_type="train",
     )
-    workflow.initialize()
-    result = workflow.run()
-    workflow.finalize()
+    try:
+        workflow.initialize()
+        result = workflow.run()
+        workflow.finalize()
+    except RuntimeError as error:
+        raise _first_cause(error) from error
     return dict(result[0] if isinstance(result, list) else result)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What really happened: MONAI wraps every error of a component in "Failed to instantiate ..."."""
+    while error.__cause__ is not None and "Failed to instantiate" in str(error):
+        error = error.__cause__
+    return error

@@ -60,7 +60,12 @@ def choose_strides(shape: Sequence[float], spacing: Sequence[float], stages: int
 
 
 def choose_roi_size(
-    shape: Sequence[float], spacing: Sequence[float], divisor: Sequence[int], voxels: float
+    shape: Sequence[float],
+    spacing: Sequence[float],
+    divisor: Sequence[int],
+    voxels: float,
+    *,
+    least: Sequence[int] | None = None,
 ) -> tuple[list[int], str]:
     """The largest crop of at most `voxels` that covers the median case, or as much of it as fits, nearly cubic in mm.
 
@@ -69,10 +74,12 @@ def choose_roi_size(
         spacing: mm per voxel of that grid.
         divisor: each axis becomes a multiple of this.
         voxels: upper bound of the crop's volume.
+        least: lower bound per axis: twice the network's total stride, so that its deepest maps are no single voxels.
     """
+    least = [max(low, d) for low, d in zip(least or divisor, divisor, strict=True)]
 
     def rounded(size: Sequence[float]) -> list[int]:
-        return [max(d, math.ceil(value / d - 1e-6) * d) for value, d in zip(size, divisor, strict=True)]
+        return [max(n, math.ceil(v / d - 1e-6) * d) for v, d, n in zip(size, divisor, least, strict=True)]
 
     whole = rounded(shape)
     if math.prod(whole) <= voxels:
@@ -80,7 +87,7 @@ def choose_roi_size(
     roi = list(whole)
     while math.prod(roi) > voxels:
         # shorten the axis that is longest in mm, so that the crop stays nearly cubic in the body
-        axis = max((a for a in range(len(roi)) if roi[a] > divisor[a]), key=lambda a: roi[a] * spacing[a], default=None)
+        axis = max((a for a in range(len(roi)) if roi[a] > least[a]), key=lambda a: roi[a] * spacing[a], default=None)
         if axis is None:
             break
         roi[axis] -= divisor[axis]
@@ -188,13 +195,15 @@ def make_plan(
     anisotropic = max(spacing) > 2 * min(spacing)
     strides = choose_strides(shape, spacing, 4) if anisotropic else None
     # the deepest stages pad by themselves: rounding the crop up to more than 8 would only add empty voxels
-    divisor = [min(int(step), 8) for step in (divisor_of(strides) if divisor_of else (8, 8, 8))]
+    total_strides = [int(step) for step in (divisor_of(strides) if divisor_of else (8, 8, 8))]
+    divisor = [min(step, 8) for step in total_strides]
+    least = [2 * step for step in total_strides]
     budget = memory_bytes or (8e9 if gpu else 4e9)
     voxels = budget / BYTES_PER_VOXEL
     limit = "the memory budget"
     if not gpu and voxels > CPU_STEP_VOXELS:
         voxels, limit = CPU_STEP_VOXELS, "the time a step takes without a GPU"
-    roi_size, reasons["roi_size"] = choose_roi_size(shape, spacing, divisor, voxels / 2)
+    roi_size, reasons["roi_size"] = choose_roi_size(shape, spacing, divisor, voxels / 2, least=least)
     batch_size = int(max(2, min(voxels // math.prod(roi_size), 4 if not gpu else 16)))
     reasons["batch_size"] = (
         f"as many crops of {math.prod(roi_size) / 1e6:.2g} million voxels as {limit} allows, at least 2"
