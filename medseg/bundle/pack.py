@@ -129,6 +129,16 @@ def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_na
     return Packed(target, len(sums) + 1, target.stat().st_size / 1e6, sha256_of(target))
 
 
+def write_clean_copy(folder: Path, target: Path) -> Path:
+    """The files that `pack_bundle` would pack, names replaced, as a folder."""
+    table = _replacements(Layout(folder))
+    for path in packed_files(folder):
+        copy = target / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(_content(path, table))
+    return target
+
+
 def _as_safetensors(layout: Layout) -> dict[str, bytes]:
     """models/model.safetensors with the weights of models/model.pt, for the zip only; the folder stays as it is."""
     from safetensors.torch import save

@@ -125,11 +125,10 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _register(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.layout import find_bundle
-    from medseg.tracking.register import register_bundle
+    from medseg.bundle.register import register_bundle
 
     facts = register_bundle(
-        find_bundle(arguments.bundle), name=arguments.name, alias=arguments.alias, tracking_uri=arguments.tracking_uri
+        arguments.bundle, name=arguments.name, alias=arguments.alias, tracking_uri=arguments.tracking_uri
     )
     _print(
         facts, f"{facts['name']} version {facts['version']} ({facts['alias']}) at {facts['tracking_uri']}", arguments
