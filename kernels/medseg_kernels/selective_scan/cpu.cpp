@@ -83,10 +83,17 @@ inline void put(float *p, vec v, int width, bool add) { store(p, add ? load(p, w
 
 inline vec splat(float x) { return vec{} + x; }
 
+// Sum of the lanes, by halves: adding them one by one would cost more than the scan itself.
 inline float total(vec v) {
-  float s = 0;
-  for (int l = 0; l < LANES; ++l) s += v[l];
-  return s;
+  typedef float half __attribute__((vector_size(32)));
+  typedef float quarter __attribute__((vector_size(16)));
+  half h[2];
+  std::memcpy(h, &v, sizeof v);  // compiles to registers; __builtin_shufflevector needs GCC 12
+  h[0] += h[1];
+  quarter q[2];
+  std::memcpy(q, h, sizeof q);
+  q[0] += q[1];
+  return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
 }
 
 // 2^x, largest error 1e-7 of the result; saturates at 2^-126 and 2^127 instead of leaving the normal numbers.

@@ -22,7 +22,16 @@ from .tables import split
 
 NAME = "selective_scan"
 
+
+def refuse_triton(*tensors: Tensor) -> str | None:
+    """None when the triton form can run these tensors, else the reason."""
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "it computes in float32 and the tensors are float64"
+    return dispatch.refuse_triton(*tensors)
+
+
 BACKENDS = {
+    "triton": dispatch.Backend("triton", refuse_triton),
     "cpu": dispatch.Backend("cpu", cpu.refuse),
     "reference": dispatch.Backend("reference", lambda *tensors: None),
 }
@@ -60,6 +69,10 @@ def scan_op(
     """
     given = Inputs(u, delta, rate, write, read, skip, z, bias, initial_state, weights)
     chosen = dispatch.choose(NAME, BACKENDS, backend, *given)
+    if chosen == "triton":
+        from . import triton_call
+
+        return triton_call.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
     if chosen == "cpu":
         return cpu.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
     out, last, kept = chunked_scan(*given, list(grid), split(traversals), delta_softplus, merge)
@@ -104,7 +117,11 @@ def scan_backward_op(
     """Gradients of the ten tensors of the forward in their dtypes; empty ones stand for arguments that were None."""
     given = Inputs(u, delta, rate, write, read, skip, z, bias, initial_state, weights)
     chosen = dispatch.choose(NAME, BACKENDS, backend, *given)
-    if chosen == "cpu":
+    if chosen == "triton":
+        from . import triton_call
+
+        grads = triton_call.backward(grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge)
+    elif chosen == "cpu":
         grads = cpu.backward(grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge)
     else:
         grads = chunked_scan_backward(

@@ -1,0 +1,100 @@
+"""Run by test_triton.py in a process of its own: the GPU kernels, by triton's interpreter, against the reference."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+
+from medseg_kernels import selective_scan
+from medseg_kernels.selective_scan import triton_call
+from medseg_kernels.selective_scan.chunked_backward import Inputs
+from tests.kernels.selective_scan.cases import Case, error, truth, worst
+
+WINDOWED = "windowed:2,2,2:snake"
+CASES = {
+    "one token": Case(grid=(1, 1, 1), channels=1, state=1, batch=1),
+    "flat, all per traversal": Case(
+        grid=(1, 13, 5), channels=3, state=2, batch=1, traversals=("snake", "reversed snake:ZYX"), each="u delta write read",
+        softplus=False,
+    ),
+    "prime, mean": Case(
+        grid=(2, 5, 7), channels=8, state=4, batch=1, traversals=("raster", "reversed raster:ZYX"), merge="mean",
+        each="rate skip bias",
+    ),
+    "windows, concat": Case(grid=(3, 5, 1), channels=4, state=2, traversals=("raster", WINDOWED), merge="concat", each="read"),
+    "windows back, weights, groups": Case(
+        grid=(2, 3, 3), channels=8, state=3, batch=1, traversals=(WINDOWED, f"reversed {WINDOWED}"), merge="weights", groups=(2, 1),
+    ),
+    "heads": Case(
+        grid=(2, 2, 3), channels=12, state=3, batch=1, traversals=("heads(raster; hilbert)", "snake"), groups=(4, 2),
+        merge="weights", options="skip",
+    ),
+    "three segments, two blocks": Case(grid=(2, 7, 10), channels=35, state=16, batch=1, traversals=("raster:YXZ",)),
+}  # fmt: skip
+
+
+def poisoned() -> float:
+    """Largest error with every fresh buffer filled with NaN: an element that no kernel writes would show."""
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    case = Case(grid=(3, 3, 2), channels=5, state=3, traversals=("raster", WINDOWED), merge="weights", groups=(1, 5))
+    errors = worst(case, case.inputs(), triton_call.forward, triton_call.backward)
+    torch.use_deterministic_algorithms(False)
+    return max(errors.values())
+
+
+def half_precision() -> float:
+    """Error of float16 inputs against float64 on the same numbers."""
+    case = Case(grid=(2, 3, 3), channels=4, state=4, traversals=("raster", "snake"))
+    return max(worst(case, case.inputs(torch.float16), triton_call.forward, triton_call.backward).values())
+
+
+def repeated() -> bool:
+    """Two runs are bit-identical."""
+    case = Case(grid=(2, 3, 4), channels=4, state=4, traversals=("raster", "hilbert"))
+    given, runs = case.inputs(), []
+    for _ in range(2):
+        out, last, kept = triton_call.forward(given, *case.settings(), True)
+        runs.append([out, *triton_call.backward(out, last, given, kept, *case.settings())])
+    return all(a is b is None or torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def far_apart() -> float:
+    """Error with tokens more than 2**31 elements apart: a sparse file stands for the memory in between."""
+    case = Case(grid=(1, 1, 3), channels=2, state=2, batch=1, options="")
+    given, stride = case.inputs(), 2**30 + 2**20
+    with tempfile.NamedTemporaryFile() as file:
+        memory = torch.from_numpy(np.memmap(file.name, dtype=np.float32, mode="w+", shape=(2 * stride + 2,)))
+        far = memory.as_strided((1, 1, 3, 2), (0, 0, stride, 1))
+        far.copy_(given.u)
+        out, _, _ = triton_call.forward(Inputs(far, *given[1:]), *case.settings(), False)
+    return error(out, truth(case, given)[0])
+
+
+def by_name() -> float:
+    """The public function with backend="triton" against backend="reference"."""
+    torch.manual_seed(0)
+    u, b = torch.randn(1, 2, 3, 4, 4), torch.randn(1, 2, 3, 4, 2)
+    results = [
+        selective_scan(u, u, -torch.ones(4, 2), b, b, delta_softplus=True, traversals=["snake"], backend=backend)
+        for backend in ("triton", "reference")
+    ]
+    return error(results[0], results[1].double())
+
+
+def main() -> None:
+    results: dict[str, Any] = {
+        name: max(worst(case, case.inputs(), triton_call.forward, triton_call.backward).values())
+        for name, case in CASES.items()
+    }
+    for check in (poisoned, half_precision, repeated, far_apart, by_name):
+        results[check.__name__] = check()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
