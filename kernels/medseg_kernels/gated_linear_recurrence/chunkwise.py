@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .layout import CHUNK, chunk_rows, chunk_table, gather_chunks, scatter_chunks
-from .reference import decay_per_step, work_dtype
+from .reference import decay_per_step, floored, work_dtype
 
 
 def chunkwise(
@@ -48,7 +48,7 @@ def chunkwise(
     rows = chunk_rows(bounds, chunk, order, q.device)
     queries = gather_chunks(q.to(work) * factor, rows)
     keys, values = gather_chunks(k.to(work), rows), gather_chunks(v.to(work), rows)
-    cum = gather_chunks(decay_per_step(g, q).to(work), rows).cumsum(3)
+    cum = gather_chunks(floored(decay_per_step(g, q).to(work)), rows).cumsum(3)
     strength: Optional[Tensor] = None
     if beta is not None:
         gate = gather_chunks(beta.to(work).unsqueeze(-1), rows)

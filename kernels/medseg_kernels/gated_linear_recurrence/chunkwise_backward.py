@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .chunkwise import decayed_scores, halves, start_states, state_pass, unit_lower_inverse
 from .layout import CHUNK, chunk_rows, chunk_table, gather_chunks, scatter_chunks
-from .reference import decay_per_step, work_dtype
+from .reference import decay_per_step, floored, work_dtype
 
 
 class Gradients(NamedTuple):
@@ -60,7 +60,7 @@ def chunkwise_backward(
     owners = chunk_table(bounds, chunk)[2]
     queries = gather_chunks(q.to(work) * scale, rows)
     keys, values = gather_chunks(k.to(work), rows), gather_chunks(v.to(work), rows)
-    cum = gather_chunks(decay_per_step(g, q).to(work), rows).cumsum(3)
+    cum = gather_chunks(floored(decay_per_step(g, q).to(work)), rows).cumsum(3)
     strength = gate = None if beta is None else gather_chunks(beta.to(work).unsqueeze(-1), rows)
     plain_keys = keys
     if gate is not None and not delta:

@@ -6,8 +6,9 @@ autograd sees two opaque calls. Nothing is kept for the backward but the inputs:
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ from .visits import cached_visit, piece_count
 NAME = "gated_linear_recurrence"
 
 
+MAX_KEYS = 256  # triton: the state of a block of value channels stays in registers
+
+
+def refuse_triton(*tensors: Tensor) -> str | None:
+    """Conditions of the triton kernels: the usual ones, no float64, at most 256 key channels."""
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "float64 is computed by the reference only"
+    if tensors and tensors[0].dim() == 4 and tensors[0].shape[-1] > MAX_KEYS:
+        return f"{tensors[0].shape[-1]} key channels, at most {MAX_KEYS} fit into registers"
+    return dispatch.refuse_triton(*tensors)
+
+
 def refuse_cpu(*tensors: Tensor) -> str | None:
     """Conditions of the compiled CPU form: the usual ones, and no float64."""
     if any(t.dtype == torch.float64 for t in tensors):
@@ -30,12 +43,30 @@ def refuse_cpu(*tensors: Tensor) -> str | None:
     return dispatch.refuse_cpu(*tensors)
 
 
+def _triton(direction: str) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        # imported when first used: this package works where triton is not installed
+        module = importlib.import_module(".triton_backend", __package__)
+        return getattr(module, direction)(*args)
+
+    return run
+
+
 BACKENDS = {
+    "triton": dispatch.Backend("triton", refuse_triton),
     "cpu": dispatch.Backend("cpu", refuse_cpu),
     "reference": dispatch.Backend("reference", lambda *tensors: None),
 }
-FORWARD: dict[str, Callable[..., Tuple[Tensor, Tensor]]] = {"cpu": cpu.forward, "reference": chunkwise}
-BACKWARD: dict[str, Callable[..., Gradients]] = {"cpu": cpu.backward, "reference": chunkwise_backward}
+FORWARD: dict[str, Callable[..., Tuple[Tensor, Tensor]]] = {
+    "triton": _triton("forward"),
+    "cpu": cpu.forward,
+    "reference": chunkwise,
+}
+BACKWARD: dict[str, Callable[..., Gradients]] = {
+    "triton": _triton("backward"),
+    "cpu": cpu.backward,
+    "reference": chunkwise_backward,
+}
 
 
 @torch.library.custom_op("medseg::gated_linear_recurrence", mutates_args=())

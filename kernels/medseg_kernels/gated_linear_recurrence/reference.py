@@ -123,3 +123,9 @@ def decay_per_step(g: Optional[Tensor], q: Tensor) -> Tensor:
     if g.dim() == 3:
         return g.unsqueeze(-1)
     return g
+
+
+def floored(g: Tensor) -> Tensor:
+    """The log decay, not below -30 (-60 in float64): exp(-30) forgets all that float32 holds, and lower values would only
+    cost digits of the milder decays that are summed with them."""
+    return g.clamp(min=-60.0 if g.dtype == torch.float64 else -30.0)

@@ -1,0 +1,109 @@
+"""Run by test_triton.py in a process of its own with TRITON_INTERPRET=1: the triton kernels on a CPU, one JSON line per case.
+
+float32 and float16 only: the interpreter multiplies bfloat16 wrongly without saying so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from medseg_kernels.gated_linear_recurrence import segments, triton_backend
+from medseg_kernels.gated_linear_recurrence.chunkwise import chunkwise
+from medseg_kernels.gated_linear_recurrence.chunkwise_backward import chunkwise_backward
+from tests.kernels.gated_linear_recurrence.cases import DECAYS, WRITES, Case, error, make_case, rms_ratio, weights_for
+
+PIECES = [0, 0, 7, 71, 71, 100]
+
+
+def poison() -> None:
+    """Fill fresh memory with NaN, so that an element which no kernel writes is seen."""
+    real = torch.empty
+
+    def poisoned(*args, **kwargs):  # type: ignore[no-untyped-def]
+        fresh = real(*args, **kwargs)
+        return fresh.fill_(float("nan")) if fresh.is_floating_point() else fresh
+
+    torch.empty = poisoned
+
+
+def cases() -> list[tuple[str, Case, torch.dtype]]:
+    """Names, arguments in float64 and the dtype to run in."""
+    listed = []
+    for decay in DECAYS:
+        for write in WRITES:
+            dtype = torch.float16 if (write == "delta") == (decay in ("const", "vector")) else torch.float32
+            case = make_case(decay, write, size_b=1, size_n=100, size_k=20, size_v=33, pieces=PIECES, strength=2.0)
+            case.order = torch.stack(
+                [torch.randperm(100, generator=torch.Generator().manual_seed(s)) for s in (2, 3)]
+            ).int()
+            listed.append((f"{decay} {write} {dtype}", case, dtype))
+    for decay, write, size_n in (("scalar", "plain", 1), ("vector", "delta", 63), ("scalar", "delta", 130)):
+        case = make_case(decay, write, size_b=1, size_n=size_n, size_h=1, size_k=16, size_v=16)
+        listed.append((f"{decay} {write} N={size_n}", case, torch.float32))
+    strong = make_case("vector", "delta", size_b=1, size_n=70, size_h=1, size_k=16, size_v=16, strength=200.0)
+    listed.append(("strong decay", strong, torch.float32))
+    for decay, write in (("scalar", "plain"), ("scalar", "delta"), ("vector", "gate")):
+        case = make_case(decay, write, size_b=2, size_n=200, size_h=1, size_k=16, size_v=16, pieces=[0, 140, 140, 200])
+        listed.append((f"segments {decay} {write}", case, torch.float32))
+    return listed
+
+
+def run(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Outputs, states and gradients of the kernels."""
+    q, k, v = (x.detach().to(dtype) for x in (case.q, case.k, case.v))
+    g, beta, start = (None if x is None else x.detach().float() for x in (case.g, case.beta, case.initial_state))
+    scale = case.q.shape[-1] ** -0.5
+    output, final = triton_backend.forward(q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta)
+    w_output, w_state = weights_for(output, final)
+    grads = triton_backend.backward(
+        w_output.to(dtype), w_state, q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta
+    )
+    return {"output": output, "final_state": final, **{n: x for n, x in grads._asdict().items() if x is not None}}
+
+
+def truth(case: Case) -> dict[str, torch.Tensor]:
+    """The same in float64 by the chunked torch form, which test_forms.py holds against the recurrence."""
+    scale = case.q.shape[-1] ** -0.5
+    args = (case.q, case.k, case.v, case.g, case.beta)
+    with torch.no_grad():
+        output, final = chunkwise(*args, scale, case.initial_state, case.order, case.pieces, case.delta)
+        weights = weights_for(output, final)
+        grads = chunkwise_backward(*weights, *args, scale, case.initial_state, case.order, case.pieces, case.delta)
+    return {"output": output, "final_state": final, **{n: x for n, x in grads._asdict().items() if x is not None}}
+
+
+def alone(device: str) -> int:
+    """One worker: no piece is cut."""
+    return 1
+
+
+def crowd(device: str) -> int:
+    """So many workers that every piece is cut into segments."""
+    return 40
+
+
+def main() -> None:
+    segments.MIN_CHUNKS = 1
+    listed = cases()
+    expected = [truth(case) for _, case, _ in listed]
+    poison()
+    for (name, case, dtype), values in zip(listed, expected, strict=True):
+        triton_backend.workers = crowd if name.startswith("segments") else alone
+        found = run(case, dtype)
+        measure = error if dtype == torch.float32 else rms_ratio
+        line = {
+            "name": name,
+            "half": dtype != torch.float32,
+            "errors": {n: measure(found[n], x) for n, x in values.items()},
+        }
+        if name == "scalar delta N=130":
+            again = run(case, dtype)
+            line["repeats"] = all(torch.equal(found[n], again[n]) for n in found)
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
