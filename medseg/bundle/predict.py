@@ -115,7 +115,7 @@ def predict_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     job = Job(
-        segmenter=lambda: make_segmenter(opened, options),
+        segmenter=lambda: make_segmenter(opened, options, cases=len(cases)),
         labels=opened.labels,
         model=model,
         options=OutputOptions(folder, suffix, one_file_per_label, preview, statistics, resume),
@@ -133,7 +133,7 @@ def predict_bundle(
     return result
 
 
-def make_segmenter(bundle: Bundle, options: PredictOptions) -> Segmenter:
+def make_segmenter(bundle: Bundle, options: PredictOptions, *, cases: int = 1) -> Segmenter:
     """The bundle's networks and settings as something that segments volumes; torch is imported here."""
     from medseg.config import choose_device
     from medseg.inference.predictor import Predictor
@@ -155,6 +155,7 @@ def make_segmenter(bundle: Bundle, options: PredictOptions) -> Segmenter:
         precision=options.precision,
         memory_limit=options.max_memory,
         slab_type=options.slab_type,
+        cases=cases,
         postprocessing=[Postprocessing(settings["postprocessing"])] if settings["postprocessing"] else (),
     )
 

@@ -13,7 +13,9 @@ import json
 import logging
 import os
 import platform
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +29,9 @@ from medseg.io.atomic import write_json
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# torch.compile takes tens of seconds the first time; it is tried by itself only where eager would take this long.
-COMPILE_PAYS_AFTER_S = 120.0
+# Building an engine takes seconds (OpenVINO: 5 to 50) to minutes (torch.compile: 20 to 200), so one is tried only where
+# eager would take this long.
+PAYS_AFTER_S = {"openvino": 40.0, "compile": 900.0}
 # An engine whose logits differ from eager float32 by more than this share of their range is refused.
 LARGEST_DEVIATION = {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05}
 
@@ -109,7 +112,7 @@ def _openvino(
         raise EngineError('the package openvino is not installed: pip install "medseg[openvino]"')
     import openvino
 
-    model = openvino.convert_model(network.cpu().eval(), example_input=example)
+    model = _converted(openvino, network, example)
     hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
     compiled = openvino.Core().compile_model(
         model,
@@ -127,6 +130,35 @@ def _openvino(
         return torch.from_numpy(result[0])
 
     return run
+
+
+def _converted(openvino: Any, network: torch.nn.Module, example: torch.Tensor) -> Any:
+    """The network in OpenVINO's form, kept in the cache folder under a hash of its weights: converting takes seconds."""
+    digest = hashlib.sha256(repr((type(network).__name__, tuple(example.shape), _version("openvino"))).encode())
+    digest.update(repr(network).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    path = _cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.xml"
+    core = openvino.Core()
+    if path.is_file() and path.with_suffix(".bin").is_file():
+        try:
+            return core.read_model(path)
+        except RuntimeError as error:
+            log.warning("%s cannot be read (%s); the network is converted again", path, str(error).splitlines()[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns about every shape that becomes a constant, which is wanted here
+        model = openvino.convert_model(network.cpu().eval(), example_input=example)
+    model.reshape(list(example.shape))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            openvino.save_model(model, Path(folder) / path.name, compress_to_fp16=False)
+            for suffix in (".bin", ".xml"):
+                os.replace((Path(folder) / path.name).with_suffix(suffix), path.with_suffix(suffix))
+    except OSError as error:
+        log.debug("the converted network cannot be kept: %s", error)
+    return model
 
 
 # best guess first; the order decides only where times are equal
@@ -204,7 +236,7 @@ def choose_engine(
         example: (1, C, ...) a window on the device to use.
         name: an engine, or `auto`.
         precision: None for the device's default.
-        windows: how many windows are to come; with few of them no other engine is worth building.
+        windows: how many windows are to come in all cases; with few of them no other engine is worth building.
     """
     precision = precision or default_precision(example.device)
     with torch.inference_mode():
@@ -252,8 +284,8 @@ def _fastest(network: torch.nn.Module, example: torch.Tensor, precision: str, wi
     for name in ENGINES:
         if name == "eager":
             continue
-        if name == "compile" and eager.seconds * windows < COMPILE_PAYS_AFTER_S:
-            refused[name] = f"building it would not pay for {eager.seconds * windows:.0f} s of eager"
+        if eager.seconds * windows < PAYS_AFTER_S[name]:
+            refused[name] = f"building it would not pay for {eager.seconds * windows:.1f} s of eager"
             continue
         try:
             candidate = build_engine(network, example, name=name, precision=precision)
@@ -304,12 +336,16 @@ def _cpu_name() -> str:
         return platform.processor() + platform.machine()
 
 
-def _memory_file() -> Path:
+def _cache_folder() -> Path:
     base = os.environ.get("MEDSEG_CACHE")
     if base:
-        return Path(base) / "engines.json"
+        return Path(base)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache) / "medseg" / "engines.json"
+    return Path(cache) / "medseg"
+
+
+def _memory_file() -> Path:
+    return _cache_folder() / "engines.json"
 
 
 def _remembered() -> dict[str, Any]:

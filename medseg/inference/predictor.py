@@ -51,6 +51,7 @@ class Predictor:
         memory_limit: bytes that prediction may use; default what the machine has free.
         slab_planes: planes of the slab; the smallest that works by default. The labels do not depend on it.
         slab_type: `float32`, `float16`, or `auto`: float16 only when float32 does not fit.
+        cases: how many volumes are to come; a slow-to-build engine pays for many.
         postprocessing: functions (label XYZ, affine) -> label, applied on the source grid in order.
     """
 
@@ -72,6 +73,7 @@ class Predictor:
         memory_limit: int | None = None,
         slab_planes: int | None = None,
         slab_type: str = "auto",
+        cases: int = 1,
         postprocessing: Iterable[Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]] = (),
     ) -> None:
         self.networks = [network] if isinstance(network, torch.nn.Module) else list(network)
@@ -88,6 +90,7 @@ class Predictor:
         self.device = torch.device(device)
         self.engine_name, self.precision = engine, precision
         self.memory_limit, self.slab_planes, self.slab_type = memory_limit, slab_planes, slab_type
+        self.cases = cases
         self.postprocessing = list(postprocessing)
         self.engines: list[Engine] = []
         self.steps: list[str] = []
@@ -141,7 +144,7 @@ class Predictor:
         self, prepared: Prepared, image: torch.Tensor, plan: WindowPlan, step: StepDown, progress: Progress | None
     ) -> NDArray[np.integer]:
         first = _window(image, (0, 0, 0), plan).to(step.device)
-        self._ensure_engines(first if not self.flat else first[..., 0], step, plan.count)
+        self._ensure_engines(first if not self.flat else first[..., 0], step, plan.count * self.cases)
         run = self._runner(step)
         windows = _Windows(image, plan, run, step.device)
         weights = importance_map(plan.roi, self.mode)
