@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, WeightAveraging
+from torch import Tensor
 from tqdm import tqdm
 
 from medseg.io.atomic import write_json
@@ -109,13 +110,19 @@ class LastCheckpoint(Callback):
             trainer.save_checkpoint(self.path)
 
 
-class Ema(EMAWeightAveraging):
-    """Average of the weights with a warm start: early steps, far from the end, are forgotten sooner.
+class Ema(WeightAveraging):
+    """Exponential average of the weights, with a warm start: the first, poor weights are forgotten sooner.
 
     Args:
-        decay: share of the old average kept at each step, once training is past its start.
+        decay: share of the old average kept at each step; at step n at most (1 + n) / (10 + n).
     """
 
     def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            if not averaged.is_floating_point():
+                return current.clone()  # counters
+            steps = float(count)
+            return averaged.lerp(current, 1.0 - min(decay, (1.0 + steps) / (10.0 + steps)))
+
         # Buffers are averaged as well: batch-norm statistics belong to the averaged weights.
-        super().__init__(decay=decay, use_buffers=True, update_every_n_steps=1)
+        super().__init__(use_buffers=True, avg_fn=average)

@@ -1,0 +1,25 @@
+"""medseg demo: the whole path on a small dataset made on the spot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from medseg.cli.main import add_common_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", default="runs/demo", metavar="DIR", help="where everything goes (default: runs/demo)"
+    )
+    parser.add_argument("--force", action="store_true", help="start from nothing, also what is done already")
+    add_common_arguments(parser, "device", "threads", "json", "quiet")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from medseg.bundle.demo import run_demo
+
+    report = run_demo(Path(arguments.output), device=arguments.device, force=arguments.force)
+    print(json.dumps({"report": str(report)}) if arguments.json else f"open {report}")
+    return 0
