@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medseg.config import choose_device
 from medseg.datasets import open_dataset
@@ -64,7 +65,7 @@ def plan_bundle(
     gpu = choose_device(device).type == "cuda"
 
     def divisor_of(strides: list[list[int]] | None) -> Sequence[int]:
-        arguments = {} if strides is None else {"strides": strides}
+        arguments: dict[str, Any] = {} if strides is None else {"strides": strides}
         network = build_network(
             preset,
             spatial_dims=3,

@@ -15,7 +15,7 @@ class Conv3d(nn.Conv3d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self._conv_forward(input, self.weight, self.bias)
         elif input.shape[2] <= 2 and input.device.type == "cpu" and torch.is_grad_enabled():
             with torch.autocast("cpu", enabled=False):

@@ -54,7 +54,11 @@ class SegmentationModule(pl.LightningModule):
         self.labels = {int(value): name for value, name in labels.items() if int(value) > 0}
         self.inferer = inferer
         self.loss = DeepSupervisionLoss(LOSSES[loss]())
-        self.optimizer_settings = {"name": optimizer, "learning_rate": learning_rate, "weight_decay": weight_decay}
+        self.optimizer_settings: dict[str, Any] = {
+            "name": optimizer,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+        }
         self.schedule, self.warmup_steps, self.seed = schedule, warmup_steps, seed
         self._overlaps: list[tuple[str, Tensor]] = []
 

@@ -13,7 +13,8 @@ from medseg.errors import ConfigError, nearest
 
 def parameter_groups(network: nn.Module, weight_decay: float, without_decay: set[str]) -> list[dict[str, Any]]:
     """Two groups: matrices and kernels decay; biases, norms and the names in `without_decay` (decay rates, skips) do not."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             (kept if parameter.ndim < 2 or name in without_decay else decayed).append(parameter)

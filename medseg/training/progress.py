@@ -17,7 +17,11 @@ def progress_bar(title: str, total: int, *, unit: str) -> Iterator[Callable[[int
         total=total, desc=title, unit=unit, file=sys.stderr, leave=True,
         mininterval=0.2 if interactive else 10.0, ncols=None if interactive else 100, smoothing=0.1,
     )  # fmt: skip
+
+    def advance(done: int) -> None:
+        bar.update(done - bar.n)
+
     try:
-        yield lambda done: bar.update(done - bar.n) and None  # type: ignore[func-returns-value]
+        yield advance
     finally:
         bar.close()
