@@ -136,7 +136,9 @@ class Bundle:
         found = []
         for path in self.weight_files:
             state = read_state_dict(path)
-            network = self.untrained_network()
+            # an ensemble of different networks names those that are not network_def by their weight files
+            member = f"member_networks::{path.relative_to(self.folder).as_posix()}"
+            network = self.config.build(member) if member in self.config else self.untrained_network()
             load_into(network, state, path)
             found.append(network.eval())
         return found

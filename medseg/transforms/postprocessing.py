@@ -72,14 +72,14 @@ def drop_small(label: LabelXYZ, values: Sequence[int], affine: Affine, *, millil
         affine: gives the volume of a voxel.
         millilitres: components below this go.
     """
-    voxel_ml = abs(float(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000.0
+    voxel = _voxel_ml(affine)
     result = label.copy()
     for value in values:
         box, mask = _cut(result, [value])
         if box is None:
             continue
         components, sizes = _components(mask)
-        small = np.concatenate([[False], sizes * voxel_ml < millilitres])
+        small = np.concatenate([[False], sizes * voxel < millilitres])
         result[box][small[components]] = 0
     return result
 
@@ -130,6 +130,17 @@ def describe(step: Step) -> str:
     if step["kind"] == "minimum_size":
         return f"components from {step['millilitres']:g} ml on"
     return str(step["kind"]).replace("_", " ") + (" of all together" if step.get("together") else "")
+
+
+def component_volumes(label: LabelXYZ, value: int, affine: Affine) -> NDArray[np.float64]:
+    """Volume in ml of each component of one label; empty when the map does not hold it."""
+    box, mask = _cut(label, [value])
+    sizes = np.zeros(0) if box is None else _components(mask)[1].astype(np.float64)
+    return sizes * _voxel_ml(affine)
+
+
+def _voxel_ml(affine: Affine) -> float:
+    return abs(float(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000.0
 
 
 def _checked(step: Step) -> dict[str, Any]:

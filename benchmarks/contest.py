@@ -1,0 +1,79 @@
+"""Time contenders against each other in one process: interleaved rounds, since a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1
+) -> dict[str, dict[str, float]]:
+    """Wall seconds of each contender: minimum and median over rounds, and the median of CPU seconds.
+
+    Args:
+        contenders: name -> what to run once.
+        rounds: each round runs every contender once.
+        warm_up: rounds that are not counted.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(warm_up + rounds):
+        for name, run in contenders.items():
+            started, started_cpu = time.perf_counter(), time.process_time()
+            run()
+            if number >= warm_up:
+                wall[name].append(time.perf_counter() - started)
+                cpu[name].append(time.process_time() - started_cpu)
+    return {
+        name: {
+            "min_s": min(wall[name]),
+            "median_s": statistics.median(wall[name]),
+            "cpu_median_s": statistics.median(cpu[name]),
+        }
+        for name in contenders
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on; no host name, user or path."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "load_average": [round(value, 1) for value in os.getloadavg()],
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def ratio(times: Mapping[str, Mapping[str, float]], slow: str, fast: str) -> float:
+    """How many times faster `fast` is, by the medians of the CPU seconds, which a busy neighbour moves least."""
+    return times[slow]["cpu_median_s"] / times[fast]["cpu_median_s"]
+
+
+def save(name: str, facts: Mapping[str, Any]) -> Path:
+    """Write results/NAME-DEVICE-DATE.json and print it."""
+    about = machine()
+    content = {"benchmark": name, "machine": about, **facts}
+    path = RESULTS / f"{name}-cpu-{about['date']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(content, indent=1))
+    return path

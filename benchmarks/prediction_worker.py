@@ -1,0 +1,185 @@
+"""One contender of the prediction benchmark in its own process: commands in on stdin, JSON lines out.
+
+Its own process, since peak memory is a property of a process; kept alive, since models stay loaded in real use too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+warnings.simplefilter("ignore")
+
+CLASSES = 15
+SPACING = (1.5, 1.5, 1.5)
+ROI = (96, 96, 96)
+LOWER, UPPER = -900.0, 1000.0
+
+
+def unet(classes: int = CLASSES) -> torch.nn.Module:
+    """nnU-Net's plain U-Net, small: 101 GFLOP for a window of 96^3."""
+    from monai.networks.nets import DynUNet
+
+    return DynUNet(
+        3, 1, classes, [3] * 5, [1, 2, 2, 2, 2], [2] * 4, filters=[16, 32, 64, 128, 256], norm_name="instance"
+    ).eval()
+
+
+class Stub(torch.nn.Module):
+    """All classes, no computation to speak of: what is left is bookkeeping."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head = torch.nn.Conv3d(1, classes, 1)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.head(windows)
+
+
+def reset_peak() -> None:
+    """Start a new high-water mark of this process's memory (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(key: str) -> int:
+    """VmRSS or VmHWM in bytes."""
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def monai_chain(network: torch.nn.Module, spacing: tuple[float, ...] | None, roi: tuple[int, ...]) -> Any:
+    """The usual inference.json of the model zoo, as Python."""
+    from monai.data import MetaTensor
+    from monai.inferers import SlidingWindowInferer
+    from monai.transforms import (
+        AsDiscreted,
+        Compose,
+        EnsureChannelFirstd,
+        Invertd,
+        LoadImaged,
+        Orientationd,
+        SaveImaged,
+        ScaleIntensityRanged,
+        Spacingd,
+    )
+
+    steps: list[Any] = [LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS")]
+    if spacing:
+        steps.append(Spacingd("image", pixdim=spacing, mode="bilinear"))
+    middle, half = (UPPER + LOWER) / 2, (UPPER - LOWER) / 2
+    b = {"b_min": (LOWER - middle) / half, "b_max": (UPPER - middle) / half}
+    steps.append(ScaleIntensityRanged("image", a_min=LOWER, a_max=UPPER, clip=True, **b))
+    before = Compose(steps)
+    inferer = SlidingWindowInferer(roi, 1, 0.5, "gaussian")
+
+    def run(source: str, target: str) -> None:
+        data = before({"image": source})
+        with torch.no_grad():
+            logits = inferer(data["image"][None], network)[0]
+        data["pred"] = logits if isinstance(logits, MetaTensor) else MetaTensor(logits, meta=data["image"].meta)
+        folder, name = os.path.split(target)
+        after = Compose(
+            [
+                Invertd("pred", transform=before, orig_keys="image", nearest_interp=False, to_tensor=True),
+                AsDiscreted("pred", argmax=True),
+                SaveImaged(
+                    "pred", output_dir=folder, output_postfix="", output_ext=".nii.gz", separate_folder=False,
+                    print_log=False, output_dtype=np.uint8, resample=False,
+                    output_name_formatter=lambda meta, saver: {"subject": name.removesuffix(".nii.gz"), "idx": None},
+                ),
+            ]
+        )  # fmt: skip
+        after(data)
+
+    return run
+
+
+def our_chain(
+    network: torch.nn.Module, spacing: tuple[float, ...] | None, roi: tuple[int, ...], engine: str, precision: str,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """read_image, Predictor, write_label: what `medseg predict` does for a case."""
+    from medseg.inference import Predictor
+    from medseg.io import read_image, write_label
+    from medseg.transforms.preprocessing import Preprocessing
+
+    middle, half = (UPPER + LOWER) / 2, (UPPER - LOWER) / 2
+    recipe = Preprocessing(spacing, [{"kind": "ct", "lower": LOWER, "upper": UPPER, "mean": middle, "std": half}])
+    predictor = Predictor(network, recipe, roi, engine=engine, precision=precision, **options)
+    spent = {"network": 0.0}
+
+    def run(source: str, target: str) -> dict[str, float]:
+        volume = read_image(source)
+        header = volume.header
+        prepared = predictor.prepare(volume)
+        del volume
+        spent["network"] = 0.0
+        label = predictor.segment(prepared)
+        write_label(target, label, header)
+        return dict(spent)
+
+    def timed(call: Any) -> Any:
+        def wrapper(windows: torch.Tensor) -> torch.Tensor:
+            began = time.perf_counter()
+            result = call(windows)
+            spent["network"] += time.perf_counter() - began
+            return result
+
+        return wrapper
+
+    original = predictor._ensure_engines
+
+    def ensure(*arguments: Any) -> None:
+        fresh = not predictor.engines
+        original(*arguments)
+        if fresh:
+            for one in predictor.engines:
+                one.run = timed(one.run)
+
+    predictor._ensure_engines = ensure  # type: ignore[method-assign]
+    return run
+
+
+def build(job: dict[str, Any]) -> Any:
+    """The contender that a job describes."""
+    torch.set_num_threads(job["threads"])
+    if job["network"] == "unet":
+        network = unet(job["classes"])
+        network.load_state_dict(torch.load(job["weights"], weights_only=True))
+    else:
+        torch.manual_seed(0)
+        network = Stub(job["classes"]).eval()
+    spacing = tuple(job["spacing"]) if job["spacing"] else None
+    if job["kind"] == "monai":
+        return monai_chain(network, spacing, tuple(job["roi"]))
+    return our_chain(network, spacing, tuple(job["roi"]), job["engine"], job["precision"], **job.get("options", {}))
+
+
+def main() -> None:
+    """Serve `run` commands until stdin ends."""
+    run = build(json.loads(sys.stdin.readline()))
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        reset_peak()
+        before, began, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
+        extra = run(command["source"], command["target"]) or {}
+        answer = {
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - cpu,
+            "extra_bytes": memory("VmHWM") - before,
+            **{f"{key}_seconds": value for key, value in extra.items()},
+        }
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

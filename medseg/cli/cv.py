@@ -1,0 +1,82 @@
+"""medseg cv: compare bundles and folds, choose an ensemble and post-processing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.cli.main import EXIT_OK, add_common_arguments
+
+if TYPE_CHECKING:
+    from medseg.bundle.cross_validate import CrossValidation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bundle", nargs="+", metavar="BUNDLE", help="folder or name of a trained bundle; several compare"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="compare and report, but write nothing into the bundle")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the HTML report (default: docs/cross_validation.html in the chosen bundle)"
+    )
+    parser.add_argument("--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice (default 1)")
+    add_common_arguments(parser, "device", "threads", "json", "quiet", "trust")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from medseg.bundle.cross_validate import cross_validate
+    from medseg.bundle.record_choice import record_choice, write_cv_report
+    from medseg.evaluation import ScoreSettings
+
+    result = cross_validate(
+        arguments.bundle,
+        device=arguments.device,
+        trust=arguments.trust,
+        settings=ScoreSettings(tolerance_mm=arguments.tolerance_mm),
+        workers=arguments.threads or 1,
+        progress=None if arguments.quiet or arguments.json else _show_progress,
+    )
+    if not arguments.dry_run:
+        record_choice(result)
+    report = Path(arguments.output) if arguments.output else result.bundle.folder / "docs" / "cross_validation.html"
+    if arguments.output or not arguments.dry_run:
+        write_cv_report(result, report)
+    _print(result, arguments, report)
+    return EXIT_OK
+
+
+def _show_progress(what: str, done: int, total: int, case: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}: {done} of {total} {case:.40}", end="", file=sys.stderr, flush=True)
+
+
+def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path) -> None:
+    from medseg.transforms.postprocessing import describe
+
+    if arguments.json:
+        facts = result.as_dict()
+        print(json.dumps({key: facts[key] for key in ("chosen", "postprocessing", "practice")}))
+        return
+    if sys.stderr.isatty() and not arguments.quiet:
+        print("\r\033[K", end="", file=sys.stderr)
+    for name, evaluation in result.evaluations.items():
+        print(f"{name}, folds {', '.join(map(str, result.folds[name]))}:")
+        print("  " + evaluation.table().replace("\n", "\n  "))
+    for entry in result.comparisons:
+        if entry.label == "mean over labels":
+            d = entry.difference
+            print(
+                f"{entry.first} - {entry.second}: {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}], better in {d.better} and "
+                f"worse in {d.worse} of {d.count} cases, p = {entry.adjusted_p:.2g}"
+            )
+    print(f"chosen: {result.chosen}")
+    for step in result.selection.steps:
+        print(f"  post-processing of {', '.join(result.bundle.labels[v] for v in step['labels'])}: {describe(step)}")
+    if not result.selection.steps:
+        print("  no post-processing improved cross-validation")
+    print("nothing written (--dry-run)" if arguments.dry_run else f"written into {result.bundle.folder}")
+    if arguments.output or not arguments.dry_run:
+        print(f"report: {report}")
