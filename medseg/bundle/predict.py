@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import ConfigError, DataError
+from medseg.errors import BundleError, ConfigError, DataError
 from medseg.inference.batch import CaseResult, Job, OutputOptions, Segmenter, run_cases
 from medseg.inference.measures import rows_to_csv
 from medseg.io import Case, Volume, find_inputs, write_json, write_text
@@ -139,6 +139,8 @@ def make_segmenter(bundle: Bundle, options: PredictOptions, *, cases: int = 1) -
     from medseg.inference.predictor import Predictor
     from medseg.transforms.postprocessing import Postprocessing
 
+    if "preprocessing_def" not in bundle.config:
+        return _foreign_segmenter(bundle, options)
     settings = bundle.inference_settings
     mirror = settings["mirror_axes"] if options.mirror is None else options.mirror
     return Predictor(
@@ -157,6 +159,35 @@ def make_segmenter(bundle: Bundle, options: PredictOptions, *, cases: int = 1) -
         slab_type=options.slab_type,
         cases=cases,
         postprocessing=[Postprocessing(settings["postprocessing"])] if settings["postprocessing"] else (),
+    )
+
+
+def _foreign_segmenter(bundle: Bundle, options: PredictOptions) -> Segmenter:
+    """A bundle in the model zoo's layout that medseg did not write; its settings are its own.
+
+    Raises:
+        BundleError: it lacks what the layout asks for.
+        ConfigError: an option that only our own bundles have.
+    """
+    from medseg.config import choose_device
+    from medseg.inference.foreign import MonaiSegmenter
+
+    if options.overlap is not None or options.mirror or options.precision not in (None, "fp32"):
+        raise ConfigError(
+            f"{bundle.folder}: medseg did not write this bundle; set overlap, mirroring and precision in its inference.json"
+        )
+    config = bundle.config
+    missing = [key for key in ("preprocessing", "inferer", "network_def") if key not in config]
+    if missing:
+        raise BundleError(f"{bundle.layout.inference}: has no {', '.join(missing)}, so it cannot predict volumes")
+    values = sorted(bundle.labels)
+    return MonaiSegmenter(
+        bundle.network(),
+        config.get("preprocessing"),
+        config.get("postprocessing") if "postprocessing" in config else None,
+        config.get("inferer"),
+        device=choose_device(options.device),
+        label_values=values,
     )
 
 
