@@ -93,10 +93,12 @@ def slices_in(path: Path) -> list[Slice]:
         DataError: colour or deflated; GeometryError: an image without position or orientation.
     """
     dataset = read_dataset(path, pixels=False)
-    if str(dataset.get("Modality", "")) in NOT_IMAGES or not dataset.get("Rows"):
-        return []
     try:
-        return _slices_of(path, dataset)
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")  # pydicom converts values when they are asked for
+            if str(dataset.get("Modality", "")) in NOT_IMAGES or not dataset.get("Rows"):
+                return []
+            return _slices_of(path, dataset)
     except MedsegError:
         raise
     except Exception as error:  # pydicom raises what a broken value makes Python raise: any type

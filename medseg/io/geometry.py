@@ -43,7 +43,8 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
         >>> spacing_of(np.diag([-2.0, 1.0, 3.0, 1.0]))
         (2.0, 1.0, 3.0)
     """
-    x, y, z = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # an absurd affine has an infinite spacing, which callers refuse
+        x, y, z = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
     return float(x), float(y), float(z)
 
 

@@ -243,8 +243,10 @@ def qform_of(stored: StoredTransform) -> Affine | None:
     qfac = -1.0 if stored.pixdim[0] < 0 else 1.0
     spacing = stored.pixdim[1:4]
     b, c, d = stored.quaternion
+    if not np.isfinite([*spacing, *stored.quaternion, *stored.offset]).all() or max(abs(stored.quaternion)) > 2:
+        return None
     rest = 1.0 - (b * b + c * c + d * d)
-    if not np.isfinite([*spacing, *stored.quaternion, *stored.offset]).all() or min(spacing) <= 0 or rest < -1e-5:
+    if min(spacing) <= 0 or rest < -1e-5:
         return None
     a = np.sqrt(max(rest, 0.0))
     norm = np.sqrt(a * a + b * b + c * c + d * d)

@@ -63,6 +63,7 @@ WRITABLE: dict[str, ModuleType] = {".nii.gz": nifti_write, ".nii": nifti_write, 
 DICOM_SUFFIX = ".dcm"
 
 
+@np.errstate(all="ignore")  # a header may hold any bits; every value is checked by name
 def read_header(path: FilePath, *, allow_shear: bool = False, max_voxels: int | None = None) -> Header:
     """What a volume file says about itself, without its voxels; a few milliseconds for any size.
 
@@ -79,6 +80,7 @@ def read_header(path: FilePath, *, allow_shear: bool = False, max_voxels: int | 
     return header
 
 
+@np.errstate(all="ignore")  # a header may hold any bits; every value is checked by name
 def read_image(
     path: FilePath | Sequence[FilePath], *, allow_shear: bool = False, max_voxels: int | None = None
 ) -> Volume:
@@ -108,6 +110,7 @@ def read_image(
     return volume
 
 
+@np.errstate(all="ignore")  # a header may hold any bits; every value is checked by name
 def read_label(path: FilePath, *, allow_shear: bool = False, max_voxels: int | None = None) -> Volume:
     """Read a label map as integers (X, Y, Z).
 
