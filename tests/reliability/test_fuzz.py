@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medseg.errors import GeometryError
+from medseg.io import mgh
 from tests.reliability.fuzz import SLOWEST_S, fuzz
 from tests.reliability.mutations import mutate
 from tests.reliability.targets import outcome, targets
@@ -50,16 +53,15 @@ def test_coverage_guided_inputs_are_read_or_refused() -> None:
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fuzzer itself is tested: a reader that lets a struct error through is reported with its bytes."""
-    from medseg.io import mgh
+    """The fuzzer itself is tested: a reader that lets a foreign exception through is reported with its bytes."""
+    real = mgh.check_affine
 
-    real = mgh._affine
+    def faulty(*arguments: Any, **options: Any) -> None:
+        try:
+            real(*arguments, **options)
+        except GeometryError:
+            raise KeyError("planted") from None
 
-    def faulty(*arguments: object, stated: bool) -> object:
-        if not stated:
-            raise KeyError("planted")
-        return real(*arguments, stated=stated)
-
-    monkeypatch.setattr(mgh, "_affine", faulty)
+    monkeypatch.setattr(mgh, "check_affine", faulty)
     report = fuzz(1500, seed=3, traced_share=0)
     assert any("planted" in finding["what"] for finding in report.findings)
