@@ -10,7 +10,16 @@ from .gated_linear_recurrence import (
     ssd,
 )
 from .selective_scan.functions import selective_scan, selective_scan_fn, selective_scan_with_state
-from .stitch import AxisTable, NonFiniteLogitsError, axis_table, resample_argmax, stitch_labels, stitch_window
+from .short_conv.functions import short_conv
+from .stitch import (
+    AxisTable,
+    NonFiniteLogitsError,
+    axis_table,
+    resample_argmax,
+    stitch_labels,
+    stitch_logits,
+    stitch_window,
+)
 from .warp import warp_patch
 from .window_attention import relative_coordinates, window_attention, window_attention_with_carriers, window_grid
 
@@ -29,8 +38,10 @@ __all__ = [
     "selective_scan",
     "selective_scan_fn",
     "selective_scan_with_state",
+    "short_conv",
     "ssd",
     "stitch_labels",
+    "stitch_logits",
     "stitch_window",
     "warp_patch",
     "window_attention",
