@@ -74,6 +74,7 @@ def predict_bundle(
     options: PredictOptions | None = None,
     suffix: str = ".nii.gz",
     one_file_per_label: bool = False,
+    probabilities: bool = False,
     preview: bool = True,
     statistics: bool = False,
     resume: bool = False,
@@ -91,6 +92,7 @@ def predict_bundle(
         options: how to predict.
         suffix: format of the label maps, one of `FORMATS`.
         one_file_per_label: a folder per case with one file per label.
+        probabilities: write NAME_probabilities.nii.gz too, one channel per class.
         preview: write a PNG per case.
         statistics: measure surfaces and intensities too.
         resume: skip what the same model and settings have finished.
@@ -115,10 +117,10 @@ def predict_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     job = Job(
-        segmenter=lambda: make_segmenter(opened, options, cases=len(cases)),
+        segmenter=lambda: make_segmenter(opened, options, cases=len(cases), probabilities=probabilities),
         labels=opened.labels,
         model=model,
-        options=OutputOptions(folder, suffix, one_file_per_label, preview, statistics, resume),
+        options=OutputOptions(folder, suffix, one_file_per_label, probabilities, preview, statistics, resume),
         request=options.request(),
         progress=progress,
         codes=label_codes(opened),
@@ -133,7 +135,9 @@ def predict_bundle(
     return result
 
 
-def make_segmenter(bundle: Bundle, options: PredictOptions, *, cases: int = 1) -> Segmenter:
+def make_segmenter(
+    bundle: Bundle, options: PredictOptions, *, cases: int = 1, probabilities: bool = False
+) -> Segmenter:
     """The bundle's networks and settings as something that segments volumes; torch is imported here."""
     from medseg.config import choose_device
     from medseg.inference.predictor import Predictor
@@ -158,6 +162,7 @@ def make_segmenter(bundle: Bundle, options: PredictOptions, *, cases: int = 1) -
         memory_limit=options.max_memory,
         slab_type=options.slab_type,
         cases=cases,
+        keep_probabilities=probabilities,
         postprocessing=[Postprocessing(settings["postprocessing"])] if settings["postprocessing"] else (),
     )
 

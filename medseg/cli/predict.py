@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", default="nii.gz", metavar="F", help="nii.gz (default), nii, nrrd, mha, or dcm: DICOM SEG"
     )
     parser.add_argument("--one-file-per-label", action="store_true", help="NAME/LABEL.nii.gz instead of one label map")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write NAME_probabilities.nii.gz, all classes"
+    )
     parser.add_argument("--statistics", action="store_true", help="measure surfaces and intensities, not only volumes")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG per case")
     parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
@@ -111,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         options=options,
         suffix=arguments.format,
         one_file_per_label=arguments.one_file_per_label,
+        probabilities=arguments.probabilities,
         preview=not arguments.no_preview,
         statistics=arguments.statistics,
         resume=arguments.resume,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.io import Case, Header, Volume, find_inputs, read_image, write_json, write_label
+from medseg.io import Case, Header, Volume, find_inputs, read_image, write_image, write_json, write_label
 from medseg.io.atomic import write_bytes
 from medseg.types import FilePath
 
@@ -47,6 +47,7 @@ class OutputOptions:
         folder: where to.
         suffix: format of the label maps: `.nii.gz`, `.nii`, `.nrrd`, `.mha`, ... or `.dcm` for DICOM SEG.
         one_file_per_label: NAME/LABEL.suffix with 0 and 1 instead of one map NAME.suffix.
+        probabilities: also NAME_probabilities.nii.gz, one channel per class, float32.
         preview: also NAME.png.
         statistics: surface and intensities in the record, next to the volumes.
         resume: skip cases that the same model and settings have finished.
@@ -55,6 +56,7 @@ class OutputOptions:
     folder: Path
     suffix: str = ".nii.gz"
     one_file_per_label: bool = False
+    probabilities: bool = False
     preview: bool = True
     statistics: bool = False
     resume: bool = False
@@ -128,6 +130,7 @@ class _Kept:
     affine: NDArray[np.float64]
     picture: Picture | None
     image: NDArray[np.float32] | None
+    probabilities: NDArray[np.float16] | None = None
 
 
 def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
@@ -200,6 +203,9 @@ def _compute(
             job.progress(case.name, done, total)
 
     label = segmenter.segment(prepared, progress)
+    kept.probabilities = getattr(segmenter, "probabilities", None)
+    if job.options.probabilities and kept.probabilities is None:
+        raise DataError("this bundle's own postprocessing gives labels only; probabilities cannot be written")
     steps = list(getattr(segmenter, "steps", []))
     return partial(_finish, case, kept, label, segmenter.describe(), steps, began, job)
 
@@ -229,6 +235,9 @@ def _finish(
         computed = time.perf_counter()
         rows = measure(label, kept.affine, job.labels, image=kept.image, details=job.options.statistics)
         paths = _write_labels(case, kept.header, label, job)
+        if job.options.probabilities and kept.probabilities is not None:
+            paths.append(job.options.folder / f"{case.name}_probabilities.nii.gz")
+            write_image(paths[-1], kept.probabilities, kept.header)
         if kept.picture is not None:
             paths.append(job.options.folder / f"{case.name}.png")
             write_bytes(paths[-1], kept.picture.png(label, job.labels))

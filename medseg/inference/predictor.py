@@ -25,7 +25,7 @@ from .engines import Engine, choose_engine
 from .ensemble import averaged
 from .memory import StepDown, is_shortage, plan_memory
 from .mirroring import mirrored
-from .slab import Slab, Start, WindowPlan, plan_windows, stream_labels
+from .slab import ProbabilityMap, Slab, Start, WindowPlan, plan_windows, stream_labels
 from .windows import importance_map, per_axis
 
 Progress = Callable[[int, int], None]
@@ -52,6 +52,7 @@ class Predictor:
         slab_planes: planes of the slab; the smallest that works by default. The labels do not depend on it.
         slab_type: `float32`, `float16`, or `auto`: float16 only when float32 does not fit.
         cases: how many volumes are to come; a slow-to-build engine pays for many.
+        keep_probabilities: leave them in `probabilities` after each volume, (K, X, Y, Z) float16 on the source grid.
         postprocessing: functions (label XYZ, affine) -> label, applied on the source grid in order.
     """
 
@@ -74,6 +75,7 @@ class Predictor:
         slab_planes: int | None = None,
         slab_type: str = "auto",
         cases: int = 1,
+        keep_probabilities: bool = False,
         postprocessing: Iterable[Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]] = (),
     ) -> None:
         self.networks = [network] if isinstance(network, torch.nn.Module) else list(network)
@@ -91,6 +93,8 @@ class Predictor:
         self.engine_name, self.precision = engine, precision
         self.memory_limit, self.slab_planes, self.slab_type = memory_limit, slab_planes, slab_type
         self.cases = cases
+        self.keep_probabilities = keep_probabilities
+        self.probabilities: NDArray[np.float16] | None = None
         self.postprocessing = list(postprocessing)
         self.engines: list[Engine] = []
         self.steps: list[str] = []
@@ -162,8 +166,9 @@ class Predictor:
                 self._note(sentence)
             return Slab(classes, plan, weights, planes=decision.planes, dtype=decision.dtype, device=decision.device)
 
+        kept = ProbabilityMap(softmax=self.combine == "logits") if self.keep_probabilities else None
         with torch.inference_mode():
-            return stream_labels(
+            label = stream_labels(
                 plan,
                 prepared.grid,
                 windows,
@@ -171,7 +176,10 @@ class Predictor:
                 window_batch=step.window_batch,
                 label_values=self.label_values,
                 advance=advance,
+                probabilities=kept,
             )
+        self.probabilities = None if kept is None else kept.values
+        return label
 
     def _ensure_engines(self, example: torch.Tensor, step: StepDown, windows: int) -> None:
         if self.engines and self.engines[0].device == step.device:

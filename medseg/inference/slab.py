@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from medseg.transforms.grid import GridMap
-from medseg_kernels import AxisTable, axis_table, stitch_labels, stitch_window
+from medseg_kernels import AxisTable, axis_table, stitch_labels, stitch_logits, stitch_window
 
 from .windows import axis_starts, padding, window_size
 
@@ -122,6 +122,10 @@ class Slab:
         """Labels of a block of the source grid, on the CPU."""
         return stitch_labels(self.values, self.weight, *tables).cpu()
 
+    def logits(self, tables: Sequence[AxisTable]) -> torch.Tensor:
+        """Blended logits (K, ...) of a block of the source grid, on the CPU."""
+        return stitch_logits(self.values, self.weight, *tables).cpu()
+
     def release(self, upto: int) -> None:
         """Forget the planes below `upto`; their memory is zeroed for the planes to come."""
         axis = self.plan.axis
@@ -133,6 +137,27 @@ class Slab:
             self.weight.narrow(axis, at, count).zero_()
             done += count
         self.first = max(self.first, upto)
+
+
+class ProbabilityMap:
+    """Probabilities of all classes on the source grid, float16, for who asked for them: K x volume of memory.
+
+    Args:
+        softmax: turn logits into probabilities; an ensemble that averages probabilities has them already.
+    """
+
+    def __init__(self, *, softmax: bool = True) -> None:
+        self.softmax = softmax
+        self.values: NDArray[np.float16] | None = None
+
+    def put(self, grid: GridMap, place: tuple[slice, ...], logits: torch.Tensor) -> None:
+        """Store one block; outside a cut box background is certain."""
+        if self.values is None:
+            self.values = np.zeros((logits.shape[0], *grid.source_shape), dtype=np.float16)
+            self.values[0] = 1.0
+        block = logits.softmax(dim=0) if self.softmax else logits
+        for k in range(block.shape[0]):
+            grid.cut(grid.turn(self.values[k]))[place] = block[k].half().numpy()
 
 
 def batches(plan: WindowPlan, layer: tuple[Start, ...], size: int) -> Iterator[tuple[Start, ...]]:
@@ -150,6 +175,7 @@ def stream_labels(
     window_batch: int = 1,
     label_values: NDArray[np.integer] | None = None,
     advance: Callable[[int], None] | None = None,
+    probabilities: ProbabilityMap | None = None,
 ) -> NDArray[np.integer]:
     """Run all windows and return the label map of the source grid.
 
@@ -161,6 +187,7 @@ def stream_labels(
         window_batch: windows per call.
         label_values: (K,) label of each class; 0, 1, 2 ... by default.
         advance: called with the number of windows done since the last call.
+        probabilities: filled as well when given.
 
     Returns:
         (X, Y, Z) of `grid.source_shape`; 0 outside a cut box.
@@ -185,7 +212,7 @@ def stream_labels(
         last = number + 1 == len(plan.layers)
         complete = plan.shape[plan.axis] if last else plan.layers[number + 1][0][plan.axis]
         if last or complete + plan.roi[plan.axis] - slab.first > slab.planes:
-            done = _flush(slab, plan, grid, tables, output, done, complete, label_values)
+            done = _flush(slab, plan, grid, tables, output, done, complete, label_values, probabilities)
     assert output is not None
     return output
 
@@ -209,6 +236,7 @@ def _flush(
     done: int,
     complete: int,
     label_values: NDArray[np.integer] | None,
+    probabilities: ProbabilityMap | None,
 ) -> int:
     """Reduce the source planes whose network planes are all complete; returns the first source plane not yet done."""
     axis = plan.axis
@@ -221,6 +249,8 @@ def _flush(
             labels = label_values.astype(output.dtype)[labels]
         place = tuple(slice(done, end) if a == axis else slice(None) for a in range(3))
         grid.cut(grid.turn(output))[place] = labels
+        if probabilities is not None:
+            probabilities.put(grid, place, slab.logits(parts))
     following = int(tables[axis].index[0][end]) if end < len(second) else complete
     slab.release(min(following, complete))
     return max(done, end)

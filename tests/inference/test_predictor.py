@@ -153,6 +153,18 @@ def test_sixteen_bit_slab_gives_nearly_the_same(network, scan: Volume) -> None:
     assert (full == half).mean() >= 0.999
 
 
+def test_probabilities_are_the_softmax_of_what_the_labels_come_from(network, scan: Volume) -> None:
+    made = predictor(network, [1.4, 1.4, 1.4], keep_probabilities=True)
+    label = made.predict(scan)
+    shares = made.probabilities
+    assert shares is not None
+    assert shares.shape == (4, *label.shape)
+    np.testing.assert_allclose(shares.astype(np.float32).sum(axis=0), 1.0, atol=4e-3)
+    top = np.sort(shares.astype(np.float32), axis=0)
+    clear = top[-1] - top[-2] > 2e-3
+    np.testing.assert_array_equal(shares.argmax(axis=0)[clear], label[clear])
+
+
 def test_two_dimensional_network_sees_slices(scan: Volume) -> None:
     torch.manual_seed(0)
     flat = torch.nn.Conv2d(1, 3, 3, padding=1).eval()

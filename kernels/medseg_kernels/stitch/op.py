@@ -140,10 +140,29 @@ def stitch_labels(
     Returns:
         (len(x), len(y), len(z)) uint8, int16 above 256 classes; the lower class wins an exact tie.
     """
-    if values.ndim != 4 or values.dtype not in SLAB_TYPES or not values.is_contiguous():
-        raise ValueError(f"values: found {_kind(values)}; expected contiguous (K, X, Y, Z) float32 or float16")
+    _check_slab(values, weight, x, y, z)
     if values.shape[0] > 32767:
         raise ValueError(f"values: found {values.shape[0]} classes; expected at most 32767")
+    flat = [part.to(values.device) for table in (x, y, z) for part in (table.index, table.fraction)]
+    return _stitch_labels(values, weight, *flat, backend)
+
+
+def stitch_logits(values: Tensor, weight: Optional[Tensor], x: AxisTable, y: AxisTable, z: AxisTable) -> Tensor:
+    """The blended, resampled logits themselves, (K, len(x), len(y), len(z)) float32: K floats per voxel, for who needs them.
+
+    Arguments as `stitch_labels`; plain torch on any device.
+    """
+    _check_slab(values, weight, x, y, z)
+    tables = [(table.index.to(values.device), table.fraction.to(values.device)) for table in (x, y, z)]
+    result = values.new_empty((values.shape[0], len(x), len(y), len(z)), dtype=torch.float32)
+    for k in range(values.shape[0]):
+        result[k] = reference.resampled_class(values[k], weight, tables)
+    return result
+
+
+def _check_slab(values: Tensor, weight: Optional[Tensor], x: AxisTable, y: AxisTable, z: AxisTable) -> None:
+    if values.ndim != 4 or values.dtype not in SLAB_TYPES or not values.is_contiguous():
+        raise ValueError(f"values: found {_kind(values)}; expected contiguous (K, X, Y, Z) float32 or float16")
     if weight is not None and (weight.shape != values.shape[1:] or weight.dtype != torch.float32):
         raise ValueError(f"weight: found {_kind(weight)}; expected float32 {tuple(values.shape[1:])}")
     for name, table, extent in zip("xyz", (x, y, z), values.shape[1:], strict=True):
@@ -151,8 +170,6 @@ def stitch_labels(
             raise ValueError(f"{name}: found index {_kind(table.index)}; expected int32 (2, n) with n > 0")
         if int(table.index.min()) < 0 or int(table.index.max()) - int(table.index.min()) >= extent:
             raise ValueError(f"{name}: the table reaches further than the {extent} voxels that the slab holds")
-    flat = [part.to(values.device) for table in (x, y, z) for part in (table.index, table.fraction)]
-    return _stitch_labels(values, weight, *flat, backend)
 
 
 def resample_argmax(logits: Tensor, shape: Sequence[int], *, backend: Optional[str] = None) -> Tensor:

@@ -6,7 +6,7 @@ grid, voxel g is stored at g modulo the slab's extent, so nothing is ever shifte
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -73,19 +73,27 @@ def stitch_labels(
     z_fraction: Tensor,
 ) -> Tensor:
     """Index of the largest of the K blended, linearly resampled logits; the lower index wins a tie."""
-    shape = (x_index.shape[1], y_index.shape[1], z_index.shape[1])
+    tables = ((x_index, x_fraction), (y_index, y_fraction), (z_index, z_fraction))
+    shape = tuple(index.shape[1] for index, _ in tables)
     result = torch.zeros(shape, dtype=label_dtype(values.shape[0]), device=values.device)
     best = torch.full(shape, float("-inf"), device=values.device)
     for k in range(values.shape[0]):
-        logits = _needed(values[k], x_index, y_index, z_index).float()
-        if weight is not None:
-            logits = logits / _needed(weight, x_index, y_index, z_index).clamp_min(1e-30)
-        for axis, (index, fraction) in enumerate(((x_index, x_fraction), (y_index, y_fraction), (z_index, z_fraction))):
-            logits = _take(logits, axis, _local(index), fraction)
+        logits = resampled_class(values[k], weight, tables)
         wins = logits > best
         result.masked_fill_(wins, k)
         best = torch.where(wins, logits, best)
     return result
+
+
+def resampled_class(stored: Tensor, weight: Optional[Tensor], tables: Sequence[Tuple[Tensor, Tensor]]) -> Tensor:
+    """Blended logits of one class on the target block, float32."""
+    indices = [index for index, _ in tables]
+    logits = _needed(stored, *indices).float()
+    if weight is not None:
+        logits = logits / _needed(weight, *indices).clamp_min(1e-30)
+    for axis, (index, fraction) in enumerate(tables):
+        logits = _take(logits, axis, _local(index), fraction)
+    return logits
 
 
 def _local(index: Tensor) -> Tensor:
