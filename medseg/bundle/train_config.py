@@ -45,6 +45,7 @@ def train_config(plan: Plan) -> dict[str, Any]:
         "num_workers": None,
         "preprocessing_def": preprocessing_def(plan),
         "network_def": network_def(plan),
+        "network": "@network_def",  # MONAI Label loads pretrained weights into this id
         "train": {
             "inferer": {
                 "_target_": "medseg.inference.SlidingWindowInferer",

@@ -17,6 +17,7 @@ from medseg.errors import ConfigError
 
 from .callbacks import Curves, Ema, LastCheckpoint, Progress
 from .checkpoint_io import AtomicCheckpointIO
+from .initialize import load_matching
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ def make_trainer(
         val_interval: epochs between validations on whole volumes.
         gradient_clip: largest gradient norm, or None.
         ema_decay: exponential average of the weights, used for validation and as the result; None for none.
-        train_handlers: accepted since MONAI's tools put tracking handlers here; an MLflow handler's address is taken over,
-            Ignite handlers themselves cannot run under Lightning and are named in a warning.
+        train_handlers: accepted since MONAI's tools put handlers here; an MLflow handler's address and a checkpoint loader's
+            weights are taken over, other Ignite handlers cannot run under Lightning and are named in a warning.
         tracking, tracking_uri, experiment: MLflow record, see `medseg.tracking.mlflow_logger`.
         trainer_settings: any other argument of `pytorch_lightning.Trainer`.
 
@@ -103,7 +104,8 @@ def make_trainer(
     callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress()]
     if ema_decay:
         callbacks.insert(0, Ema(float(ema_decay)))
-    tracking_uri = _tracking_from(train_handlers) or tracking_uri
+    tracking_uri = _take_over(train_handlers) or tracking_uri
+    first = int(os.environ.get("RANK", "0")) == 0
     interval = max(1, min(int(val_interval), int(max_epochs)))
     settings: dict[str, Any] = {
         "max_epochs": int(max_epochs),
@@ -114,7 +116,8 @@ def make_trainer(
         "check_val_every_n_epoch": interval,
         "gradient_clip_val": gradient_clip,
         "num_sanity_val_steps": 0,
-        "logger": _logger(Path(bundle_root), folder, fold, experiment, tracking_uri) if tracking else False,
+        # only the first process: two that make one SQLite store at the same moment break it
+        "logger": _logger(Path(bundle_root), folder, fold, experiment, tracking_uri) if tracking and first else False,
         "callbacks": callbacks,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
@@ -140,13 +143,24 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=f".*{text}.*")
 
 
-def _tracking_from(handlers: Sequence[Any]) -> str | None:
+def _take_over(handlers: Sequence[Any]) -> str | None:
+    """Do what MONAI's tools ask for by Ignite handlers: the weights to start from, and the tracking address.
+
+    Returns:
+        The address of an MLflow handler, or None.
+    """
+    uri = None
     for handler in handlers:
-        uri = getattr(handler, "tracking_uri", None)
-        if uri:
-            return str(uri)
-        log.warning("train handler %s is ignored: Lightning trains this bundle, not Ignite", type(handler).__name__)
-    return None
+        client = getattr(handler, "client", None)
+        address = getattr(handler, "tracking_uri", None) or getattr(client, "tracking_uri", None)
+        if address:
+            uri = str(address)
+        elif hasattr(handler, "load_path") and hasattr(handler, "load_dict"):
+            for network in handler.load_dict.values():
+                load_matching(network, Path(handler.load_path))
+        else:
+            log.warning("train handler %s is ignored: Lightning trains this bundle, not Ignite", type(handler).__name__)
+    return uri
 
 
 def _logger(bundle_root: Path, folder: Path, fold: int, experiment: str, uri: str | None) -> Any:
