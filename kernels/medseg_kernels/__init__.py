@@ -20,13 +20,14 @@ from .stitch import (
     stitch_logits,
     stitch_window,
 )
-from .warp import warp_patch
+from .warp import change_gamma, stretch_contrast, symmetric_filter, warp_patch
 from .window_attention import relative_coordinates, window_attention, window_attention_with_carriers, window_grid
 
 __all__ = [
     "AxisTable",
     "NonFiniteLogitsError",
     "axis_table",
+    "change_gamma",
     "delta_rule",
     "gated_delta_rule",
     "gated_linear_recurrence",
@@ -43,6 +44,8 @@ __all__ = [
     "stitch_labels",
     "stitch_logits",
     "stitch_window",
+    "stretch_contrast",
+    "symmetric_filter",
     "warp_patch",
     "window_attention",
     "window_attention_with_carriers",
