@@ -19,6 +19,7 @@ from torch import Tensor
 from medseg_kernels import dispatch
 
 from . import cpu, reference
+from .choice import choose_backend
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray[Any], Tensor)
 
@@ -78,7 +79,7 @@ def warp_patch(
     given: tuple[Any, Any] = (image, label)
     tensors = [value for value in given if isinstance(value, Tensor)]
     settings: dict[str, Any] = {"label_outside": int(label_outside), "by_vote": label_mode == "vote"}
-    if dispatch.choose("warp", BACKENDS, backend, *tensors) == "cpu":
+    if choose_backend(BACKENDS, backend, *tensors) == "cpu":
         done = cpu.warp(
             _as_array(image),
             _as_array(label),

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from medseg_kernels import cpu_build, dispatch
 
+from .choice import choose_backend
+
 EPSILON = 1e-7  # a flat channel stays flat instead of becoming NaN
 BACKENDS = {
     "cpu": dispatch.Backend("cpu", lambda *tensors: dispatch.refuse_cpu(*tensors) or _refuse_layout(*tensors)),
@@ -84,7 +86,7 @@ def symmetric_filter(channel: Tensor, weights: Sequence[float], *, backend: str 
 def _compiled(channel: Tensor, backend: str | None) -> bool:
     if channel.dtype != torch.float32 or channel.numel() == 0:
         raise ValueError(f"channel is {channel.dtype} {tuple(channel.shape)}, expected float32 with voxels")
-    return dispatch.choose("warp", BACKENDS, backend, channel) == "cpu"
+    return choose_backend(BACKENDS, backend, channel) == "cpu"
 
 
 def _refuse_layout(*tensors: Tensor) -> str | None:

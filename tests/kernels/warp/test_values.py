@@ -60,3 +60,12 @@ def test_what_is_not_contiguous_is_done_in_torch() -> None:
 def test_other_types_are_refused() -> None:
     with pytest.raises(ValueError, match="float64"):
         change_gamma(torch.zeros(3, dtype=torch.float64), 1.2)
+
+
+def test_a_switch_meant_for_the_networks_does_not_stop_the_data_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = torch.randn(4, 5, 6)
+    monkeypatch.setenv("MEDSEG_BACKEND", "triton")
+    change_gamma(channel, 1.1)
+    monkeypatch.setenv("MEDSEG_WARP_BACKEND", "triton")
+    with pytest.raises(ValueError, match="unknown backend 'triton'"):
+        change_gamma(channel, 1.1)
