@@ -118,7 +118,7 @@ def cross_validate(
     if len({bundle.name for bundle in bundles}) < len(bundles):
         raise BundleError("two of the bundles have one name: " + ", ".join(sorted(bundle.name for bundle in bundles)))
     groups = [(bundle,) for bundle in bundles] + _ensembles(bundles)
-    evaluations, pairs, folds, members = {}, {}, {}, {}
+    evaluations, pairs, folds, members, declared = {}, {}, {}, {}, {}
     for group in groups:
         candidate = _candidate(group, choose_device(device))
         step = candidate.name
@@ -129,7 +129,10 @@ def cross_validate(
 
         home = group[0].layout.runs / "cross_validation" / candidate.name
         pairs[step] = predict_out_of_fold(candidate, home, progress=show)
-        evaluations[step] = evaluate_pairs(pairs[step], labels=candidate.labels, settings=settings, workers=workers)
+        declared[step] = _declared(candidate)
+        evaluations[step] = evaluate_pairs(
+            pairs[step], labels=candidate.labels, settings=settings, workers=workers, declared=declared[step]
+        )
         folds[step], members[step] = tuple(candidate.folds), group
         _refuse_failed(step, evaluations[step])
     chosen = choose_candidate(evaluations, [name for name, group in members.items() if len(group) > 1])
@@ -137,13 +140,16 @@ def cross_validate(
     selection = choose_postprocessing(
         pairs[chosen],
         labels,
+        declared=declared[chosen],
         workers=workers,
         progress=(lambda done, total, what: progress("post-processing", done, total, what)) if progress else None,
     )
     final = evaluations[chosen]
     if selection.steps:
         change = Postprocessing(selection.steps)
-        final = evaluate_pairs(pairs[chosen], labels=labels, settings=settings, workers=workers, change=change)
+        final = evaluate_pairs(
+            pairs[chosen], labels=labels, settings=settings, workers=workers, change=change, declared=declared[chosen]
+        )
     return CrossValidation(evaluations, members, folds, pairs, compare(evaluations), chosen, selection, final)
 
 
@@ -208,6 +214,12 @@ def _candidate(group: tuple[Bundle, ...], device: Any) -> Candidate:
     cases = validation_cases(first, folds)
     name = "+".join(bundle.name for bundle in group)
     return Candidate(name, cases, lambda fold: _predictor(group, fold, device), identity, first.labels)
+
+
+def _declared(candidate: Candidate) -> dict[str, tuple[int, ...]]:
+    """Cases with partial annotation: which labels they declare."""
+    cases = [case for entries in candidate.folds.values() for case in entries]
+    return {case.name: case.labels_present for case in cases if case.labels_present is not None}
 
 
 def trained_folds(bundle: Bundle) -> list[int]:

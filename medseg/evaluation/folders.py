@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from medseg.types import Affine, FilePath, LabelXYZ
 from .result import CaseScores, Evaluation
 from .scores import LabelScores, ScoreSettings, score_case
 
+NOT_ANNOTATED = "label not annotated in this case"
 Pair = tuple[str, Path, Path]  # case name, prediction, reference
 
 
@@ -69,6 +70,7 @@ def evaluate_pairs(
     workers: int = 1,
     progress: Callable[[int, int, str], None] | None = None,
     change: Callable[[LabelXYZ, Affine], LabelXYZ] | None = None,
+    declared: Mapping[str, Collection[int]] | None = None,
 ) -> Evaluation:
     """Score files pair by pair.
 
@@ -76,6 +78,8 @@ def evaluate_pairs(
         pairs: (case name, prediction file, reference file).
         labels, regions, settings, workers, progress: as in `evaluate_folders`.
         change: applied to each prediction before it is scored, such as a post-processing.
+        declared: case name -> label values that were annotated in it, for cases with partial annotation; the scores of
+            other labels are NaN with that reason. Cases that are not named are fully annotated.
     """
     settings = settings or ScoreSettings()
     named = {name: (value,) for value, name in (labels or {}).items() if value != 0 and value != settings.ignore_label}
@@ -94,6 +98,7 @@ def evaluate_pairs(
                 progress(done, len(pairs), name)
     found = wanted if labels is not None else _union_of_labels(scored) | wanted
     complete = [dataclasses.replace(case, labels=_with_absent(case.labels, found, settings)) for case in scored]
+    complete = [_only_declared(case, found, (declared or {}).get(case.name)) for case in complete]
     return Evaluation(complete, found, settings, failed)
 
 
@@ -193,3 +198,17 @@ def _with_absent(
     nothing = np.zeros((1, 1, 1), dtype=np.uint8)
     absent = score_case(nothing, nothing, spacing=(1.0, 1.0, 1.0), regions=missing, settings=settings)
     return {name: labels[name] if name in labels else absent[name] for name in regions}
+
+
+def _only_declared(
+    case: CaseScores, regions: Mapping[str, Sequence[int]], declared: Collection[int] | None
+) -> CaseScores:
+    """The case without scores of labels that nobody annotated in it."""
+    if declared is None:
+        return case
+    labels = dict(case.labels)
+    for name, values in regions.items():
+        if not set(values) <= set(declared):
+            metrics = labels[name].values
+            labels[name] = LabelScores(dict.fromkeys(metrics, float("nan")), dict.fromkeys(metrics, NOT_ANNOTATED))
+    return dataclasses.replace(case, labels=labels)

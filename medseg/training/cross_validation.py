@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from medseg.errors import DataError, MedsegError
 from medseg.evaluation import Evaluation, ScoreSettings
-from medseg.evaluation.folders import Pair, evaluate_pairs
+from medseg.evaluation.folders import NOT_ANNOTATED, Pair, evaluate_pairs
 from medseg.evaluation.statistics import PairedDifference, holm, paired_difference
 from medseg.inference import Predictor
 from medseg.io.atomic import write_json
@@ -171,7 +171,12 @@ def choose_candidate(evaluations: Mapping[str, Evaluation], ensembles: Sequence[
 
 
 def choose_postprocessing(
-    pairs: Sequence[Pair], labels: Mapping[int, str], *, workers: int = 1, progress: Progress | None = None
+    pairs: Sequence[Pair],
+    labels: Mapping[int, str],
+    *,
+    declared: Mapping[str, Collection[int]] | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> Selection:
     """Per label the steps that improve cross-validated Dice; often none.
 
@@ -182,6 +187,7 @@ def choose_postprocessing(
     Args:
         pairs: cross-validated label maps with their references.
         labels: value -> name, background included.
+        declared: case name -> labels annotated in it, for partial annotation; other labels do not count there.
         workers: cases read at the same time.
         progress: called with (round, rounds at most, what is tried).
     """
@@ -192,8 +198,9 @@ def choose_postprocessing(
     selection = Selection()
 
     def score(steps: Sequence[Mapping[str, Any]]) -> Evaluation:
+        change = Postprocessing(steps) if steps else None
         return evaluate_pairs(
-            pairs, labels=labels, settings=settings, workers=workers, change=Postprocessing(steps) if steps else None
+            pairs, labels=labels, settings=settings, workers=workers, change=change, declared=declared
         )
 
     base = score([])
@@ -259,7 +266,8 @@ def _best(evaluations: Mapping[str, Evaluation], names: Sequence[str], metric: s
 
 def _trial(step: dict[str, Any], label: str, tried: Evaluation, base: Evaluation) -> Trial:
     before, after = _values_by_case(base, "dice", label), _values_by_case(tried, "dice", label)
-    names = sorted(before.keys() & after.keys())
+    unknown = {case.name for case in base.cases if case.labels[label].reasons.get("dice") == NOT_ANNOTATED}
+    names = sorted((before.keys() & after.keys()) - unknown)
     difference = paired_difference(
         [1.0 if math.isnan(after[n]) else after[n] for n in names],
         [1.0 if math.isnan(before[n]) else before[n] for n in names],

@@ -13,6 +13,7 @@ import pytest
 from medseg.cli.main import main
 from medseg.errors import ConfigError, DataError, UnreadableFileError
 from medseg.evaluation import ScoreSettings, evaluate_folders, read_evaluation
+from medseg.evaluation.folders import evaluate_pairs, pair_cases
 from medseg.evaluation.result import MEAN
 from medseg.io.header import Header
 from medseg.io.volume import write_label
@@ -74,6 +75,17 @@ def test_region_of_two_labels(folders: tuple[Path, Path]) -> None:
     whole = evaluation.cases[1].labels["whole"]
     assert whole.values["dice"] == pytest.approx(2 * 32 / (64 + 128))
     assert whole.values["hd95_mm"] > 0
+
+
+def test_labels_that_were_not_annotated_have_no_score(folders: tuple[Path, Path]) -> None:
+    pairs, _ = pair_cases(*folders)
+    evaluation = evaluate_pairs(pairs, labels=LABELS, regions={"whole": (1, 2)}, declared={"b": (1,)})
+    a, b, _ = evaluation.cases
+    assert a.labels["posterior"].values["dice"] == 1.0
+    assert b.labels["anterior"].values["dice"] == 0.5
+    for label in ("posterior", "whole"):
+        assert math.isnan(b.labels[label].values["dice"])
+        assert b.labels[label].reasons["dice"] == "label not annotated in this case"
 
 
 def test_missing_partner_is_an_error_naming_it(folders: tuple[Path, Path]) -> None:
