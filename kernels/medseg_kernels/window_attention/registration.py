@@ -16,14 +16,21 @@ from .geometry import effective_window
 from .problem import Problem, output_shapes
 
 
+def _refuse_cpu(*tensors: Tensor) -> str | None:
+    if (reason := dispatch.refuse_cpu(*tensors)) is not None:
+        return reason
+    return importlib.import_module(f"{__package__}.cpu").refuse(*tensors)
+
+
 def _refuse_nothing(*tensors: Tensor) -> str | None:
     return None
 
 
 BACKENDS = {
+    "cpu": Backend("cpu", _refuse_cpu),
     "reference": Backend("reference", _refuse_nothing),
 }
-MODULES = {"reference": "reference_backend"}
+MODULES = {"cpu": "cpu", "reference": "reference_backend"}
 
 
 def _module(problem: Problem, requested: str) -> ModuleType:
