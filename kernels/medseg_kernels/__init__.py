@@ -1,5 +1,6 @@
 """Operators for 3D volumes with a GPU (triton), a compiled CPU and a readable reference form each. Public names only."""
 
+from .explain import explain_backend
 from .gated_linear_recurrence import (
     delta_rule,
     gated_delta_rule,
@@ -29,6 +30,7 @@ __all__ = [
     "axis_table",
     "change_gamma",
     "delta_rule",
+    "explain_backend",
     "gated_delta_rule",
     "gated_linear_recurrence",
     "gla",

@@ -10,11 +10,10 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .. import dispatch
 from ..traversals import Traversal, traversal_moves
 from .check import check_call
 from .chunked import chunked_scan
-from .op import BACKENDS, NAME, scan_op, work_dtype
+from .op import scan_op
 from .tables import SEPARATOR
 
 
@@ -258,11 +257,3 @@ def _check_sequence(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Optional[
             raise ValueError(
                 f"selective_scan_fn: {name}: found {tuple(x.shape)}, expected (D, S), (B, S, L) or (B, G, S, L)"
             )
-
-
-def explain() -> str:
-    """Which backend runs `selective_scan` on the default device, and why the others do not."""
-    return dispatch.explain(NAME, BACKENDS)
-
-
-__all__ = ["explain", "selective_scan", "selective_scan_fn", "selective_scan_with_state", "work_dtype"]

@@ -1,0 +1,125 @@
+"""The custom op of the short convolution: backends, fake shapes, autograd. What users call is in functions.py."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from ..selective_scan.tables import split
+from . import cpu
+from .reference import torch_short_conv
+from .tables import Settings
+
+NAME = "short_conv"
+
+
+def refuse_triton(*tensors: Tensor) -> str | None:
+    """None when the triton form can run these tensors, else the reason."""
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "it computes in float32 and the tensors are float64"
+    return dispatch.refuse_triton(*tensors)
+
+
+BACKENDS = {
+    "triton": dispatch.Backend("triton", refuse_triton),
+    "cpu": dispatch.Backend("cpu", cpu.refuse),
+    "reference": dispatch.Backend("reference", lambda *tensors: None),
+}
+
+
+@torch.library.custom_op("medseg::short_conv", mutates_args=())
+def conv_op(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    grid: Sequence[int],
+    traversals: str,
+    mode: str,
+    kernel: Sequence[int],
+    silu: bool,
+    backend: Optional[str],
+) -> Tensor:
+    """(B, R, N, C); shapes as in reference.py."""
+    settings = Settings(tuple(grid), traversals, mode, tuple(kernel), silu)
+    chosen = dispatch.choose(NAME, BACKENDS, backend, x, weight, bias)
+    if chosen == "triton":
+        from . import triton_call
+
+        return triton_call.forward(x, weight, bias, settings)
+    if chosen == "cpu":
+        return cpu.forward(x, weight, bias, settings)
+    return torch_short_conv(x, weight, bias, list(grid), split(traversals), mode, list(kernel), silu).contiguous()
+
+
+@conv_op.register_fake
+def _(x, weight, bias, grid, traversals, mode, kernel, silu, backend):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape[0], weight.shape[0], x.shape[1], x.shape[2])
+
+
+@torch.library.custom_op("medseg::short_conv_backward", mutates_args=())
+def conv_backward_op(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    grid: Sequence[int],
+    traversals: str,
+    mode: str,
+    kernel: Sequence[int],
+    silu: bool,
+    backend: Optional[str],
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias in their dtypes; an empty one stands for a bias that was None."""
+    settings = Settings(tuple(grid), traversals, mode, tuple(kernel), silu)
+    chosen = dispatch.choose(NAME, BACKENDS, backend, x, weight, bias)
+    if chosen == "triton":
+        from . import triton_call
+
+        grads = triton_call.backward(grad, x, weight, bias, settings)
+    elif chosen == "cpu":
+        grads = cpu.backward(grad, x, weight, bias, settings)
+    else:
+        grads = _torch_backward(grad, x, weight, bias, settings)
+    grad_bias = x.new_empty(0) if bias is None else grads[2].to(bias.dtype).contiguous()
+    return grads[0].to(x.dtype).contiguous(), grads[1].to(weight.dtype).contiguous(), grad_bias
+
+
+@conv_backward_op.register_fake
+def _(grad, x, weight, bias, grid, traversals, mode, kernel, silu, backend):  # type: ignore[no-untyped-def]
+    return (
+        x.new_empty(x.shape),
+        weight.new_empty(weight.shape),
+        x.new_empty(0) if bias is None else bias.new_empty(bias.shape),
+    )
+
+
+def _torch_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], settings: Settings
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """By autograd through the torch form; `torch.func` because an op's body runs below autograd."""
+    grid, traversals, mode, kernel, silu = settings
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    added = torch.zeros(weight.shape[:2], dtype=work, device=x.device) if bias is None else bias.to(work)
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch_short_conv(x, weight, bias, list(grid), split(traversals), mode, list(kernel), silu)
+
+    pull = torch.func.vjp(call, x.to(work), weight.to(work), added)[1]
+    return pull(grad.to(work))  # type: ignore[return-value]
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, bias, *ctx.settings = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    x, weight, bias = ctx.saved_tensors
+    grads = conv_backward_op(grad, x, weight, bias, *ctx.settings)
+    return grads[0], grads[1], None if bias is None else grads[2], None, None, None, None, None, None
+
+
+conv_op.register_autograd(_backward, setup_context=_save)
