@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import warnings as python_warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,9 @@ def pydicom_module() -> Any:
     except ImportError:
         raise DataError("DICOM needs the package pydicom; install it: pip install 'medseg[dicom]'.") from None
     config.settings.reading_validation_mode = config.IGNORE
+    logging.getLogger("pydicom").setLevel(
+        logging.CRITICAL
+    )  # what it would say, our error says in one line with the file
     return pydicom
 
 

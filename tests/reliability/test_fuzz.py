@@ -40,9 +40,9 @@ def test_sound_seeds_are_read(scratch: Path) -> None:
 def test_mutated_inputs_are_read_or_refused(scratch: Path, name: str, which: int, choice: int) -> None:
     target = targets()[name]
     content = mutate(target.seeds[which % len(target.seeds)], random.Random(choice))
-    begin = time.monotonic()
+    begin = time.process_time()
     assert outcome(target, content, scratch / f"input{target.suffix}") in ("read", "refused")
-    assert time.monotonic() - begin < SLOWEST_S
+    assert time.process_time() - begin < SLOWEST_S
 
 
 def test_coverage_guided_inputs_are_read_or_refused() -> None:
