@@ -15,7 +15,8 @@ def progress_bar(title: str, total: int, *, unit: str) -> Iterator[Callable[[int
     interactive = sys.stderr.isatty()
     bar = tqdm(
         total=total, desc=title, unit=unit, file=sys.stderr, leave=True,
-        mininterval=0.2 if interactive else 10.0, delay=0.0 if interactive else 10.0, ncols=None if interactive else 100, smoothing=0.1,
+        mininterval=0.2 if interactive else 10.0, delay=0.0 if interactive else 10.0,
+        ncols=None if interactive else 100, smoothing=0.1,
     )  # fmt: skip
 
     def advance(done: int) -> None:
