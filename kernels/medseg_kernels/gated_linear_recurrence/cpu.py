@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import cpu_build
+from . import segments
+from .chunkwise import start_states
 from .chunkwise_backward import Gradients
+from .layout import CHUNK
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 POINTERS = ("q", "k", "v", "g", "beta", "state", "d_out", "d_final")
@@ -83,20 +86,65 @@ class Call:
         if getattr(cpu_build.load(SOURCE), function)(ctypes.byref(self.problem)) != 0:
             raise MemoryError("gated_linear_recurrence: no memory for the states between chunks")
 
+    def states(self) -> Tensor:
+        """Uninitialised states of all pieces."""
+        p = self.problem
+        return torch.empty(p.size_b * p.size_w, p.size_h, p.size_k, p.size_v, dtype=torch.float32)
+
+    def run_forward(self, out: Optional[Tensor]) -> Tensor:
+        """Last states of all pieces; outputs too where there is a tensor for them."""
+        final = self.states()
+        self.bind(final_state=final)
+        if out is not None:
+            self.bind(out=out)
+        self.run("recurrence_forward")
+        return final
+
+    def run_backward(self, d_out: Tensor, d_final: Tensor) -> Tensor:
+        """Adjoints of the initial states of all pieces; other gradients too where tensors for them were bound."""
+        d_state = self.states()
+        self.bind_strided("d_out", d_out)
+        self.bind(d_final=d_final.float().contiguous(), d_state=d_state)
+        self.run("recurrence_backward")
+        return d_state
+
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, g: Optional[Tensor], beta: Optional[Tensor], scale: float,
     state: Optional[Tensor], order: Optional[Tensor], pieces: Optional[List[int]], delta: bool,
 ) -> Tuple[Tensor, Tensor]:  # fmt: skip
     """Same as `chunkwise.chunkwise`."""
-    size_b, size_n, size_h, size_k = q.shape
-    bounds = [0, size_n] if pieces is None else pieces
-    call = Call(q, k, v, g, beta, scale, state, order, bounds, delta)
+    pieces = [0, q.shape[1]] if pieces is None else pieces
+    bounds, owners = split(pieces, q)
+    starts = state
+    if len(bounds) > len(pieces):
+        starts, _ = starts_of_segments(q, k, v, g, beta, scale, state, order, bounds, owners, delta)
+    call = Call(q, k, v, g, beta, scale, starts, order, bounds, delta)
     out = torch.empty(v.shape, dtype=torch.float32)
-    final = torch.empty(size_b * (len(bounds) - 1), size_h, size_k, v.shape[3], dtype=torch.float32)
-    call.bind(out=out, final_state=final)
-    call.run("recurrence_forward")
-    return out.to(v.dtype), final
+    final = call.run_forward(out)
+    return out.to(v.dtype), segments.of_each_piece(final, owners, last=True)
+
+
+def split(pieces: List[int], q: Tensor) -> Tuple[List[int], List[int]]:
+    """Segments that occupy all threads; walking twice pays from about three times as many threads as heads on."""
+    present = q.shape[0] * q.shape[2] * (len(pieces) - 1)
+    threads = torch.get_num_threads()
+    return segments.split_pieces(pieces, threads / max(present, 1) if threads >= 3 * present else 1, CHUNK)
+
+
+def starts_of_segments(
+    q: Tensor, k: Tensor, v: Tensor, g: Optional[Tensor], beta: Optional[Tensor], scale: float, state: Optional[Tensor],
+    order: Optional[Tensor], bounds: List[int], owners: List[int], delta: bool,
+) -> Tuple[Tensor, Tensor]:  # fmt: skip
+    """State before every segment, and the segments' transfers."""
+    first = start_states(state, q, v, owners[-1] + 1).float()
+    ends = Call(q, k, v, g, beta, scale, None, order, bounds, delta).run_forward(None)
+    probe = segments.probe(q.shape[3], ends.shape[0], q.shape[2], delta, q.device)
+    silent = torch.zeros(1, 1, 1, 1).expand(
+        *q.shape[:3], probe.shape[3]
+    )  # nothing is written: what is left is the transfer
+    transfers = Call(q, k, silent, g, beta, scale, probe, order, bounds, delta).run_forward(None)
+    return segments.chain(first, ends, transfers, owners), transfers
 
 
 def backward(
@@ -104,17 +152,22 @@ def backward(
     scale: float, state: Optional[Tensor], order: Optional[Tensor], pieces: Optional[List[int]], delta: bool,
 ) -> Gradients:  # fmt: skip
     """Same as `chunkwise_backward.chunkwise_backward`."""
-    bounds = [0, q.shape[1]] if pieces is None else pieces
-    call = Call(q, k, v, g, beta, scale, state, order, bounds, delta)
-    call.bind_strided("d_out", d_out)
-    call.bind(d_final=d_final.float().contiguous(), d_state=torch.empty(d_final.shape, dtype=torch.float32))
+    pieces = [0, q.shape[1]] if pieces is None else pieces
+    bounds, owners = split(pieces, q)
+    starts, after = state, d_final
+    if len(bounds) > len(pieces):
+        starts, transfers = starts_of_segments(q, k, v, g, beta, scale, state, order, bounds, owners, delta)
+        call = Call(q, k, v, g, beta, scale, None, order, bounds, delta)
+        d_ends = call.run_backward(d_out, torch.zeros_like(starts))
+        after = segments.chain(d_final.float(), d_ends, transfers, owners, backward=True)
+    call = Call(q, k, v, g, beta, scale, starts, order, bounds, delta)
     for name, x in {"dq": q, "dk": k, "dv": v}.items():
         call.bind(**{name: torch.empty(x.shape, dtype=torch.float32)})
     if beta is not None:
         call.bind(dbeta=torch.empty(beta.shape, dtype=torch.float32))
     if g is not None:
         call.bind(dg=torch.empty(g.shape if g.dim() == 4 else q.shape[:3], dtype=torch.float32))
-    call.run("recurrence_backward")
+    d_start = call.run_backward(d_out, after)
     result = call.tensors
     d_g = result.get("dg")
     if d_g is not None and g is not None:
@@ -125,5 +178,5 @@ def backward(
         result["dv"].to(v.dtype),
         d_g,
         None if beta is None else result["dbeta"].to(beta.dtype),
-        result["d_state"],
+        segments.of_each_piece(d_start, owners, last=False),
     )

@@ -69,6 +69,11 @@ BACKWARD: dict[str, Callable[..., Gradients]] = {
 }
 
 
+def explain_backend(*tensors: Tensor) -> str:
+    """One line per backend: which runs on these tensors, and why the others do not."""
+    return dispatch.explain(NAME, BACKENDS, *tensors)
+
+
 @torch.library.custom_op("medseg::gated_linear_recurrence", mutates_args=())
 def recurrence_op(
     q: Tensor,
@@ -88,7 +93,8 @@ def recurrence_op(
     chosen = dispatch.choose(NAME, BACKENDS, backend, q, k, v, g, beta, initial_state)
     order, bounds = _where(cu_seqlens, grid, traversal, q)
     check_values(q, k, v, g, beta, initial_state)
-    return FORWARD[chosen](q, k, v, g, beta, scale, initial_state, order, bounds, delta)
+    output, final = FORWARD[chosen](q, k, v, g, beta, scale, initial_state, order, bounds, delta)
+    return output.contiguous(), final.contiguous()
 
 
 @recurrence_op.register_fake
@@ -137,15 +143,10 @@ def recurrence_backward_op(
     chosen = dispatch.choose(NAME, BACKENDS, backend, q, k, v, g, beta, initial_state)
     order, bounds = _where(cu_seqlens, grid, traversal, q)
     grads = BACKWARD[chosen](grad_output, grad_final, q, k, v, g, beta, scale, initial_state, order, bounds, delta)
-    none = q.new_empty(0)
-    return (
-        grads.q.contiguous(),
-        grads.k.contiguous(),
-        grads.v.contiguous(),
-        none if grads.g is None else grads.g.contiguous(),
-        none if grads.beta is None else grads.beta.contiguous(),
-        none.clone() if initial_state is None else grads.initial_state.to(initial_state.dtype).contiguous(),
-    )
+    d_state = None if initial_state is None else grads.initial_state.to(initial_state.dtype)
+    given = (grads.q, grads.k, grads.v, grads.g, grads.beta, d_state)
+    # an empty tensor each: two results of an op must not be the same tensor
+    return tuple(q.new_empty(0) if grad is None else grad.contiguous() for grad in given)  # type: ignore[return-value]
 
 
 @recurrence_backward_op.register_fake

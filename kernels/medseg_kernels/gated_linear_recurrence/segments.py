@@ -8,7 +8,6 @@ goes the same way from the end with M transposed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import List, Tuple
 
 import torch
@@ -84,6 +83,3 @@ def of_each_piece(states: Tensor, owners: List[int], *, last: bool) -> Tensor:
         s for s in range(count) if (s + 1 == count if last else s == 0) or owners[s] != owners[s + 1 if last else s - 1]
     ]
     return states.view(-1, count, *states.shape[1:])[:, edges].flatten(0, 1)
-
-
-Ends = Callable[[List[int], Tensor | None], Tensor]

@@ -42,14 +42,27 @@ def gradient_warps(chunk: int, *, hip: bool) -> int:
     return (4 if chunk == 64 else 2) if hip else 8
 
 
+def stages(is_gradient: bool) -> int:
+    """Stages of pipelined loops: the gradient kernel holds too many tiles to load the next ones ahead."""
+    return 1 if is_gradient else 2
+
+
 def block_of(channels: int) -> int:
     """Power of two that holds the channels, at least the 16 that matrix units want."""
     return max(16, triton.next_power_of_2(channels))
 
 
-def chunk_of(size_k: int, *, simple: bool) -> int:
+@functools.cache
+def roomy(device: str) -> bool:
+    """Whether tiles of 64 steps fit without spilling: not on NVIDIA's generation 8, whose products hold more in registers."""
+    if not device.startswith("cuda") or torch.version.hip is not None:
+        return True
+    return torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def chunk_of(size_k: int, *, simple: bool, room: bool = True) -> int:
     """Steps per chunk: 64, and 32 where tiles of 64 would spill: a decay per channel, the delta rule, long keys."""
-    return 64 if simple and size_k <= 128 else 32
+    return 64 if simple and room and size_k <= 64 else 32
 
 
 def value_block(size_k: int, size_v: int) -> int:
@@ -71,7 +84,10 @@ class Call:
         self.beta, self.g = beta, g
         self.decay = 0 if g is None else {1: 1, 3: 2, 4: 3}[g.dim()]
         self.write = 0 if beta is None else 2 if delta else 1
-        self.chunk, self.device = chunk_of(self.size_k, simple=self.decay < 3 and not delta), q.device
+        self.chunk, self.device = (
+            chunk_of(self.size_k, simple=self.decay < 3 and not delta, room=roomy(str(q.device))),
+            q.device,
+        )
         self.order = order
         self.heads_per_row = 1 if order is None else self.size_h // order.shape[0]
         self.starts, self.counts, self.piece_chunks, self.chunks = tables(tuple(bounds), self.chunk, str(q.device))
@@ -121,7 +137,7 @@ class Call:
             known |= {f"{prefix}_{axis}": stride for axis, stride in zip("bnh", strides, strict=False)}
         arguments = {name: known.get(name) for name in kernel.arg_names}
         filled = {name: self.q if value is None else value for name, value in arguments.items()}
-        kernel[grid](**filled, num_warps=warps)
+        kernel[grid](**filled, num_warps=warps, num_stages=stages(kernel is triton_backward.gradient_kernel))
 
     def walk(
         self, start: Optional[Tensor], *, store: bool, values: bool = True

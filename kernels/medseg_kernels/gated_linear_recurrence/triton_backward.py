@@ -36,7 +36,7 @@ def state_backward_kernel(
     comes in with its share from the outputs and goes out whole). Without it only the adjoint of the start is wanted.
     """
     values = tl.program_id(0) * BV + tl.arange(0, BV)
-    b, h, w = tl.program_id(1) // size_h, tl.program_id(1) % size_h, tl.program_id(2)
+    b, h, w = tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64), tl.program_id(2)
     wide_b, wide_bh = b.to(tl.int64), tl.program_id(1).to(tl.int64)
     keys, steps = tl.arange(0, BK), tl.arange(0, C)
     state_at = ((wide_b * size_w + w) * size_h + h) * size_k * size_v
@@ -81,7 +81,7 @@ def solve_backward_kernel(
     With z = (I + beta L)^-T d_written: dv = beta z, and d_beta = z . error, error = v - (K decay) S - L written, which
     is written / beta without a division by a beta of 0.
     """
-    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, tl.program_id(1) % size_h
+    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64)
     count = tl.load(counts + c)
     tokens, exists = rows_of(order, h // heads_per_row, tl.load(starts + c), count, size_n, HAS_ORDER, C)
     chunk = tl.program_id(1).to(tl.int64) * chunks + c
@@ -122,7 +122,7 @@ def gradient_kernel(
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq, dk, the decay's gradient and, but for the delta rule (whose dv comes in), dv and the gate's gradient."""
-    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, tl.program_id(1) % size_h
+    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64)
     count = tl.load(counts + c)
     tokens, exists = rows_of(order, h // heads_per_row, tl.load(starts + c), count, size_n, HAS_ORDER, C)
     wide_b = b.to(tl.int64)

@@ -33,7 +33,7 @@ def decay_kernel(
     HAS_ORDER: tl.constexpr, DECAY: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Cumulative log2 decay inside every chunk; steps that do not exist do not decay."""
-    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, tl.program_id(1) % size_h
+    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64)
     count = tl.load(counts + c)
     tokens, exists = rows_of(order, h // heads_per_row, tl.load(starts + c), count, size_n, HAS_ORDER, C)
     base = g + b.to(tl.int64) * g_b + h * g_h
@@ -56,7 +56,7 @@ def solve_kernel(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Delta rule: T = (I + beta strict(K K^T decay))^-1 beta;  erase = T (K decay),  target = T V.  float32 solve."""
-    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, tl.program_id(1) % size_h
+    c, b, h = tl.program_id(0), tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64)
     count = tl.load(counts + c)
     tokens, exists = rows_of(order, h // heads_per_row, tl.load(starts + c), count, size_n, HAS_ORDER, C)
     chunk = tl.program_id(1).to(tl.int64) * chunks + c
@@ -91,7 +91,7 @@ def state_kernel(
     Without HAS_VALUES nothing is written: what is left of the start shows how the piece transfers a state.
     """
     values = tl.program_id(0) * BV + tl.arange(0, BV)
-    b, h, w = tl.program_id(1) // size_h, tl.program_id(1) % size_h, tl.program_id(2)
+    b, h, w = tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64), tl.program_id(2)
     wide_b, wide_bh = b.to(tl.int64), tl.program_id(1).to(tl.int64)
     keys, steps = tl.arange(0, BK), tl.arange(0, C)
     state_at = ((wide_b * size_w + w) * size_h + h) * size_k * size_v
@@ -143,7 +143,7 @@ def output_kernel(
     ADJOINT (delta rule only): v is the gradient of the outputs, out a workspace, and scores^T v is what is wanted.
     """
     values = tl.program_id(0) * BV + tl.arange(0, BV)
-    c, b, h = tl.program_id(1), tl.program_id(2) // size_h, tl.program_id(2) % size_h
+    c, b, h = tl.program_id(1), tl.program_id(2) // size_h, (tl.program_id(2) % size_h).to(tl.int64)
     count = tl.load(counts + c)
     tokens, exists = rows_of(order, h // heads_per_row, tl.load(starts + c), count, size_n, HAS_ORDER, C)
     wide_b = b.to(tl.int64)

@@ -59,7 +59,7 @@ def run(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     output, final = triton_backend.forward(q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta)
     w_output, w_state = weights_for(output, final)
     grads = triton_backend.backward(
-        w_output.to(dtype), w_state, q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta
+        w_output.to(dtype), w_state.float(), q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta
     )
     return {"output": output, "final_state": final, **{n: x for n, x in grads._asdict().items() if x is not None}}
 
