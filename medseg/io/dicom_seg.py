@@ -113,8 +113,32 @@ def write_segmentation(path: Path, label: NDArray[np.integer], like: Header, seg
         raise LabelError(f"{path}: {cause}; name it in the bundle's labels.")
     # without any labelled voxel the declared segments are written empty: "nothing found" is an answer too
     dataset = _segmentation(label, like, {value: segments[value] for value in present or segments})
+    _keep_wanted(dataset)
     with atomic_path(path) as temporary:
         dataset.save_as(temporary)
+
+
+# What the standard wants of patient and study in a segmentation (types 1 and 2); the UIDs and dates are not touched.
+WANTED_OF_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+FREE_TEXTS_OF_STUDY = (
+    "StudyDescription",
+    "PhysiciansOfRecord",
+    "NameOfPhysiciansReadingStudy",
+    "AdmittingDiagnosesDescription",
+    "ReasonForVisit",
+    "ReasonForPerformedProcedureCodeSequence",
+)
+
+
+def _keep_wanted(dataset: Any) -> None:
+    """Drop what highdicom copies from the source beyond the wanted attributes: comments, history, visit."""
+    for element in list(dataset):
+        group = element.tag.group
+        if (group == 0x0010 and element.keyword not in WANTED_OF_PATIENT) or group in (0x0032, 0x0038):
+            del dataset[element.tag]
+    for keyword in FREE_TEXTS_OF_STUDY:
+        if keyword in dataset:
+            delattr(dataset, keyword)
 
 
 def _segmentation(label: NDArray[np.integer], like: Header, segments: Mapping[int, Segment]) -> Any:

@@ -56,6 +56,10 @@ class RunLogger(MLFlowLogger):
         """Keep a file with the run."""
         self.experiment.log_artifact(self.run_id, str(path), folder)
 
+    def log_json(self, name: str, content: dict[str, Any]) -> None:
+        """Keep a JSON object with the run."""
+        self.experiment.log_dict(self.run_id, content, name)
+
     def log_picture(self, name: str, array: Any) -> None:
         """Keep a picture (X, Y, 3), uint8, with the run."""
         self.experiment.log_image(self.run_id, array, f"pictures/{name}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -14,6 +15,7 @@ import torch
 from medseg.errors import ResourceError
 from medseg.io.atomic import write_json
 from medseg.tracking.manifest import data_fingerprint, make_manifest
+from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_record import write_run_id
 
 from .budget import epochs_within
@@ -135,6 +137,8 @@ def _record(
     if logger is not None and hasattr(logger, "log_file"):
         logger.log_hyperparams({key: value for key, value in manifest.items() if not isinstance(value, dict)})
         write_run_id(folder, str(logger.run_id), str(logger.name))  # type: ignore[attr-defined]
-        for name in ("manifest.json", "config.json"):
-            if (folder / name).is_file():
-                logger.log_file(folder / name)
+        if (folder / "manifest.json").is_file():
+            logger.log_file(folder / "manifest.json")
+        if (folder / "config.json").is_file():
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            logger.log_json("config.json", without_paths(config))
