@@ -149,7 +149,9 @@ class _Encoder:
         if self.identity:
             return part.astype(np.intp)
         if self.values is None:
-            return self.table[part - part.dtype.type(self.low)] if self.low else self.table[part]
+            # widened first: 100 - (-100) does not fit into int8, and booleans would select instead of index
+            narrow = self.low != 0 or part.dtype.kind == "b"
+            return self.table[part.astype(np.intp) - self.low] if narrow else self.table[part]
         place = np.minimum(np.searchsorted(self.values, part), len(self.values) - 1)
         return np.where(self.values[place] == part, self.table[place], self.unlisted)
 

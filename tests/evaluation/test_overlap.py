@@ -26,7 +26,13 @@ def _maps(shape: tuple[int, ...], labels: list[int], dtype: str, seed: int = 0) 
 @pytest.mark.parametrize("order", ["C", "F", "mixed"])
 @pytest.mark.parametrize(
     ("labels", "dtype"),
-    [([0, 1, 2], "uint8"), ([0, 3, 250], "uint8"), ([0, -5, 900], "int16"), ([0, 7, 10**9], "int64")],
+    [
+        ([0, -100, 100], "int8"),
+        ([0, 1, 2], "uint8"),
+        ([0, 3, 250], "uint8"),
+        ([0, -5, 900], "int16"),
+        ([0, 7, 10**9], "int64"),
+    ],
 )
 def test_histogram_equals_counting_each_pair(labels: list[int], dtype: str, order: str) -> None:
     reference, prediction = _maps((13, 7, 5), labels, dtype)
@@ -92,3 +98,9 @@ def test_other_shapes_and_fractions_are_refused() -> None:
         joint_histogram(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), [0])
     with pytest.raises(LabelError, match="float64"):
         joint_histogram(np.zeros(3), np.zeros(3, np.uint8), [0])
+
+
+def test_boolean_maps_count_like_zeros_and_ones() -> None:
+    reference, prediction = np.array([False, True, True]), np.array([False, False, True])
+    assert joint_histogram(reference, prediction, [0, 1]).tolist() == [[1, 0], [1, 1]]
+    assert joint_histogram(reference, prediction, [1, 0]).tolist() == [[1, 1], [0, 1]]
