@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.config import choose_device
 from medseg.datasets import open_dataset
-from medseg.errors import BundleError
+from medseg.errors import BundleError, ResourceError
 from medseg.networks import build_network
 from medseg.planning.fingerprint import measure
+from medseg.planning.memory import measure_step
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
 from medseg.planning.splits import check_splits, make_splits
@@ -23,6 +25,7 @@ from .layout import Layout
 from .write import check_name, write_bundle
 
 log = logging.getLogger(__name__)
+MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
 
 
 def plan_bundle(
@@ -76,16 +79,49 @@ def plan_bundle(
         )
         return [int(step) for step in network.divisor]
 
-    plan = make_plan(
-        dataset,
-        fingerprint,
-        splits,
-        name=name,
-        preset=preset,
-        size=size,
-        memory_bytes=memory_bytes,
-        gpu=gpu,
-        divisor_of=divisor_of,
-    )
+    def make(bytes_per_voxel: float | None) -> Plan:
+        return make_plan(
+            dataset,
+            fingerprint,
+            splits,
+            name=name,
+            preset=preset,
+            size=size,
+            memory_bytes=memory_bytes,
+            bytes_per_voxel=bytes_per_voxel,
+            gpu=gpu,
+            divisor_of=divisor_of,
+        )
+
+    plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
     write_bundle(output, plan, dataset)
+    return plan
+
+
+def _plan_within(memory_bytes: float, make: Callable[[float | None], Plan], device: str) -> Plan:
+    """Plan, run a step of the plan, and plan again with what it held, until the step fits the budget.
+
+    Raises:
+        ResourceError: even the smallest crop holds more.
+    """
+    bytes_per_voxel: float | None = None
+    tried: set[tuple[int, ...]] = set()
+    for _ in range(MEASUREMENTS):
+        plan = make(bytes_per_voxel)
+        crops = (plan.batch_size, *plan.roi_size)
+        cost = measure_step(plan.network, plan.roi_size, plan.batch_size, device)
+        log.info("batch %d of %s: a step holds %.2f GB", plan.batch_size, plan.roi_size, cost.memory_bytes / 1e9)
+        if cost.memory_bytes <= memory_bytes and (crops in tried or cost.memory_bytes > 0.7 * memory_bytes):
+            break
+        if cost.memory_bytes > memory_bytes and crops in tried:
+            raise ResourceError(
+                f"the smallest crops, batch {plan.batch_size} of {plan.roi_size}, hold {cost.memory_bytes / 1e9:.2f} GB; "
+                f"--memory is {memory_bytes / 1e9:.2f} GB. Choose a smaller preset or size."
+            )
+        tried.add(crops)
+        # 3 % above what was measured, so that the next plan lands just below the budget
+        bytes_per_voxel = 1.03 * cost.memory_bytes / math.prod(crops)
+    plan.reasons["batch_size"] += (
+        f"; measured: a step holds {cost.memory_bytes / 1e9:.2f} GB and takes {cost.seconds:.2f} s"
+    )
     return plan

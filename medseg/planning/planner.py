@@ -170,6 +170,7 @@ def make_plan(
     preset: str = "mambavision",
     size: str = "nano",
     memory_bytes: float | None = None,
+    bytes_per_voxel: float | None = None,
     gpu: bool = False,
     divisor_of: Callable[[list[list[int]] | None], Sequence[int]] | None = None,
 ) -> Plan:
@@ -182,6 +183,7 @@ def make_plan(
         name: name of the bundle.
         preset, size: a network of `medseg.networks.PRESETS`.
         memory_bytes: what a training step may hold; default 4 GB without and 8 GB with a GPU.
+        bytes_per_voxel: what a step of this network was measured to hold per voxel of its crops; None for an estimate.
         gpu: whether a GPU will train it.
         divisor_of: strides -> multiple per axis that the network's inputs are best in; default 8 per axis, and never more than 8.
     """
@@ -199,12 +201,12 @@ def make_plan(
     divisor = [min(step, 8) for step in total_strides]
     least = [2 * step for step in total_strides]
     budget = memory_bytes or (8e9 if gpu else 4e9)
-    voxels = budget / BYTES_PER_VOXEL
+    voxels = budget / (bytes_per_voxel or BYTES_PER_VOXEL)
     limit = "the memory budget"
-    if not gpu and voxels > CPU_STEP_VOXELS:
+    if not gpu and memory_bytes is None and voxels > CPU_STEP_VOXELS:
         voxels, limit = CPU_STEP_VOXELS, "the time a step takes without a GPU"
     roi_size, reasons["roi_size"] = choose_roi_size(shape, spacing, divisor, voxels / 2, least=least)
-    batch_size = int(max(2, min(voxels // math.prod(roi_size), 4 if not gpu else 16)))
+    batch_size = int(max(2, min(voxels // math.prod(roi_size), 16 if gpu else 4)))
     reasons["batch_size"] = (
         f"as many crops of {math.prod(roi_size) / 1e6:.2g} million voxels as {limit} allows, at least 2"
     )
