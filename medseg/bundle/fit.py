@@ -11,6 +11,8 @@ from typing import Any
 from medseg.config import apply_overrides, choose_device, read_config
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
+from medseg.tracking.mlflow_logger import close_parent, open_parent
+from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .layout import Layout, find_bundle
 from .load import open_trusted
@@ -97,7 +99,8 @@ def fit_bundle(
     folds = list(range(count)) if fold == "all" else [int(fold)]
     choose_device(device)
     pretrained = _weights_of(init_from) if init_from is not None else None
-    results = {}
+    results: dict[int, dict[str, float]] = {}
+    parent = None
     for number in folds:
         if resume and _finished(folder, number):
             log.info("fold %d is finished", number)
@@ -107,8 +110,33 @@ def fit_bundle(
         )
         if device != "auto":
             config["device"] = {"_target_": "medseg.config.choose_device", "name": device}
+        settings = config.get("train", {}).get("trainer", {})
+        if fold == "all" and settings.get("tracking"):
+            parent = parent or _parent_run(folder, settings)
+            settings["parent_run"] = parent
         results[number] = run_config(folder, number, config, resume=resume)
+    if parent is not None:
+        close_parent(
+            folder / "runs", settings["experiment"], parent, mean_metrics(results), uri=settings.get("tracking_uri")
+        )
     return results
+
+
+def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
+    """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
+    runs = folder / "runs"
+    earlier = read_run_id(runs)
+    parent = open_parent(runs, settings["experiment"], uri=settings.get("tracking_uri"), run_id=earlier)
+    if earlier is None:
+        write_run_id(runs, parent, settings["experiment"])
+    return parent
+
+
+def mean_metrics(results: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the folds that have it."""
+    names = {name for metrics in results.values() for name in metrics}
+    values = {name: [metrics[name] for metrics in results.values() if name in metrics] for name in names}
+    return {f"mean_{name}": sum(found) / len(found) for name, found in sorted(values.items())}
 
 
 def _finished(folder: Path, fold: int) -> bool:

@@ -63,3 +63,23 @@ class RunLogger(MLFlowLogger):
     def log_picture(self, name: str, array: Any) -> None:
         """Keep a picture (X, Y, 3), uint8, with the run."""
         self.experiment.log_image(self.run_id, array, f"pictures/{name}.png")
+
+
+def open_parent(store: Path, experiment: str, *, uri: str | None = None, run_id: str | None = None) -> str:
+    """Start, or find again, the run under which the runs of the folds are nested; returns its id.
+
+    Args:
+        store, experiment, uri: as in `RunLogger`.
+        run_id: an earlier parent to continue with.
+    """
+    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id)
+    return str(logger.run_id)
+
+
+def close_parent(
+    store: Path, experiment: str, run_id: str, metrics: dict[str, float], *, uri: str | None = None
+) -> None:
+    """Log the means over the folds and mark the parent run as finished."""
+    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id)
+    logger.log_metrics(metrics)
+    logger.finalize("success")

@@ -75,6 +75,7 @@ def make_trainer(
     experiment: str = "medseg",
     tracking: bool = True,
     tracking_uri: str | None = None,
+    parent_run: str | None = None,
     **trainer_settings: Any,
 ) -> pl.Trainer:
     """A Lightning trainer that checkpoints, records and reports.
@@ -91,6 +92,7 @@ def make_trainer(
         train_handlers: accepted since MONAI's tools put handlers here; an MLflow handler's address and a checkpoint loader's
             weights are taken over, other Ignite handlers cannot run under Lightning and are named in a warning.
         tracking, tracking_uri, experiment: MLflow record, see `medseg.tracking.mlflow_logger`.
+        parent_run: id of the MLflow run that this one is nested under.
         trainer_settings: any other argument of `pytorch_lightning.Trainer`.
 
     Raises:
@@ -117,7 +119,9 @@ def make_trainer(
         "gradient_clip_val": gradient_clip,
         "num_sanity_val_steps": 0,
         # only the first process: two that make one SQLite store at the same moment break it
-        "logger": _logger(Path(bundle_root), folder, fold, experiment, tracking_uri) if tracking and first else False,
+        "logger": _logger(Path(bundle_root), folder, fold, experiment, tracking_uri, parent_run)
+        if tracking and first
+        else False,
         "callbacks": callbacks,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
@@ -163,10 +167,17 @@ def _take_over(handlers: Sequence[Any]) -> str | None:
     return uri
 
 
-def _logger(bundle_root: Path, folder: Path, fold: int, experiment: str, uri: str | None) -> Any:
+def _logger(
+    bundle_root: Path, folder: Path, fold: int, experiment: str, uri: str | None, parent_run: str | None
+) -> Any:
     from medseg.tracking.mlflow_logger import RunLogger
     from medseg.tracking.run_record import read_run_id
 
     return RunLogger(
-        bundle_root / "runs", experiment=experiment, run_name=f"fold_{fold}", uri=uri, run_id=read_run_id(folder)
+        bundle_root / "runs",
+        experiment=experiment,
+        run_name=f"fold_{fold}",
+        uri=uri,
+        run_id=read_run_id(folder),
+        tags={"mlflow.parentRunId": parent_run} if parent_run else None,
     )

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -102,6 +103,22 @@ def test_a_finished_fold_is_not_trained_again_when_resuming(bundle: Path, caplog
         assert fit_bundle(bundle, overrides=QUICK, resume=True) == {}
     assert "fold 0 is finished" in caplog.text
     assert (bundle / "models" / "fold_0" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_all_folds_are_trained_as_nested_runs_and_resumed(bundle: Path) -> None:
+    overrides = {**QUICK, "max_epochs": 1, "val_interval": 1}
+    results = fit_bundle(bundle, fold="all", overrides=overrides)
+    assert sorted(results) == [0, 1, 2, 3]
+    parent = json.loads((bundle / "runs" / "mlflow_run.json").read_text())["run_id"]
+    with sqlite3.connect(bundle / "runs" / "mlflow.db") as database:
+        children = database.execute(
+            "select count(*) from tags where key = 'mlflow.parentRunId' and value = ?", [parent]
+        )
+        assert children.fetchone()[0] == 4
+        means = dict(database.execute("select key, value from latest_metrics where run_uuid = ?", [parent]).fetchall())
+    expected = sum(metrics["val_dice"] for metrics in results.values()) / 4
+    assert means["mean_val_dice"] == pytest.approx(expected)
+    assert fit_bundle(bundle, fold="all", overrides=overrides, resume=True) == {}
 
 
 def test_any_mixer_is_swapped_for_identity_by_one_key(data: Path, tmp_path: Path) -> None:
