@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseg_kernels import delta_rule, gated_delta_rule, gated_linear_recurrence, gla, mlstm, retention, ssd
+from medseg_kernels import (
+    delta_rule,
+    gated_delta_rule,
+    gated_linear_recurrence,
+    gla,
+    mlstm,
+    retention,
+    selective_scan_fn,
+    ssd,
+)
 from medseg_kernels.gated_linear_recurrence.reference import recurrent
 from medseg_kernels.traversals import TRAVERSALS, Traversal
 from tests.kernels.gated_linear_recurrence.cases import error
@@ -62,6 +71,15 @@ def test_ssd_equals_the_selective_scan_with_tied_rates() -> None:
         state = fade * state + (dt[:, t, :, None] * x[:, t])[..., None] * write[:, t, :, None, :]
         outputs.append((state * read[:, t, :, None, :]).sum(-1) + d[:, None] * x[:, t])
     assert error(found, torch.stack(outputs, 1)) < 1e-12
+
+
+def test_ssd_equals_our_selective_scan_with_tied_rates() -> None:
+    x, dt, a, b, c, d = (value.float() for value in ssd_inputs())
+    expected = selective_scan_fn(
+        x.flatten(2).transpose(1, 2), dt.repeat_interleave(6, 2).transpose(1, 2), a.repeat_interleave(6)[:, None].expand(24, 5),
+        b.permute(0, 2, 3, 1), c.permute(0, 2, 3, 1), d.repeat_interleave(6),
+    )  # fmt: skip
+    assert error(ssd(x, dt, a, b, c, d)[0].flatten(2).transpose(1, 2), expected) < 1e-5
 
 
 def test_ssd_is_simple_gla() -> None:
