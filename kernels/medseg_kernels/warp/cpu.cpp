@@ -21,7 +21,8 @@ struct Row {  // positions of one output row: lower neighbour, weights of the up
     std::vector<float> position[3];
     std::vector<float> weight[3];
     std::vector<uint8_t> inside;
-    explicit Row(int64_t n) : base(n), narrow(n), inside(n) {
+    std::vector<uint8_t> far;  // whether all eight lie outside
+    explicit Row(int64_t n) : base(n), narrow(n), inside(n), far(n) {
         for (int a = 0; a < 3; ++a) position[a].resize(n), weight[a].resize(n);
     }
 };
@@ -84,6 +85,7 @@ struct Spline {  // control points (3, G0, G1, G2) over the output patch; points
 // Positions -> lower neighbours and weights. Every base is valid to read from; `inside` says whether it may be used.
 void settle(const Source& source, Row& row, int64_t n) {
     std::fill(row.inside.begin(), row.inside.end(), uint8_t(1));
+    std::fill(row.far.begin(), row.far.end(), uint8_t(0));
     std::fill(row.base.begin(), row.base.end(), int64_t(0));
     for (int a = 0; a < 3; ++a) {
         const int32_t last = int32_t(std::max<int64_t>(source.extent[a] - 2, 0));
@@ -91,7 +93,8 @@ void settle(const Source& source, Row& row, int64_t n) {
         const int64_t stride = source.stride[a];
         const float* p = row.position[a].data();
         float* w = row.weight[a].data();
-        uint8_t* inside = row.inside.data();
+        uint8_t *inside = row.inside.data(), *far = row.far.data();
+        const float beyond = float(source.extent[a]);
         int64_t* base = row.base.data();
         const float high = flat ? 1e-4f : float(source.extent[a] - 1), low = flat ? -1e-4f : 0.0f;
 #pragma omp simd
@@ -99,6 +102,7 @@ void settle(const Source& source, Row& row, int64_t n) {
             const float clamped = std::min(std::max(p[z], 0.0f), float(last));
             const int32_t lower = int32_t(clamped);
             inside[z] &= uint8_t((p[z] >= low) & (p[z] <= high));
+            far[z] |= uint8_t((p[z] <= -1.0f) | (p[z] >= beyond));
             w[z] = flat ? 0.0f : p[z] - float(lower);
             base[z] += int64_t(lower) * stride;
         }
@@ -198,6 +202,10 @@ void label_row(const T* label, const Source& s, const Row& row, T outside, bool 
             out[z] = nearest(label, s, row, z, outside);
             continue;
         }
+        if (row.far[z]) {
+            out[z] = outside;
+            continue;
+        }
         T value[8];
         float weight[8];
         if (row.inside[z]) {
@@ -275,6 +283,10 @@ extern "C" void medseg_warp(const float* image, int64_t channels, int64_t channe
                         interpolate(from, from_image, row, row.base.data(), to, n);
                     for (int64_t z = 0; z < n && !whole; ++z) {
                         if (row.inside[z]) continue;
+                        if (row.far[z]) {
+                            to[z] = image_outside[c];
+                            continue;
+                        }
                         int64_t offset[8];
                         float weight[8], sum = 0.0f;
                         corners(from_image, row, z, offset, weight);
