@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from medseg.errors import BundleError, ConfigError, DataError
 from medseg.inference.batch import CaseResult, Job, OutputOptions, Segmenter, run_cases
 from medseg.inference.measures import rows_to_csv
+from medseg.inference.record import file_digest
 from medseg.io import Case, Volume, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
 from medseg.types import FilePath
@@ -79,6 +81,7 @@ def predict_bundle(
     statistics: bool = False,
     resume: bool = False,
     trust: bool = False,
+    anonymous_names: bool = False,
     read_already: dict[tuple[Path, ...], Volume] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
@@ -97,6 +100,7 @@ def predict_bundle(
         statistics: measure surfaces and intensities too.
         resume: skip what the same model and settings have finished.
         trust: let the bundle run code that is not on the allow-list.
+        anonymous_names: name outputs by a hash of the input's bytes, since file names often name people.
         read_already: volumes that `medseg.inference.batch.first_look` read.
         progress: called with (case, windows done, windows in all).
         finished: called with (result, cases done, cases in all).
@@ -111,6 +115,8 @@ def predict_bundle(
     opened = load_bundle(str(bundle), trust=trust)
     words = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
     cases = find_inputs(words, channels=len(opened.channels))
+    if anonymous_names:
+        cases = [dataclasses.replace(case, name=f"case_{file_digest(case.images[0])[:16]}") for case in cases]
     folder = Path(output)
     _refuse_overwriting(cases, folder, suffix)
     model = model_facts(opened)

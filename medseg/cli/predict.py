@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--statistics", action="store_true", help="measure surfaces and intensities, not only volumes")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG per case")
+    parser.add_argument(
+        "--anonymous-names", action="store_true", help="name outputs by a hash of the input, not by its file name"
+    )
     parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
     parser.add_argument(
         "--overlap", type=float, metavar="X", help="shared part of neighbouring windows (default: bundle's)"
@@ -119,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         statistics=arguments.statistics,
         resume=arguments.resume,
         trust=arguments.trust,
+        anonymous_names=arguments.anonymous_names,
         read_already=read_already,
         progress=screen.progress,
         finished=screen.finished,

@@ -1,0 +1,76 @@
+"""The surface people build on grows on purpose only: verbs, options, exit codes, public names.
+
+After a wanted change: `python -m tests.architecture.test_surface` writes the new list; review its diff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import medseg
+import medseg_kernels
+from medseg.cli.main import VERBS, build_parser, main
+
+FROZEN = Path(__file__).with_name("surface.json")
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                found += [f"{name} {option}" for option in options_of(child)] or [name]
+        elif not isinstance(action, argparse._HelpAction):
+            found.append(" ".join(action.option_strings) or str(action.metavar or action.dest))
+    return sorted(found)
+
+
+def surface() -> dict[str, Any]:
+    parser = build_parser()
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    return {
+        "verbs": {name: options_of(verbs[name]) for name in VERBS},
+        "medseg": sorted(medseg.__all__),
+        "medseg_kernels": sorted(medseg_kernels.__all__),
+    }
+
+
+def test_the_surface_is_the_committed_one() -> None:
+    assert surface() == json.loads(FROZEN.read_text(encoding="utf-8"))
+
+
+def test_help_answers_without_torch_in_half_a_second() -> None:
+    code = (
+        "import sys; from medseg.cli.main import main; main(['--help']); print('torch' in sys.modules, file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    assert done.stderr.strip() == "False"
+    assert all(verb in done.stdout for verb in VERBS)
+    assert min(seconds) < 0.5
+
+
+def test_every_verb_answers_help_without_torch() -> None:
+    code = (
+        "import sys\nfrom medseg.cli.main import VERBS, main\n"
+        "for verb in VERBS:\n    assert main([verb, '--help']) == 0, verb\n    assert 'torch' not in sys.modules, verb"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_a_misspelt_verb_is_a_usage_error_that_names_the_nearest(capsys: Any) -> None:
+    assert main(["pedict"]) == 2
+    assert "predict" in capsys.readouterr().err
+
+
+if __name__ == "__main__":
+    FROZEN.write_text(json.dumps(surface(), indent=2) + "\n", encoding="utf-8")
