@@ -2,7 +2,7 @@
 
 The last two are measured where they are installed. One thread. The image parts of the affine passes are compared first.
 
-Run: python -m benchmarks.augmentation_benchmark [--rounds 9]
+Run: python benchmarks/bench_augmentation.py [--rounds 9]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from contest import interleave, ratio, save
 from monai.data import PersistentDataset
 from monai.transforms import (
     Compose,
@@ -30,7 +31,6 @@ from monai.transforms import (
     SpatialCropd,
 )
 
-from benchmarks.contest import interleave, ratio, save
 from medseg.transforms.augmentation import AugmentationParameters, ChannelParameters, apply, build_recipe, draw
 from medseg.transforms.sampling import SampleKey
 

@@ -1,6 +1,6 @@
 """HD95 + NSD and Dice of 14 labels on 256 x 256 x 128 voxels, against MONAI. One thread; refuses to time unequal values.
 
-Run: python -m benchmarks.metrics_benchmark [--rounds 5]
+Run: python benchmarks/bench_metrics.py [--rounds 5]
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import argparse
 
 import numpy as np
 import torch
+from contest import interleave, ratio, save
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
-from benchmarks.contest import interleave, ratio, save
 from medseg.evaluation import overlap, surface
 
 SHAPE, LABELS, SPACING, TOLERANCE = (256, 256, 128), range(1, 15), (1.5, 1.5, 2.0), 2.0
