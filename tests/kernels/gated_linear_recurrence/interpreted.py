@@ -57,7 +57,7 @@ def run(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     g, beta, start = (None if x is None else x.detach().float() for x in (case.g, case.beta, case.initial_state))
     scale = case.q.shape[-1] ** -0.5
     output, final = triton_backend.forward(q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta)
-    w_output, w_state = weights_for(output, final)
+    w_output, w_state = (x.to(q.device) for x in weights_for(output, final))
     grads = triton_backend.backward(
         w_output.to(dtype), w_state.float(), q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta
     )

@@ -10,7 +10,7 @@ from medseg_kernels.gated_linear_recurrence import cpu
 from tests.kernels.gated_linear_recurrence.cases import DECAYS, WRITES, Case, error, gradients, make_case, weights_for
 from tests.kernels.gated_linear_recurrence.test_forms import recurrent_in_pieces
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"compiled kernels: {why_not()}")
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 FLOAT32 = 1e-5  # largest error over largest value
 
@@ -97,3 +97,14 @@ def test_repeated_runs_are_bit_identical_with_any_number_of_threads() -> None:
         torch.set_num_threads(threads)
     for name, value in runs[0].items():
         assert all(torch.equal(value, other[name]) for other in runs[1:]), name
+
+
+def test_strides_beyond_32_bits() -> None:
+    # 8 GiB of addresses, of which only the few pages that are written become memory
+    far = torch.empty(2**31 + 1000, dtype=torch.float32)
+    q = far.as_strided((2, 10, 2, 8), (2**31, 16, 8, 1))
+    q.copy_(torch.randn(2, 10, 2, 8))
+    near = q.contiguous()
+    found = cpu.forward(q, q, q, None, None, 1.0, None, None, None, False)
+    expected = cpu.forward(near, near, near, None, None, 1.0, None, None, None, False)
+    assert torch.equal(found[0], expected[0])

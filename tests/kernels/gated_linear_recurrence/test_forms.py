@@ -76,3 +76,30 @@ def test_written_out_gradients_equal_autograds(decay: str, write: str) -> None:
     given = [x for x in grads if x is not None]
     for name, a, b in zip(case.names(), given, expected, strict=True):
         assert error(a, b) < 1e-11, name
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_float32_chunks_keep_five_digits(decay: str, write: str) -> None:
+    case = make_case(decay, write, size_n=300, size_k=16, size_v=16)
+    truth = recurrent(case.q, case.k, case.v, case.g, case.beta, None, case.initial_state, case.delta)
+    args = [None if x is None else x.detach().float() for x in (case.q, case.k, case.v, case.g, case.beta)]
+    start = case.initial_state.detach().float()
+    found = chunkwise(*args, None, start, None, None, case.delta)
+    assert error(found[0], truth[0]) < 1e-5
+    assert error(found[1], truth[1]) < 1e-5
+
+
+@pytest.mark.parametrize(("decay", "write"), [("scalar", "plain"), ("vector", "plain"), ("scalar", "delta")])
+def test_identities_of_the_decays_gradient(decay: str, write: str) -> None:
+    """dg_t = sum over i >= t of (q dq - k dk), with the delta rule (q dq - v dv), and <S_end, dS_end> when the state counts."""
+    case = make_case(decay, write, size_n=40, size_v=8)
+    output, state = recurrent(case.q, case.k, case.v, case.g, case.beta, None, case.initial_state, case.delta)
+    w_output, w_state = weights_for(output, state)
+    loss = (output * w_output).sum() + (state * w_state).sum()
+    dq, dk, dv, dg = torch.autograd.grad(loss, [case.q, case.k, case.v, case.g])
+    step = case.q * dq - (case.v * dv if write == "delta" else case.k * dk)
+    end = (state * w_state).sum(-1)
+    if decay == "scalar":
+        step, end = step.sum(-1), end.sum(-1)
+    assert error(step.flip(1).cumsum(1).flip(1) + end.unsqueeze(1), dg) < 1e-10

@@ -14,7 +14,9 @@ import pytest
 from tests.kernels import aot
 
 ROOT = Path(__file__).parents[3]
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
+)
 
 FLOAT32 = 1e-4  # largest error over largest value
 HALF = 5e-3  # root mean square of the error over that of the value
@@ -37,12 +39,12 @@ def test_interpreted_kernels_equal_the_reference() -> None:
         assert line.get("repeats", True), line["name"]
 
 
-@pytest.mark.skipif(aot.why_not() is not None, reason=f"ahead-of-time compilation: {aot.why_not()}")
+@pytest.mark.skipif(aot.why_not() is not None, reason=str(aot.why_not()))
 def test_aot_one_configuration_per_kernel() -> None:
     aot.quick("gated_linear_recurrence")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(aot.why_not() is not None, reason=f"ahead-of-time compilation: {aot.why_not()}")
+@pytest.mark.skipif(aot.why_not() is not None, reason=str(aot.why_not()))
 def test_aot_everything() -> None:
     aot.full("gated_linear_recurrence")
