@@ -8,6 +8,7 @@ expressions are replaced by ones that repeat both checks at the moment of use.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,9 @@ class SafeConfig:
         if self.trust:
             from monai.bundle import ConfigParser
 
+            root = str(self.raw.get("bundle_root", ""))
+            if root and root not in sys.path:
+                sys.path.insert(1, root)  # as MONAI does: a trusted bundle may bring Python files of its own
             return ConfigParser(config)
         return _safe_parser(config, self.source)
 

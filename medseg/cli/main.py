@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
     """One line for a usage error, with the nearest verb or option."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        if "invalid choice" in message and "'" in message:
+        if "argument VERB: invalid choice" in message and "'" in message:
             word = message.split("'")[1]
             message = f"unknown verb {word!r}. {nearest(word, VERBS)}" if word not in VERBS else message
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)

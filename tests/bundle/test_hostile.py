@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import stat
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -208,3 +209,14 @@ def test_packed_bundle_with_a_flipped_byte_is_refused(bundle: Layout, tmp_path: 
     with pytest.raises(MedsegError):
         install_bundle(str(tmp_path / "bad.zip"))
     assert not (tmp_path / "installed" / "tiny_mr_unet").exists()
+
+
+def test_trusted_bundle_may_bring_its_own_python(bundle: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--trust` is for: many public bundles keep classes in their own scripts folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (bundle.folder / "own_scripts").mkdir()
+    (bundle.folder / "own_scripts" / "sizes.py").write_text("def roi():\n    return [32, 32, 32]\n")
+    set_inference(bundle, roi_size={"_target_": "own_scripts.sizes.roi"})
+    with pytest.raises(UntrustedBundleError, match=r"own_scripts\.sizes\.roi"):
+        load_bundle(bundle.folder)
+    assert load_bundle(bundle.folder, trust=True).roi_size == (32, 32, 32)
