@@ -152,6 +152,7 @@ def make_segmenter(
     if "preprocessing_def" not in bundle.config:
         return _foreign_segmenter(bundle, options)
     settings = bundle.inference_settings
+    extra = bundle.plan.inference if bundle.plan is not None else {}
     mirror = settings["mirror_axes"] if options.mirror is None else options.mirror
     return Predictor(
         bundle.networks(),
@@ -159,7 +160,8 @@ def make_segmenter(
         bundle.roi_size,
         overlap=settings["overlap"] if options.overlap is None else options.overlap,
         sw_batch_size=options.window_batch or int(settings["sw_batch_size"]),
-        mode=str(settings["mode"]),
+        mode=str(extra.get("importance", settings["mode"])),
+        placement=str(extra.get("placement", "regular")),
         mirror_axes=mirror,
         label_values=sorted(bundle.labels),
         device=choose_device(options.device),

@@ -141,13 +141,15 @@ def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
         for case, box in _read_ahead(cases, reader, job):
             began = time.perf_counter()
             task: Callable[[], CaseResult]
+            if segmenter is None and isinstance(box[0], Volume):
+                segmenter = job.segmenter()  # what is wrong here (weights, device) is wrong for every case: not caught
             try:
                 if isinstance(box[0], Exception):
                     raise box.pop()  # type: ignore[misc]
                 if box[0] is None:
                     task = partial(CaseResult, case.name, "skipped")
                 else:
-                    segmenter = segmenter or job.segmenter()
+                    assert segmenter is not None
                     task = _compute(case, box, segmenter, began, job)
             except Exception as error:
                 task = partial(_failed, case, error)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError, ResourceError
 from medseg.io import Volume
+from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing
 from medseg.transforms.preprocessing import Prepared, Preprocessing
 from medseg_kernels import NonFiniteLogitsError
 
@@ -41,7 +42,8 @@ class Predictor:
         roi_size: extent of a window; two values for a two-dimensional network, which then sees slices along Z.
         overlap: shared fraction of neighbouring windows.
         sw_batch_size: windows per call of the network.
-        mode: `gaussian` or `constant` blending.
+        mode: `gaussian` or `constant` blending, or `nnunet` for its Gaussian.
+        placement: `regular` windows (MONAI's) or `even` ones (nnU-Net's).
         mirror_axes: spatial axes of test-time mirroring; none by default, it costs a factor 2 per axis.
         label_values: label of each class; 0, 1, 2 ... by default.
         combine: how several networks are averaged, `logits` or `probabilities`.
@@ -59,12 +61,13 @@ class Predictor:
     def __init__(
         self,
         network: torch.nn.Module | Sequence[torch.nn.Module],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | NnunetPreprocessing,
         roi_size: Sequence[int],
         *,
         overlap: float | Sequence[float] = 0.5,
         sw_batch_size: int = 1,
         mode: str = "gaussian",
+        placement: str = "regular",
         mirror_axes: Sequence[int] = (),
         label_values: Sequence[int] | None = None,
         combine: str = "logits",
@@ -86,6 +89,7 @@ class Predictor:
         self.overlap = tuple(float(v) for v in shares) + ((0.0,) if self.flat else ())
         self.sw_batch_size = int(sw_batch_size)
         self.mode = mode
+        self.placement = placement
         self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
         self.label_values = _values_unless_plain(label_values)
         self.combine = combine
@@ -123,7 +127,7 @@ class Predictor:
 
     def segment(self, prepared: Prepared, progress: Progress | None = None) -> NDArray[np.integer]:
         """The label map of a prepared volume; on shortage of memory it steps down and starts anew."""
-        plan = plan_windows(prepared.image.shape[1:], self.roi_size, self.overlap)
+        plan = plan_windows(prepared.image.shape[1:], self.roi_size, self.overlap, placement=self.placement)
         image = _padded(prepared.image, plan)
         self.steps = []
         step = StepDown(self.device, self.sw_batch_size, self.slab_planes, self.slab_type)
@@ -208,6 +212,7 @@ class Predictor:
             "overlap": list(self.overlap[:2] if self.flat else self.overlap),
             "sw_batch_size": self.sw_batch_size,
             "mode": self.mode,
+            "placement": self.placement,
             "mirror_axes": list(self.mirror_axes),
             "networks": len(self.networks),
             "combine": self.combine,

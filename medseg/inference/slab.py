@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from medseg.transforms.grid import GridMap
-from medseg_kernels import AxisTable, axis_table, stitch_labels, stitch_logits, stitch_window
+from medseg.transforms.restoring import source_tables
+from medseg_kernels import AxisTable, stitch_labels, stitch_logits, stitch_window
 
-from .windows import axis_starts, padding, window_size
+from .windows import axis_starts, even_starts, padding, window_size
 
 Start = tuple[int, int, int]
 
@@ -58,7 +59,12 @@ class WindowPlan:
 
 
 def plan_windows(
-    shape: Sequence[int], roi_size: Sequence[int], overlap: Sequence[float], *, axis: int | None = None
+    shape: Sequence[int],
+    roi_size: Sequence[int],
+    overlap: Sequence[float],
+    *,
+    axis: int | None = None,
+    placement: str = "regular",
 ) -> WindowPlan:
     """Where the windows of a volume lie. The layers' axis is the one that makes the slab smallest, unless named.
 
@@ -66,13 +72,15 @@ def plan_windows(
         shape: (X, Y, Z) of the network's grid.
         roi_size: extent of a window, three values.
         overlap: shared fraction per axis.
+        placement: `regular` (MONAI's) or `even` (nnU-Net's), see `axis_starts`.
     """
     roi = window_size(roi_size, shape)
     pads = padding(shape, roi)
     padded = tuple(size + before + after for size, (before, after) in zip(shape, pads, strict=True))
     if axis is None:
         axis = max(range(3), key=lambda a: (padded[a] / (roi[a] + 1), a))
-    starts = [axis_starts(size, extent, share) for size, extent, share in zip(padded, roi, overlap, strict=True)]
+    place = even_starts if placement == "even" else axis_starts
+    starts = [place(size, extent, share) for size, extent, share in zip(padded, roi, overlap, strict=True)]
     layers = []
     for first in starts[axis]:
         layer_axes = [[first] if a == axis else starts[a] for a in range(3)]
@@ -194,7 +202,7 @@ def stream_labels(
     """
     slab: Slab | None = None
     output: NDArray[np.integer] | None = None
-    tables = source_tables(plan, grid)
+    tables = source_tables(grid, plan.pads)
     done = 0
     for number, layer in enumerate(plan.layers):
         for starts in batches(plan, layer, window_batch):
@@ -215,11 +223,6 @@ def stream_labels(
             done = _flush(slab, plan, grid, tables, output, done, complete, label_values, probabilities)
     assert output is not None
     return output
-
-
-def source_tables(plan: WindowPlan, grid: GridMap) -> list[AxisTable]:
-    """Interpolation tables from the padded network grid to the cut box of the source, per axis."""
-    return [axis_table(grid.shape[axis], grid.extent[axis], offset=plan.pads[axis]) for axis in range(3)]
 
 
 def _output_type(classes: int, label_values: NDArray[np.integer] | None) -> type[np.unsignedinteger]:

@@ -55,6 +55,20 @@ def axis_starts(size: int, roi: int, overlap: float) -> list[int]:
     return [min(index * step, size - roi) for index in range(count)]
 
 
+def even_starts(size: int, roi: int, overlap: float) -> list[int]:
+    """As `axis_starts`, but with equal steps, each at most `roi * (1 - overlap)`: nnU-Net's windows.
+
+    Example:
+        >>> even_starts(110, 64, 0.5)
+        [0, 23, 46]
+    """
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap={overlap}: expected a fraction of the window, 0 <= overlap < 1")
+    count = math.ceil((size - roi) / (roi * (1 - overlap))) + 1
+    step = (size - roi) / max(count - 1, 1)
+    return [round(step * index) for index in range(count)]
+
+
 def window_starts(shape: Sequence[int], roi_size: Sequence[int], overlap: Sequence[float]) -> list[tuple[int, ...]]:
     """First voxels of all windows, the last axis fastest."""
     return list(itertools.product(*(axis_starts(*axis) for axis in zip(shape, roi_size, overlap, strict=True))))
@@ -67,20 +81,28 @@ def importance_map(
 
     Args:
         roi_size: extent of the window.
-        mode: `gaussian` (the centre counts most) or `constant`.
+        mode: `gaussian` (the centre counts most), `constant`, or `nnunet` (a Gaussian cut at four sigma).
         sigma_scale: standard deviation as a share of the window's extent.
 
     Returns:
         `roi_size` float32, values in [1e-3, 1].
     """
-    if mode not in ("gaussian", "constant"):
-        raise ValueError(f"mode={mode!r}: expected 'gaussian' or 'constant'")
+    if mode not in ("gaussian", "constant", "nnunet"):
+        raise ValueError(f"mode={mode!r}: expected 'gaussian', 'constant' or 'nnunet'")
     weights = torch.ones(tuple(roi_size))
     if mode == "constant":
         return weights
     sigmas = per_axis(sigma_scale, len(roi_size), "sigma_scale")
     for axis, (size, share) in enumerate(zip(roi_size, sigmas, strict=True)):
-        offset = torch.arange(size, dtype=torch.float32) - (size - 1) / 2.0
+        centre = (size - 1) / 2.0 if mode == "gaussian" else size // 2
+        offset = torch.arange(size, dtype=torch.float32) - centre
         profile = torch.exp(offset**2 / (-2 * (share * size) ** 2))
+        if mode == "nnunet":
+            profile[offset.abs() > int(4.0 * share * size + 0.5)] = 0.0
         weights = weights * profile.reshape([-1 if a == axis else 1 for a in range(len(roi_size))])
+    if mode == "nnunet":
+        # nnU-Net keeps the map in float16, ten times larger, where its smallest values vanish
+        weights = (10.0 * weights).half().float()
+        weights[weights == 0] = weights[weights > 0].min()
+        return weights
     return weights.clamp_(min=max(float(weights.min()), SMALLEST_WEIGHT))

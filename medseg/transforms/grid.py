@@ -63,6 +63,7 @@ class GridMap:
         start: first voxel of the cut box, in turned source voxels (after `axes` and `flips`).
         extent: size of the cut box in turned source voxels.
         shape: voxels of the network's grid.
+        nearest: network axes along which the way back takes the nearest voxel instead of interpolating.
     """
 
     source_shape: tuple[int, ...]
@@ -71,6 +72,7 @@ class GridMap:
     start: tuple[int, ...]
     extent: tuple[int, ...]
     shape: tuple[int, ...]
+    nearest: tuple[int, ...] = ()
 
     @property
     def turned_shape(self) -> tuple[int, ...]:

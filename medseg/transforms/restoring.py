@@ -1,17 +1,19 @@
 """Logits on the network's grid -> labels on the source grid: interpolate the logits, then take the largest.
 
 The other order (largest first, then nearest neighbour) is quicker and changes several per cent of the voxels near
-boundaries, so it is not offered. Both steps are one pass (`medseg_kernels.resample_argmax`). Axes are turned back after
+boundaries, so it is not offered. Both steps are one pass (`medseg_kernels.stitch_labels`). Axes are turned back after
 the reduction, on one byte per voxel instead of K floats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medseg_kernels import resample_argmax
+from medseg_kernels import AxisTable, axis_table, stitch_labels
 
 from .grid import GridMap
 
@@ -34,6 +36,19 @@ def place_label(label: NDArray[np.integer], grid: GridMap) -> NDArray[np.integer
     return np.ascontiguousarray(grid.turn_back(label))
 
 
+def source_tables(grid: GridMap, offsets: Sequence[int] = (0, 0, 0)) -> list[AxisTable]:
+    """Interpolation tables from the network's grid to the cut box of the source, per axis.
+
+    Args:
+        grid: `Prepared.grid`.
+        offsets: voxels that were added in front of the network's grid.
+    """
+    return [
+        axis_table(grid.shape[axis], grid.extent[axis], offset=offsets[axis], nearest=axis in grid.nearest)
+        for axis in range(3)
+    ]
+
+
 def restore_label(logits: torch.Tensor, grid: GridMap) -> NDArray[np.integer]:
     """The label of the largest logit on the source grid.
 
@@ -44,5 +59,7 @@ def restore_label(logits: torch.Tensor, grid: GridMap) -> NDArray[np.integer]:
     Returns:
         (X, Y, Z) of `grid.source_shape`, uint8 (uint16 from 256 classes on), C-contiguous.
     """
-    best = resample_argmax(logits, grid.extent).cpu()
+    if logits.dtype not in (torch.float32, torch.float16):
+        logits = logits.float()
+    best = stitch_labels(logits.contiguous(), None, *source_tables(grid)).cpu()
     return place_label(best.numpy().astype(label_dtype(logits.shape[0] - 1), copy=False), grid)

@@ -28,7 +28,7 @@ class AxisTable:
         return AxisTable(self.index[:, begin:end].contiguous(), self.fraction[begin:end].contiguous())
 
 
-def axis_table(source: int, target: int, *, offset: int = 0) -> AxisTable:
+def axis_table(source: int, target: int, *, offset: int = 0, nearest: bool = False) -> AxisTable:
     """The table that stretches `source` voxels over `target`, outer edges aligned, outer values held.
 
     The positions are those of `torch.nn.functional.interpolate(align_corners=False)`.
@@ -37,6 +37,7 @@ def axis_table(source: int, target: int, *, offset: int = 0) -> AxisTable:
         source: voxels of the network's grid along the axis.
         target: voxels of the source grid.
         offset: added to every index, where the network's grid was padded in front.
+        nearest: take the nearest voxel instead of interpolating.
 
     Example:
         >>> axis_table(2, 4).fraction.tolist()
@@ -46,6 +47,8 @@ def axis_table(source: int, target: int, *, offset: int = 0) -> AxisTable:
         raise ValueError(f"source={source}, target={target}: expected at least one voxel each")
     position = (torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5
     position.clamp_(0, source - 1)
+    if nearest:
+        position = (position + 0.5).floor().clamp_(0, source - 1)
     first = position.floor()
     fraction = (position - first).float()
     second = torch.where(fraction > 0, first + 1, first).clamp_max(source - 1)

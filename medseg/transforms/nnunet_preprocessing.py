@@ -1,0 +1,137 @@
+"""nnU-Net v2's own preprocessing, for networks that were trained with it: same axes, box, intensities and splines.
+
+The array is read as (Z, Y, X) and permuted by `transpose_forward`; nothing is turned to RAS. Images are resampled with cubic
+splines; where one axis is coarse, slice by slice, and along it by nearest neighbour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medseg.errors import ConfigError
+from medseg.types import Affine, ImageCXYZ
+
+from .grid import GridMap
+from .preprocessing import Prepared
+
+# An axis counts as coarse when its spacing is more than this many times the finest (nnU-Net's ANISO_THRESHOLD).
+ANISOTROPY = 3.0
+SCHEMES = ("CTNormalization", "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization")
+
+
+def coarse_axis(current: Sequence[float], wanted: Sequence[float]) -> int | None:
+    """The axis that is resampled by itself, or None; nnU-Net's rule, which gives up when several axes are the coarsest."""
+    for spacing in (current, wanted):
+        if max(spacing) / min(spacing) > ANISOTROPY:
+            coarsest = [axis for axis in range(3) if max(spacing) / spacing[axis] == 1]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def _spline(values: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """Cubic resize, edge to edge, kept within the input's range."""
+    if tuple(values.shape) == tuple(shape):
+        return values
+    zoom = [new / old for new, old in zip(shape, values.shape, strict=True)]
+    resized = ndimage.zoom(values, zoom, order=3, mode="nearest", grid_mode=True)
+    return np.clip(resized, values.min(), values.max(), out=resized)
+
+
+def resize_cubic(channel: NDArray[np.float32], shape: Sequence[int], separate: int | None) -> NDArray[np.float32]:
+    """One channel (X, Y, Z) to another number of voxels; along `separate` by nearest neighbour."""
+    if tuple(channel.shape) == tuple(shape):
+        return channel
+    if separate is None:
+        return _spline(channel.astype(np.float64), shape).astype(np.float32)
+    flat = [n for axis, n in enumerate(shape) if axis != separate]
+    slices = np.moveaxis(channel, separate, 0)
+    resized = np.stack([_spline(one.astype(np.float64), flat).astype(np.float32) for one in slices])
+    old, new = channel.shape[separate], shape[separate]
+    picked = np.clip(np.floor((np.arange(new) + 0.5) * old / new).astype(int), 0, old - 1)
+    return np.ascontiguousarray(np.moveaxis(resized[picked], 0, separate))
+
+
+class NnunetPreprocessing:
+    """What a plans file says happens to an image; used where `Preprocessing` is.
+
+    Args:
+        spacing: of the configuration, along the network's axes.
+        normalization: one scheme's name per channel.
+        masked: per channel, whether statistics are taken inside the nonzero region only (`use_mask_for_norm`).
+        intensities: per channel `foreground_intensity_properties` (mean, std, percentile_00_5, percentile_99_5).
+        transpose: `transpose_forward`.
+    """
+
+    def __init__(
+        self,
+        spacing: Sequence[float],
+        normalization: Sequence[str],
+        masked: Sequence[bool],
+        intensities: Sequence[Mapping[str, float]],
+        transpose: Sequence[int] = (0, 1, 2),
+    ) -> None:
+        unknown = [name for name in normalization if name not in SCHEMES]
+        if unknown:
+            raise ConfigError(f"normalization {unknown[0]}: expected one of {', '.join(SCHEMES)}")
+        self.spacing = [float(v) for v in spacing]
+        self.normalization, self.masked = list(normalization), [bool(v) for v in masked]
+        self.intensities = [dict(entry) for entry in intensities]
+        self.transpose = [int(axis) for axis in transpose]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready settings."""
+        return dict(vars(self))
+
+    def grid_map(self, image: ImageCXYZ, affine: Affine) -> tuple[GridMap, list[float]]:
+        """The network's grid, and the source's spacing along the network's axes."""
+        axes = tuple(2 - axis for axis in self.transpose)
+        lengths = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
+        current = [float(lengths[axis]) for axis in axes]
+        nonzero = (image != 0).any(axis=0).transpose(axes)
+        start, extent = [], []
+        for axis in range(3):
+            hit = np.flatnonzero(nonzero.any(axis=tuple(a for a in range(3) if a != axis)))
+            first, end = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, nonzero.shape[axis])
+            start.append(first)
+            extent.append(end - first)
+        shape = [max(1, round(n * old / new)) for n, old, new in zip(extent, current, self.spacing, strict=True)]
+        separate = coarse_axis(self.spacing, current)  # the way back asks from the configuration's spacing
+        nearest = () if separate is None else (separate,)
+        source = tuple(int(n) for n in image.shape[1:])
+        return GridMap(source, axes, (False,) * 3, tuple(start), tuple(extent), tuple(shape), nearest), current
+
+    def apply(self, image: ImageCXYZ, affine: Affine) -> Prepared:
+        """As `Preprocessing.apply`."""
+        if image.shape[0] != len(self.normalization):
+            raise ConfigError(f"image with {image.shape[0]} channels: the plans file has {len(self.normalization)}")
+        affine = np.asarray(affine, dtype=np.float64)
+        grid, current = self.grid_map(image, affine)
+        inside = np.array(grid.cut(grid.turn(image)), dtype=np.float32, order="C", copy=True)
+        mask = ndimage.binary_fill_holes((inside != 0).any(axis=0)) if any(self.masked) else None
+        separate = coarse_axis(current, self.spacing)
+        result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
+        for channel in range(image.shape[0]):
+            values = self._normalized(inside[channel], channel, mask if self.masked[channel] else None)
+            result[channel] = resize_cubic(values, grid.shape, separate)
+        return Prepared(result, affine @ grid.matrix(), grid.source_shape, affine, grid)
+
+    def _normalized(self, values: NDArray[np.float32], channel: int, mask: Any) -> NDArray[np.float32]:
+        scheme = self.normalization[channel]
+        if scheme == "CTNormalization":
+            facts = self.intensities[channel]
+            values = np.clip(values, facts["percentile_00_5"], facts["percentile_99_5"])
+            return ((values - facts["mean"]) / max(facts["std"], 1e-8)).astype(np.float32)
+        if scheme == "ZScoreNormalization":
+            chosen = values if mask is None else values[mask]
+            mean, std = float(chosen.mean(dtype=np.float64)), float(chosen.std(dtype=np.float64))
+            scaled = ((values - mean) / max(std, 1e-8)).astype(np.float32)
+            return scaled if mask is None else np.where(mask, scaled, values)
+        if scheme == "RescaleTo01Normalization":
+            low, high = float(values.min()), float(values.max())
+            return ((values - low) / max(high - low, 1e-8)).astype(np.float32)
+        return values
