@@ -14,6 +14,7 @@ from medseg.io.atomic import write_json
 from medseg.tracking.mlflow_logger import close_parent, open_parent
 from medseg.tracking.run_record import read_run_id, write_run_id
 
+from .figures import update_figures
 from .layout import Layout, find_bundle
 from .load import open_trusted
 
@@ -115,6 +116,7 @@ def fit_bundle(
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
         results[number] = run_config(folder, number, config, resume=resume)
+        update_figures(folder)
     if parent is not None:
         close_parent(
             folder / "runs", settings["experiment"], parent, mean_metrics(results), uri=settings.get("tracking_uri")

@@ -64,6 +64,9 @@ def test_fit_leaves_weights_record_and_curves(bundle: Path) -> None:
     assert json.loads((run / "config.json").read_text())["max_epochs"] == 2
     assert_equal_weights(weights(bundle), torch.load(bundle / "models" / "model.pt", weights_only=True))
     assert (bundle / "runs" / "mlflow.db").is_file()
+    card = (bundle / "docs" / "README.md").read_text()
+    assert f"| 0 | {metrics['val_dice']:.4f} |" in card
+    assert "## Known failures" in card
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(bundle: Path) -> None:
