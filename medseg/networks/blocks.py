@@ -76,3 +76,48 @@ class HybridConv(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         branch = self.act(self.first_norm(self.first(image)))
         return image + self.drop(self.gain(self.second_norm(self.second(branch))))
+
+
+class UnetrBlock(nn.Module):
+    """Residual block of the UNETR family: two convolutions without biases, instance norms without gains, LeakyReLU.
+
+    The shortcut is the identity at equal widths, else a normed 1x1 convolution. State-dict names follow MONAI's
+    `UnetResBlock`, whose weights load.
+    """
+
+    def __init__(self, site: Site, channels_in: int | None = None) -> None:
+        super().__init__()
+        dims, width = site.spatial_dims, site.width
+        channels_in = width if channels_in is None else channels_in
+        self.conv1 = convolution(dims, channels_in, width, site.kernel_size, bias=False)
+        self.conv2 = convolution(dims, width, width, site.kernel_size, bias=False)
+        self.conv3: nn.Module = nn.Identity()
+        self.norm3: nn.Module = nn.Identity()
+        if channels_in != width:
+            self.conv3 = convolution(dims, channels_in, width, 1, bias=False)
+            self.norm3 = _plain_instance_norm(width)
+        self.norm1, self.norm2 = _plain_instance_norm(width), _plain_instance_norm(width)
+        self.act = nn.LeakyReLU(0.01)
+
+    def forward(self, image: Tensor) -> Tensor:
+        branch = self.norm2(self.conv2(self.act(self.norm1(self.conv1(image)))))
+        return self.act(branch + self.norm3(self.conv3(image)))
+
+
+def _plain_instance_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(channels, channels, affine=False)
+
+
+class PreActivationConv(nn.Module):
+    """Norm, PReLU, convolution, twice, without a shortcut (the convolution branch of PCT-Net)."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        for _ in range(2):
+            steps += [image_norm(site.norm, site.spatial_dims, site.width), nn.PReLU(site.width)]
+            steps += [convolution(site.spatial_dims, site.width, site.width, site.kernel_size)]
+        self.steps = nn.Sequential(*steps)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.steps(image)

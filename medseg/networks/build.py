@@ -1,28 +1,24 @@
-"""From a preset's name to a network: `build_network`, what bundles name in their configuration."""
+"""From a preset's name to a network: `build_network`, the target that bundles name in their configuration."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from medseg.errors import ConfigError, nearest
-from medseg.networks.blocks import HybridConv, PlainConv, ResidualConv
 from medseg.networks.context import Site
 from medseg.networks.decoders import DECODERS
 from medseg.networks.entries import ENTRIES
-from medseg.networks.layers import ImageLayerNorm, per_axis
-from medseg.networks.mixers import CHANNEL_MIXERS, MIXERS
-from medseg.networks.network import Encoder, EncoderLevel, SegmentationNetwork
+from medseg.networks.geometry import kernel_sizes, resolve_strides
+from medseg.networks.layers import per_axis
+from medseg.networks.mixers import MIXERS
+from medseg.networks.network import DualEncoder, Encoder, EncoderLevel, SegmentationNetwork
 from medseg.networks.presets import PRESETS
+from medseg.networks.skips import SKIPS
 from medseg.networks.specs import Level, NetworkSpec
-from medseg.networks.stages import ConvStage, OnImage, Residual, TokenStage, Unchanged
-
-CONVOLUTIONS: dict[str, type[nn.Module]] = {"residual": ResidualConv, "plain": PlainConv, "hybrid_conv": HybridConv}
-
-SKIPS: dict[str, Callable[[Site], nn.Module]] = {
-    "none": lambda site: nn.Identity(),
-    "layer_norm": lambda site: ImageLayerNorm(site.width, eps=1e-6),
-}
+from medseg.networks.sublayers import StageBuilder, count_branches
 
 
 def build_network(
@@ -35,98 +31,130 @@ def build_network(
     strides: Sequence[int | Sequence[int]] | None = None,
     roi_size: Sequence[int] | None = None,
     deep_supervision: bool = True,
+    *,
+    padding: str = "masked",
+    norm: str | None = None,
+    condition_width: int = 0,
     checkpointing: bool = False,
+    **options: Any,
 ) -> SegmentationNetwork:
-    """Build a segmentation network from a preset."""
+    """A segmentation network by the name of its preset.
+
+    Args:
+        preset: name in `PRESETS`.
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        out_channels: classes, background included.
+        size: `nano`, or a published size of the preset.
+        mixer: name in `MIXERS` that takes the place of every token mixer; `identity` is the ablation.
+        strides: per level, per axis; the preset's if None (and nothing else is known).
+        roi_size: training patch; without `strides`, axes that are too short for the preset's strides are not halved.
+        deep_supervision: make a head for every decoded scale.
+        padding: `masked` (tokens beyond the grid do not exist) or `published` (zeros take part in windows).
+        norm: `instance` or `batch` for the convolutions, the preset's if None.
+        condition_width: channels of a conditioning vector, for `time_attention`.
+        checkpointing: recompute sub-layers in the backward pass, for less memory.
+        options: any field of `NetworkSpec` to replace (decoder, drop_path, layer_scale ...).
+
+    Returns:
+        A module with `forward(image) -> logits` and `forward_scales(image) -> list of logits`, finest first.
+
+    Raises:
+        ConfigError: an unknown name, or sizes that do not fit together; found and expected are named.
+
+    Example:
+        >>> build_network("mambavision", spatial_dims=2).divisor
+        (16, 16)
+    """
+    spec = find_spec(preset, size, spatial_dims)
+    spec = replace(spec, **check_options(spec, options | ({} if norm is None else {"norm": norm})))
+    if mixer is not None and mixer not in MIXERS:
+        raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, MIXERS)}")
+    if padding not in ("masked", "published"):
+        raise ConfigError(f"padding: found {padding!r}, expected masked or published")
+    if min(in_channels, out_channels) < 1:
+        raise ConfigError(f"channels: found {in_channels} in and {out_channels} out, expected at least 1 of each")
+    steps = resolve_strides(spec, spatial_dims, strides, roi_size)
+    make = LevelBuilder(spec, spatial_dims, in_channels, mixer, padding, condition_width, checkpointing)
+    encoder: nn.Module = make.encoder(spec.levels, steps)
+    channels = [level.width for level in spec.levels]
+    if spec.second:
+        coarse = [*steps[: spec.second_from], *steps[spec.second_from :]]
+        other = make.encoder(spec.second, coarse, start=spec.second_from)
+        encoder = DualEncoder(encoder, other, channels, [level.width for level in spec.second], spec.second_from)
+        channels = encoder.channels
+    sites = [make.site(level, kernel) for level, kernel in zip(spec.levels, kernel_sizes(steps), strict=True)]
+    decoder = DECODERS[spec.decoder](sites, channels, steps, **spec.decoder_options)
+    return SegmentationNetwork(
+        encoder, decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
+    )
+
+
+def find_spec(preset: str, size: str, spatial_dims: int) -> NetworkSpec:
+    """The specification of a preset at a size."""
     if preset not in PRESETS:
         raise ConfigError(f"preset: found {preset!r}. {nearest(preset, PRESETS)}")
     if size not in PRESETS[preset].sizes:
         raise ConfigError(f"size of {preset}: found {size!r}, expected one of {', '.join(PRESETS[preset].sizes)}")
-    if mixer is not None and mixer not in MIXERS:
-        raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, MIXERS)}")
-    spec = PRESETS[preset].build(size, spatial_dims)
-    steps = resolve_strides(spec, spatial_dims, strides, roi_size)
-    kernels = kernel_sizes(steps)
-    sites = [level_site(spec, level, spatial_dims, kernel) for level, kernel in zip(spec.levels, kernels, strict=True)]
-    levels, channels = [], in_channels
-    for level, site, step in zip(spec.levels, sites, steps, strict=True):
-        entry = ENTRIES[level.entry](site, in_channels if level.from_image else channels, step)
-        body = build_stage(level, site, mixer, checkpointing)
-        skip = SKIPS[level.skip](site)
-        levels.append(EncoderLevel(entry, body, skip, from_image=level.from_image, tap_entry=level.tap == "entry"))
-        channels = level.width
-    decoder = DECODERS[spec.decoder](sites, [level.width for level in spec.levels], steps, **spec.decoder_options)
-    return SegmentationNetwork(
-        Encoder(levels), decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
-    )
+    if spatial_dims not in (2, 3):
+        raise ConfigError(f"spatial_dims: found {spatial_dims}, expected 2 or 3")
+    return PRESETS[preset].build(size, spatial_dims)
 
 
-def level_site(spec: NetworkSpec, level: Level, spatial_dims: int, kernel: tuple[int, ...]) -> Site:
-    """What the sub-layers of a level know about it."""
-    window: tuple[int, int, int] | None = None
-    if level.window_size is not None:
-        x, y, z = (*per_axis(level.window_size, spatial_dims, "window_size"), 1)[:3]
-        window = (x, y, z)
-    return Site(
-        width=level.width, num_heads=level.num_heads, window_size=window, spatial_dims=spatial_dims, kernel_size=kernel,
-        norm=spec.norm, activation=spec.activation, token_norm=spec.token_norm, token_norm_eps=spec.token_norm_eps,
-        layer_scale=spec.layer_scale,
-    )  # fmt: skip
+def check_options(spec: NetworkSpec, options: dict[str, Any]) -> dict[str, Any]:
+    """`options`, when each is a field of a specification."""
+    known = [name for name in vars(spec) if name not in ("levels", "second", "second_from")]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"build_network: found option {name!r}. {nearest(name, known)}")
+    return options
 
 
-def build_stage(level: Level, site: Site, mixer: str | None, checkpointing: bool) -> nn.Module:
-    """The sub-layers of a level as a stage."""
-    names = [layer for layer in level.layers if isinstance(layer, str)]
-    if all(name in CONVOLUTIONS for name in names):
-        return ConvStage(
-            [CONVOLUTIONS[name](site, **level.options.get(name, {})) for name in names], checkpointing=checkpointing
-        )
-    layers: list[nn.Module] = []
-    for name in names:
-        if name in CONVOLUTIONS:
-            layers.append(OnImage(site, CONVOLUTIONS[name](site, **level.options.get(name, {}))))
-            continue
-        if name in MIXERS and mixer is not None:
-            name = mixer
-        if name == "identity":
-            layers.append(Unchanged())
-            continue
-        kind = MIXERS.get(name) or CHANNEL_MIXERS[name]
-        layers.append(Residual(site, kind(site, **level.options.get(name, {}))))
-    return TokenStage(site, layers, [], checkpointing=checkpointing)
+class LevelBuilder:
+    """What all levels of a network share while they are built."""
 
+    def __init__(self, spec: NetworkSpec, spatial_dims: int, in_channels: int, mixer: str | None, padding: str,
+                 condition_width: int, checkpointing: bool) -> None:  # fmt: skip
+        self.spec, self.spatial_dims, self.in_channels = spec, spatial_dims, in_channels
+        self.mixer, self.padding, self.condition_width = mixer, padding, condition_width
+        self.checkpointing = checkpointing
 
-def resolve_strides(
-    spec: NetworkSpec,
-    spatial_dims: int,
-    strides: Sequence[int | Sequence[int]] | None,
-    roi_size: Sequence[int] | None,
-) -> list[tuple[int, ...]]:
-    """Strides per level and axis: those given, else the preset's; an axis of `roi_size` is halved while 8 voxels are left."""
-    steps = [per_axis(level.stride, spatial_dims, "stride") for level in spec.levels]
-    if strides is not None:
-        if len(strides) != len(steps):
-            raise ConfigError(f"strides: found {len(strides)} levels, expected {len(steps)} for this preset")
-        return [per_axis(stride, spatial_dims, "strides") for stride in strides]
-    if roi_size is not None:
-        left = list(roi_size)
-        for index, step in enumerate(steps):
-            steps[index] = tuple(s if left[a] >= 4 * s else 1 for a, s in enumerate(step))
-            left = [n // s for n, s in zip(left, steps[index], strict=True)]
-    return steps
+    def site(self, level: Level, kernel: tuple[int, ...]) -> Site:
+        """What the sub-layers of a level know about it."""
+        spec = self.spec
+        window: tuple[int, int, int] | None = None
+        if level.window_size is not None:
+            x, y, z = (*per_axis(level.window_size, self.spatial_dims, "window_size"), 1)[:3]
+            window = (x, y, z)
+        return Site(
+            width=level.width, num_heads=level.num_heads, window_size=window, spatial_dims=self.spatial_dims,
+            kernel_size=kernel, norm=spec.norm, activation=spec.activation, token_norm=spec.token_norm,
+            token_norm_eps=spec.token_norm_eps, layer_scale=spec.layer_scale, padding=self.padding,
+            condition_width=self.condition_width,
+        )  # fmt: skip
 
-
-def kernel_sizes(steps: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Kernel 3, but 1 on an axis while it is coarser than the others: until the level at which it is first halved."""
-    kernels = []
-    for index in range(len(steps)):
-        following = steps[index + 1] if index + 1 < len(steps) else (2,) * len(steps[0])
-        past = [math.prod(step[axis] for step in steps[: index + 1]) for axis in range(len(steps[0]))]
-        halved_later = max(following) > 1
-        kernels.append(
-            tuple(1 if past[a] == 1 and following[a] == 1 and halved_later else 3 for a in range(len(steps[0])))
-        )
-    return kernels
+    def encoder(self, levels: Sequence[Level], steps: Sequence[tuple[int, ...]], start: int = 0) -> Encoder:
+        """An encoder of `levels`; `start` is the index among `steps` of its first level."""
+        kernels = kernel_sizes(steps)
+        total = sum(count_branches(level) for level in levels)
+        rates = [self.spec.drop_path * i / max(total - 1, 1) for i in range(total)]
+        built, channels, index_above = [], self.in_channels, -1
+        for index, level in enumerate(levels, start):
+            site = self.site(level, kernels[index])
+            above = -1 if level.from_image else index_above
+            step = tuple(math.prod(s[axis] for s in steps[above + 1 : index + 1]) for axis in range(self.spatial_dims))
+            entry = ENTRIES[level.entry](
+                site, self.in_channels if level.from_image else channels, step, **level.options.get("entry", {})
+            )
+            own, rates = rates[: count_branches(level)], rates[count_branches(level) :]
+            body = StageBuilder(site, level.options, self.mixer, own, self.checkpointing).stage(level.layers)
+            built.append(
+                EncoderLevel(
+                    entry, body, SKIPS[level.skip](site), from_image=level.from_image, tap_entry=level.tap == "entry"
+                )
+            )
+            channels, index_above = level.width, index
+        return Encoder(built)
 
 
 def no_weight_decay(network: nn.Module) -> set[str]:

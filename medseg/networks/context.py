@@ -13,8 +13,8 @@ class Context(NamedTuple):
     """Side tensors of one stage; every mixer receives it and hands it on, changed or not.
 
     Fields:
-        carriers: (B, Xc, Yc, Zc, C) carrier tokens of FasterViT, one small block per window, on their own grid.
-        query: (B, T, H, C // H) global query of GC ViT, the same for every window of a volume.
+        carriers: (B, Xc, Yc, Zc, C) carrier tokens of FasterViT on their own grid, a block of them per window.
+        query: (B, *window, H, C // H) global query of GC ViT, the same for every window of a volume.
         condition: (B, C_condition) vector of the sample (time, label embedding) for `time_attention`.
     """
 
@@ -39,6 +39,8 @@ class Site:
         token_norm, token_norm_eps: of the norm before a token sub-layer.
         drop_path: stochastic depth rate of this sub-layer's branch.
         layer_scale: initial gain of the branch, None without.
+        padding: `masked` (windows that reach beyond the grid leave the missing tokens out) or `published` (zeros take
+            part, as in the released networks).
     """
 
     width: int
@@ -54,3 +56,4 @@ class Site:
     token_norm_eps: float = 1e-5
     drop_path: float = 0.0
     layer_scale: Optional[float] = None
+    padding: str = "masked"

@@ -1,14 +1,16 @@
 """Decoders: from the encoder's features, finest first, to one map per level but the lowest, finest first."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import List
 
 import torch
 from torch import Tensor, nn
 
-from medseg.networks.blocks import ConvNormAct, ResidualConv
+from medseg.networks.blocks import ConvNormAct, ResidualConv, UnetrBlock
 from medseg.networks.context import Site
-from medseg.networks.layers import TRANSPOSED, crop_like
+from medseg.networks.layers import TRANSPOSED, convolution, crop_like, resize
+from medseg.networks.mednext import MedNeXt, MedNeXtUp
 
 
 class UpBlock(nn.Module):
@@ -72,4 +74,127 @@ class UNetDecoder(nn.Module):
         return decoded
 
 
-DECODERS: dict[str, type[nn.Module]] = {"unet": UNetDecoder}
+class LightDecoder(nn.Module):
+    """Every feature goes through a 1x1 convolution to one width, is resized up and added; one 3x3x3 convolution per scale.
+
+    Args:
+        sites, channels, strides: as in `UNetDecoder`.
+        width: of all decoded maps; that of the finest level if None.
+    """
+
+    def __init__(self, sites: Sequence[Site], channels: Sequence[int], strides: Sequence[tuple[int, ...]], *,
+                 width: int | None = None) -> None:  # fmt: skip
+        super().__init__()
+        width = sites[0].width if width is None else width
+        depth = len(channels) - 1
+        self.channels = [width] * depth
+        self.lateral = nn.ModuleList(convolution(sites[0].spatial_dims, c, width, 1) for c in reversed(channels))
+        self.smooth = nn.ModuleList(ConvNormAct(sites[i], width, width) for i in reversed(range(depth)))
+
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
+        count = len(features)
+        lateral: List[Tensor] = []
+        for index, match in enumerate(self.lateral):
+            lateral.append(match(features[count - 1 - index]))
+        x = lateral[0]
+        decoded: List[Tensor] = []
+        for index, smooth in enumerate(self.smooth):
+            fine = lateral[index + 1]
+            x = smooth(fine + resize(x, list(fine.shape[2:])))
+            decoded.insert(0, x)
+        return decoded
+
+
+class UnetrDecoder(nn.Module):
+    """The UNETR family's decoder: a residual block on each skip, transposed convolution, concatenation, residual block.
+
+    Args:
+        sites, channels, strides: as in `UNetDecoder`.
+        widths: of the skips after their block, one per level; None is the feature's own width.
+        blocks: whether a level's skip has a residual block, one per level; None is everywhere.
+        finish: a last residual block at full resolution (SegMamba).
+
+    Source: Hatamizadeh et al. 2022 (UNETR, Swin UNETR); MONAI's blocks, whose instance norm has no gain.
+    """
+
+    def __init__(self, sites: Sequence[Site], channels: Sequence[int], strides: Sequence[tuple[int, ...]], *,
+                 widths: Sequence[int] | None = None, blocks: Sequence[bool] | None = None,
+                 finish: bool = False) -> None:  # fmt: skip
+        super().__init__()
+        depth = len(channels) - 1
+        widths = list(channels) if widths is None else list(widths)
+        blocks = [True] * len(channels) if blocks is None else list(blocks)
+        sites = [replace(site, width=width, drop_path=0.0) for site, width in zip(sites, widths, strict=True)]
+        self.skips = nn.ModuleList(
+            UnetrBlock(site, c) if has_block else nn.Identity()
+            for site, c, has_block in zip(sites, channels, blocks, strict=True)
+        )
+        self.ups = nn.ModuleList(UnetrUp(sites[i], widths[i + 1], strides[i + 1]) for i in reversed(range(depth)))
+        self.finish: nn.Module = UnetrBlock(sites[0], widths[0]) if finish else nn.Identity()
+        self.channels = widths[:depth]
+
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
+        skips: List[Tensor] = []
+        for index, block in enumerate(self.skips):
+            skips.append(block(features[index]))
+        x = skips[len(skips) - 1]
+        decoded: List[Tensor] = []
+        for index, up in enumerate(self.ups):
+            x = up(x, skips[len(skips) - 2 - index])
+            if index == len(skips) - 2:
+                x = self.finish(x)
+            decoded.insert(0, x)
+        return decoded
+
+
+class UnetrUp(nn.Module):
+    """Transposed convolution without bias, concatenation [up, skip], residual block."""
+
+    def __init__(self, site: Site, channels_below: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        self.up = TRANSPOSED[site.spatial_dims](channels_below, site.width, stride, stride, bias=False)
+        self.block = UnetrBlock(site, 2 * site.width)
+
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+        return self.block(torch.cat([crop_like(self.up(below), skip), skip], dim=1))
+
+
+class MedNeXtDecoder(nn.Module):
+    """MedNeXt's way up: up-block, sum with the skip, blocks.
+
+    Args:
+        sites, channels, strides: as in `UNetDecoder`.
+        num_blocks, ratios: per level but the lowest, finest first.
+        kernel: of the depthwise convolutions.
+    """
+
+    def __init__(self, sites: Sequence[Site], channels: Sequence[int], strides: Sequence[tuple[int, ...]], *,
+                 num_blocks: Sequence[int], ratios: Sequence[int], kernel: int = 3) -> None:  # fmt: skip
+        super().__init__()
+        order = list(reversed(range(len(channels) - 1)))
+        self.channels = list(channels[:-1])
+        self.ups = nn.ModuleList(
+            MedNeXtUp(sites[i], channels[i + 1], strides[i + 1], kernel=kernel, ratio=ratios[i]) for i in order
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(MedNeXt(sites[i], kernel=kernel, ratio=ratios[i]) for _ in range(num_blocks[i])))
+            for i in order
+        )
+
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
+        x = features[len(features) - 1]
+        decoded: List[Tensor] = []
+        index = len(features) - 2
+        for up, blocks in zip(self.ups, self.blocks):  # noqa: B905 - TorchScript knows no strict=
+            x = blocks(crop_like(up(x), features[index]) + features[index])
+            decoded.insert(0, x)
+            index -= 1
+        return decoded
+
+
+DECODERS: dict[str, type[nn.Module]] = {
+    "unet": UNetDecoder,
+    "unetr": UnetrDecoder,
+    "light": LightDecoder,
+    "mednext": MedNeXtDecoder,
+}

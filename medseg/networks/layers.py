@@ -12,9 +12,13 @@ from torch.nn import functional
 
 from medseg.errors import ConfigError
 
-CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+from .conv3d import Conv3d
+
+CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
 TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 def per_axis(value: int | Sequence[int], spatial_dims: int, name: str = "value") -> tuple[int, ...]:
@@ -177,3 +181,13 @@ def resize(image: Tensor, grid: list[int]) -> Tensor:
     """Linear interpolation to `grid` with voxel centres aligned at the corners of the volume (align_corners=False)."""
     mode = "bilinear" if image.ndim == 4 else "trilinear"
     return functional.interpolate(image, size=grid, mode=mode, align_corners=False)
+
+
+def pad_to_multiple(image: Tensor, multiple: list[int]) -> Tensor:
+    """Zeros at the far end of every axis, up to a multiple of `multiple` per axis."""
+    padding: list[int] = []
+    for index in range(len(multiple)):
+        axis = len(multiple) - 1 - index  # functional.pad takes the last axis first
+        padding.append(0)
+        padding.append((multiple[axis] - image.shape[axis + 2] % multiple[axis]) % multiple[axis])
+    return functional.pad(image, padding)

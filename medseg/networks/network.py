@@ -1,11 +1,12 @@
 """The segmentation network, as one reads the figure: encoder levels going down, decoder going up, one head per scale."""
 
 import math
-from typing import Final, List
+from typing import Final, List, Optional
 
 import torch
 from torch import Tensor, nn
 
+from medseg.networks.gated_blocks import SqueezeExcite
 from medseg.networks.layers import CONVOLUTION
 
 
@@ -30,14 +31,47 @@ class Encoder(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList(levels)
 
-    def forward(self, image: Tensor) -> List[Tensor]:
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> List[Tensor]:
         features: List[Tensor] = []
         x = image
         for level in self.levels:  # TorchScript unrolls this loop; each level keeps its own types
             entered = level.entry(image if level.from_image else x)  # type: ignore[operator]
-            x = level.body(entered)  # type: ignore[operator]
+            x = level.body(entered, condition)  # type: ignore[operator]
             features.append(level.skip(entered if level.tap_entry else x))  # type: ignore[operator]
         return features
+
+
+class DualEncoder(nn.Module):
+    """Two towers over the same image; where both have a scale, their features are joined and gated by channel.
+
+    Args:
+        first: the tower with every scale.
+        second: the tower whose first level is on the scale `offset` of the first tower.
+        channels: of both towers' features, finest first.
+        offset: see above.
+
+    Source: Sun et al. 2024 (ParaTransCNN): concatenation, then squeeze-and-excitation with a reduction of 16.
+    """
+
+    offset: Final[int]
+
+    def __init__(
+        self, first: nn.Module, second: nn.Module, channels: List[int], joined: List[int], offset: int
+    ) -> None:
+        super().__init__()
+        self.first, self.second, self.offset = first, second, offset
+        widths = [a + b for a, b in zip(channels[offset:], joined, strict=True)]
+        self.gates = nn.ModuleList(SqueezeExcite(width, max(width // 16, 1), act="relu") for width in widths)
+        self.channels = [*channels[:offset], *widths]
+
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> List[Tensor]:
+        features: List[Tensor] = self.first(image, condition)
+        others: List[Tensor] = self.second(image, condition)
+        joined: List[Tensor] = features[: self.offset]
+        for index, gate in enumerate(self.gates):
+            join = torch.cat([features[self.offset + index], others[index]], dim=1)
+            joined.append(gate(join))
+        return joined
 
 
 class SegmentationNetwork(nn.Module):
@@ -68,12 +102,12 @@ class SegmentationNetwork(nn.Module):
         self.strides = strides
         self.divisor = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.decoder(self.encoder(image))[0])
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> Tensor:
+        return self.head(self.decoder(self.encoder(image, condition))[0])
 
     @torch.jit.unused
-    def forward_scales(self, image: Tensor) -> List[Tensor]:
+    def forward_scales(self, image: Tensor, condition: Optional[Tensor] = None) -> List[Tensor]:
         """Logits at every decoded scale, finest first, for deep supervision."""
-        decoded = self.decoder(self.encoder(image))
+        decoded = self.decoder(self.encoder(image, condition))
         coarse = [head(x) for head, x in zip(self.coarse_heads, decoded[1:], strict=False)]
         return [self.head(decoded[0]), *coarse]

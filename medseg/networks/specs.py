@@ -1,7 +1,7 @@
 """The words a preset is written in. A network is a list of levels, finest first; each level is one resolution."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 
@@ -18,7 +18,18 @@ class Parallel:
     residual: bool = False
 
 
-Layer = Union[str, Parallel]
+@dataclass(frozen=True)
+class Replace:
+    """A norm and a mixer whose output takes the place of the tokens: no residual (U-Mamba, xLSTM-UNet).
+
+    Args:
+        mixer: name of the token mixer.
+    """
+
+    mixer: str
+
+
+Layer = Union[str, Parallel, Replace]
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,8 @@ class NetworkSpec:
         layer_scale: initial gain of every residual branch, None without.
         decoder: `unet`, `unetr` or `light`.
         decoder_options: settings of the decoder.
-        encoder: `single`, or `dual` with a second list of levels fused by channel attention (ParaTransCNN).
-        second: the second tower's levels.
-        initialization: `default` or `truncated` (normal, 0.02, for every linear layer and convolution).
+        second: levels of a second tower (ParaTransCNN); its features join those of the first, scale by scale.
+        second_from: index of the first level that the second tower's first level is on.
     """
 
     levels: tuple[Level, ...]
@@ -77,10 +87,7 @@ class NetworkSpec:
     decoder: str = "unet"
     decoder_options: Mapping[str, Any] = field(default_factory=dict)
     second: tuple[Level, ...] = ()
-
-    def with_levels(self, levels: tuple[Level, ...]) -> "NetworkSpec":
-        """The same network with other levels."""
-        return replace(self, levels=levels)
+    second_from: int = 0
 
 
 def repeat(words: str, count: int) -> tuple[str, ...]:

@@ -1,13 +1,21 @@
 """A stage: the residual sub-layers of one level, in order, on images (all convolutions) or on channels-last tokens."""
 
-from typing import Final, Tuple
+from typing import Final, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medseg.networks.context import Context, Site
-from medseg.networks.layers import DropPath, layer_scale, to_image, to_tokens, token_norm
+from medseg.networks.layers import (
+    DropPath,
+    crop_like,
+    layer_scale,
+    pad_to_multiple,
+    to_image,
+    to_tokens,
+    token_norm,
+)
 
 
 class Residual(nn.Module):
@@ -32,6 +40,49 @@ class Unchanged(nn.Module):
         return x, context
 
 
+class Replacing(nn.Module):
+    """mixer(norm(x)) in the place of x: U-Mamba's and xLSTM-UNet's layers have no residual."""
+
+    def __init__(self, site: Site, mixer: nn.Module) -> None:
+        super().__init__()
+        self.norm = token_norm(site.token_norm, site.width, site.token_norm_eps)
+        self.mixer = mixer
+
+    def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        return self.mixer(self.norm(x), context)
+
+
+class Branches(nn.Module):
+    """Sequences of sub-layers that see the same tokens, added up, with or without the tokens themselves."""
+
+    residual: Final[bool]
+
+    def __init__(self, branches: List[nn.Module], *, residual: bool) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.residual = residual
+
+    def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        total = x if self.residual else torch.zeros_like(x)
+        for branch in self.branches:
+            y, context = branch(x, context)
+            total = total + y
+        return total, context
+
+
+class Sequence(nn.Module):
+    """Sub-layers one after the other, as one."""
+
+    def __init__(self, layers: List[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        for layer in self.layers:
+            x, context = layer(x, context)
+        return x, context
+
+
 class OnImage(nn.Module):
     """A convolution kind inside a token stage: sees the tokens as a channel-first image, by views only."""
 
@@ -51,12 +102,12 @@ class ConvStage(nn.Module):
 
     checkpointing: Final[bool]
 
-    def __init__(self, layers: list[nn.Module], *, checkpointing: bool = False) -> None:
+    def __init__(self, layers: List[nn.Module], *, checkpointing: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.checkpointing = checkpointing
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> Tensor:
         for layer in self.layers:
             if torch.jit.is_scripting() or not self.checkpointing:  # type: ignore[attr-defined]
                 image = layer(image)
@@ -66,22 +117,33 @@ class ConvStage(nn.Module):
 
 
 class TokenStage(nn.Module):
-    """Token sub-layers one after the other; `prepare` makes the side tensors (carriers, global query) once, at entry."""
+    """Token sub-layers one after the other.
+
+    Args:
+        site: of the stage.
+        layers: (x, context) -> (x, context).
+        prepare: steps that make the side tensors (carriers, global query) once, from the stage's input.
+        pad_windows: fill the grid with zeros up to a multiple of the window, as released networks do.
+        checkpointing: recompute each sub-layer in the backward pass.
+    """
 
     spatial_dims: Final[int]
     checkpointing: Final[bool]
+    pad_windows: Final[bool]
 
-    def __init__(self, site: Site, layers: list[nn.Module], prepare: list[nn.Module], *,
+    def __init__(self, site: Site, layers: List[nn.Module], prepare: List[nn.Module], *, pad_windows: bool = False,
                  checkpointing: bool = False) -> None:  # fmt: skip
         super().__init__()
         self.prepare = nn.ModuleList(prepare)
         self.layers = nn.ModuleList(layers)
         self.spatial_dims = site.spatial_dims
-        self.checkpointing = checkpointing
+        self.checkpointing, self.pad_windows = checkpointing, pad_windows
+        self.window: List[int] = list((site.window_size or (1, 1, 1))[: site.spatial_dims])
 
-    def forward(self, image: Tensor) -> Tensor:
-        x = to_tokens(image).contiguous()
-        context = Context()
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> Tensor:
+        padded = pad_to_multiple(image, self.window) if self.pad_windows else image
+        x = to_tokens(padded).contiguous()
+        context = Context(None, None, condition)
         for step in self.prepare:
             context = step(x, context)
         for layer in self.layers:
@@ -89,4 +151,5 @@ class TokenStage(nn.Module):
                 x, context = layer(x, context)
             else:
                 x, context = checkpoint(layer, x, context, use_reentrant=False)
-        return to_image(x, self.spatial_dims).contiguous()
+        result = to_image(x, self.spatial_dims).contiguous()
+        return crop_like(result, image) if self.pad_windows else result

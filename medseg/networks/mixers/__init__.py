@@ -2,16 +2,50 @@
 
 from torch import nn
 
+from .carrier_attention import CarrierAttention, CarrierMLP
+from .full_attention import FullAttention
+from .gated_delta import GatedDelta
+from .gla import GatedLinearAttention
+from .global_query_attention import GlobalQueryAttention
 from .identity import Identity
 from .mambavision import MambaVisionMixer
 from .mlp import MLP, SwiGLU
-from .window_attention import WindowAttention
+from .mlstm import MLSTM
+from .multi_head_scan import MultiHeadScan
+from .retention import Retention
+from .selective_scan import SelectiveScan
+from .ssd import SSD
+from .time_attention import TimeAttention
+from .window_attention import (
+    AxialAttention,
+    GridAttention,
+    ShiftedWindowAttention,
+    SlidingWindowAttention,
+    StripeAttention,
+    WindowAttention,
+)
 
 MIXERS: dict[str, type[nn.Module]] = {
+    "axial_attention": AxialAttention,
+    "carrier_attention": CarrierAttention,
+    "full_attention": FullAttention,
+    "gated_delta": GatedDelta,
+    "gla": GatedLinearAttention,
+    "global_query_attention": GlobalQueryAttention,
+    "grid_attention": GridAttention,
     "identity": Identity,
     "mambavision": MambaVisionMixer,
+    "mlstm": MLSTM,
+    "multi_head_scan": MultiHeadScan,
+    "retention": Retention,
+    "selective_scan": SelectiveScan,
+    "shifted_window_attention": ShiftedWindowAttention,
+    "sliding_window_attention": SlidingWindowAttention,
+    "ssd": SSD,
+    "stripe_attention": StripeAttention,
+    "time_attention": TimeAttention,
     "window_attention": WindowAttention,
 }
 
 # Sub-layers of token stages that mix channels only; `mixer=` never replaces them.
-CHANNEL_MIXERS: dict[str, type[nn.Module]] = {"mlp": MLP, "swiglu": SwiGLU}
+CHANNEL_MIXERS: dict[str, type[nn.Module]] = {"carrier_mlp": CarrierMLP, "mlp": MLP, "swiglu": SwiGLU}

@@ -4,13 +4,16 @@ C channels, E = C / 2 channels per branch, S scan state. In the papers: rate = A
 """
 
 import math
-from typing import Tuple
+from typing import List, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
+from medseg_kernels import selective_scan, short_conv
+
+from .parts import initial_step_bias, keep_from_decay
 
 
 class MambaVisionMixer(nn.Module):
@@ -33,47 +36,52 @@ class MambaVisionMixer(nn.Module):
     def __init__(self, site: Site, *, state: int = 8, kernel: int = 3, dt_bias_scale: float = 1.0,
                  dt_init: str = "mamba") -> None:  # fmt: skip
         super().__init__()
-        width, half = site.width, site.width // 2
-        self.inner, self.state, self.dt_bias_scale = half, state, dt_bias_scale
-        self.rank = math.ceil(width / 16)
-        self.project_in = nn.Linear(width, width, bias=False)
-        self.convolution_scan = nn.Parameter(torch.empty(half, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.convolution_gate = nn.Parameter(torch.empty(half, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.project_scan = nn.Linear(half, self.rank + 2 * state, bias=False)
-        self.project_dt = nn.Linear(self.rank, half, bias=True)
-        self.log_rate = nn.Parameter(torch.log(torch.arange(1, state + 1).float()).repeat(half, 1))
-        self.skip = nn.Parameter(torch.ones(half))
-        self.log_rate.no_weight_decay = True  # type: ignore[attr-defined]
-        self.project_out = nn.Linear(width, width, bias=False)
-        self._initialise(dt_init)
-
-    def _initialise(self, dt_init: str) -> None:
-        if dt_init == "mamba":
-            nn.init.uniform_(self.project_dt.weight, -(self.rank**-0.5), self.rank**-0.5)
-            step = torch.exp(torch.rand(self.inner) * math.log(100.0) + math.log(0.001)).clamp(min=1e-4)
-            with torch.no_grad():
-                self.project_dt.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        if site.width % 2:
+            raise ConfigError(
+                f"mambavision: found width {site.width}, expected an even one (two branches of half each)"
+            )
+        self.inner, self.state, self.dt_bias_scale = site.width // 2, state, dt_bias_scale
+        self.rank = math.ceil(site.width / 16)
+        window = site.window_size
+        # the state and the convolution start anew in every window; the whole grid is one window where none is given
+        self.order: List[str] = ["raster" if window is None else f"windowed:{window[0]},{window[1]},{window[2]}"]
+        self.project_in = nn.Linear(site.width, site.width, bias=False)
+        self.taps = nn.Parameter(torch.empty(site.width, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
+        self.project_scan = nn.Linear(self.inner, self.rank + 2 * state, bias=False)
+        self.project_dt = nn.Linear(self.rank, self.inner, bias=True)
+        rate = torch.arange(1, state + 1, dtype=torch.float32).log().repeat(self.inner, 1)
+        self.log_rate = keep_from_decay(nn.Parameter(rate))
+        self.skip = keep_from_decay(nn.Parameter(torch.ones(self.inner)))
+        self.project_out = nn.Linear(site.width, site.width, bias=False)
+        initialise_steps(self.project_dt, dt_init)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        batch, grid = x.shape[0], x.shape[1:4]
-        u = self.project_in(x).flatten(1, 3).transpose(1, 2)
-        u, z = u.chunk(2, dim=1)
-        pad = self.convolution_scan.shape[1] // 2
-        u = functional.silu(functional.conv1d(u, self.convolution_scan.unsqueeze(1), padding=pad, groups=self.inner))
-        z = functional.silu(functional.conv1d(z, self.convolution_gate.unsqueeze(1), padding=pad, groups=self.inner))
-        u = u.transpose(1, 2)
+        u = short_conv(self.project_in(x), self.taps, None, mode="same", traversals=self.order, silu=True)
+        u, z = u.chunk(2, dim=-1)
         dt, write, read = self.project_scan(u).split([self.rank, self.state, self.state], dim=-1)
-        dt = functional.softplus(
-            functional.linear(dt, self.project_dt.weight) + self.dt_bias_scale * self.project_dt.bias
+        y = selective_scan(
+            u,
+            dt,
+            -torch.exp(self.log_rate.float()),
+            write,
+            read,
+            self.skip,
+            delta_bias=self.dt_bias_scale * self.project_dt.bias,
+            delta_softplus=True,
+            traversals=self.order,
+            delta_weight=self.project_dt.weight,
         )
-        rate = -torch.exp(self.log_rate.float())
-        decay = torch.exp(dt.unsqueeze(-1) * rate)
-        drive = (dt * u).unsqueeze(-1) * write.unsqueeze(2)
-        state = torch.zeros_like(decay[:, 0])
-        states = []
-        for t in range(u.shape[1]):
-            state = decay[:, t] * state + drive[:, t]
-            states.append(state)
-        y = (torch.stack(states, 1) * read.unsqueeze(2)).sum(-1) + self.skip * u
-        mixed = self.project_out(torch.cat([y, z.transpose(1, 2)], dim=-1))
-        return mixed.reshape(batch, grid[0], grid[1], grid[2], -1), context
+        return self.project_out(torch.cat([y, z], dim=-1)), context
+
+
+def initialise_steps(project_dt: nn.Linear, dt_init: str) -> None:
+    """Step sizes between 0.001 and 0.1 (`mamba`), or near softplus(0) = 0.69 (`mambavision`)."""
+    if dt_init not in ("mamba", "mambavision"):
+        raise ConfigError(f"dt_init: found {dt_init!r}, expected mamba or mambavision")
+    with torch.no_grad():
+        if dt_init == "mamba":
+            nn.init.uniform_(project_dt.weight, -(project_dt.in_features**-0.5), project_dt.in_features**-0.5)
+            project_dt.bias.copy_(initial_step_bias(project_dt.out_features))
+        else:
+            nn.init.trunc_normal_(project_dt.weight, std=0.02)
+            project_dt.bias.zero_()

@@ -1,5 +1,6 @@
 """MambaVision: two convolution stages, two stages of scan blocks followed by attention blocks."""
 
+from medseg.networks.presets.common import published_stem
 from medseg.networks.specs import Level, NetworkSpec, repeat
 
 # width, stem width, blocks per stage, heads, largest drop path, layer scale
@@ -11,8 +12,9 @@ MAMBAVISION_SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...], f
     "l": (196, 64, (3, 3, 10, 5), (4, 8, 16, 32), 0.3, 1e-5),
 }
 
-# Tokens per axis of a window. The published 14 x 14 of the third stage would be 2744 tokens in 3D: 7 per axis instead.
-WINDOWS = (7, 7, 7, 7)
+# Tokens per axis of a window in stages 3 and 4. A window of 14 x 14 lifted to 3D would hold 2744 tokens: 7 there.
+WINDOWS = {2: (14, 7), 3: (7, 7)}
+NO_BIAS = {"window_attention": {"bias": "none"}}
 
 
 def blocks(count: int) -> tuple[str, ...]:
@@ -28,23 +30,24 @@ def mambavision(size: str, spatial_dims: int) -> NetworkSpec:
                 Level(16, ("residual",), stride=1),
                 Level(32, ("hybrid_conv",)),
                 Level(64, ("hybrid_conv",)),
-                Level(96, blocks(3), num_heads=4, window_size=7),
-                Level(128, blocks(2), num_heads=4, window_size=7),
+                Level(96, blocks(3), num_heads=4, window_size=7, options=NO_BIAS),
+                Level(128, blocks(2), num_heads=4, window_size=7, options=NO_BIAS),
             )
         )
     width, stem, counts, heads, drop_path, scale = MAMBAVISION_SIZES[size]
+    third, fourth = WINDOWS[spatial_dims]
     convs = [repeat("hybrid_conv", count) for count in counts[:2]]
-    tokens = [blocks(count) for count in counts[2:]]
     return NetworkSpec(
         levels=(
-            Level(stem, ("residual",), stride=1),
-            Level(stem, entry="stem", from_image=True),
+            *published_stem(width, stem),
             Level(width, convs[0], entry="stem", skip="layer_norm"),
             Level(2 * width, convs[1], entry="bare", skip="layer_norm"),
-            Level(4 * width, tokens[0], entry="bare", skip="layer_norm", num_heads=heads[2], window_size=WINDOWS[2]),
-            Level(8 * width, tokens[1], entry="bare", skip="layer_norm", num_heads=heads[3], window_size=WINDOWS[3]),
+            Level(4 * width, blocks(counts[2]), entry="bare", skip="layer_norm", num_heads=heads[2], window_size=third,
+                  options=NO_BIAS),
+            Level(8 * width, blocks(counts[3]), entry="bare", skip="layer_norm", num_heads=heads[3], window_size=fourth,
+                  options=NO_BIAS),
         ),
         drop_path=drop_path,
         layer_scale=scale,
         decoder_options={"block": "residual"},
-    )
+    )  # fmt: skip

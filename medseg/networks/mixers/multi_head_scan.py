@@ -1,0 +1,85 @@
+"""MHS-VM's mixer: the channels split into sub-spaces, each scanned along its own routes; routes fused by their agreement.
+
+R routes, H sub-spaces, E channels of a sub-space. Source: Ji 2024 (MHS-VM).
+"""
+
+import math
+from typing import List, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import ConfigError
+from medseg.networks.context import Context, Site
+from medseg_kernels import selective_scan
+
+from .parts import LocalMix, initial_step_bias, keep_from_decay
+
+# One family of routes per sub-space: each starts from another axis; a route and its reverse see all tokens together.
+FAMILIES = ("raster", "snake:YZX", "raster:ZYX", "snake")
+
+
+class MultiHeadScan(nn.Module):
+    """[u, z] = W x; each sub-space of u is scanned forwards and backwards along its family; fusion; norm; W_out.
+
+    Fusion of routes y_r: (sum y_r) * relu(v - t), v = std / (mean(y - min y) + 1e-5) over the routes: where the routes
+    agree nothing new was found, and the token is damped.
+
+    Args:
+        site: where it stands; `num_heads` sub-spaces (1 to 4).
+        state: S, states per channel.
+        threshold: t.
+    """
+
+    def __init__(self, site: Site, *, state: int = 8, threshold: float = 0.0) -> None:
+        super().__init__()
+        heads, width = min(site.num_heads, len(FAMILIES)), site.width
+        if heads < 1 or width % heads:
+            raise ConfigError(f"multi_head_scan: found width {width} and {heads} heads, expected heads that divide it")
+        families = FAMILIES[:heads]
+        back = [f"reversed {family}" for family in families]
+        joined = [families[0], back[0]] if heads == 1 else [f"heads({'; '.join(t)})" for t in (families, back)]
+        self.traversals: List[str] = joined
+        self.heads, self.state, self.rank, self.threshold = heads, state, math.ceil(width / 16), threshold
+        self.project_in = nn.Linear(width, 2 * width, bias=False)
+        self.mix = LocalMix(site, width, kind="grid", kernel=3, bias=True)
+        self.project_scan = nn.Linear(width, self.rank + 2 * heads * state, bias=False)
+        self.project_dt = nn.Parameter(torch.empty(width, self.rank).uniform_(-(self.rank**-0.5), self.rank**-0.5))
+        self.step_bias = keep_from_decay(nn.Parameter(initial_step_bias(width)))
+        rate = torch.arange(1, state + 1, dtype=torch.float32).log().repeat(width, 1)
+        self.log_rate = keep_from_decay(nn.Parameter(rate))
+        self.skip = keep_from_decay(nn.Parameter(torch.ones(width)))
+        self.norm = nn.LayerNorm(width)
+        self.project_out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        u, z = self.project_in(x).chunk(2, dim=-1)
+        u = self.mix(u)
+        dt, write, read = self.project_scan(u).split(
+            [self.rank, self.heads * self.state, self.heads * self.state], dim=-1
+        )
+        routes = selective_scan(
+            u,
+            dt,
+            -torch.exp(self.log_rate.float()),
+            write.unflatten(-1, [self.heads, self.state]),
+            read.unflatten(-1, [self.heads, self.state]),
+            self.skip,
+            delta_bias=self.step_bias,
+            delta_softplus=True,
+            traversals=self.traversals,
+            merge="concat",
+            delta_weight=self.project_dt,
+        ).unflatten(-1, [2, -1])
+        fused = self.norm(fuse_routes(routes, self.threshold)).to(x.dtype)
+        return self.project_out(fused * torch.nn.functional.silu(z)), context
+
+
+def fuse_routes(routes: Tensor, threshold: float) -> Tensor:
+    """(..., R, C) -> (..., C): the sum, scaled by how much the routes differ (coefficient of variation), in float32."""
+    y = routes.float()
+    centred = y - y.amin(-2, keepdim=True)
+    # the small number under the root keeps its gradient finite where all routes are equal
+    spread = (y.var(-2, correction=0) + 1e-12).sqrt()
+    variation = spread / (centred.mean(-2) + 1e-5)
+    return y.sum(-2) * torch.relu(variation - threshold)

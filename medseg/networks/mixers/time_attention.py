@@ -1,0 +1,48 @@
+"""DiffiT's attention: queries, keys and values are the sum of a map of the token and a map of a conditioning vector.
+
+Source: Hatamizadeh et al. 2024 (DiffiT). Time or any other condition enters here only; nothing is shifted or gated.
+"""
+
+from typing import Final, List, Tuple
+
+from torch import Tensor, nn
+
+from medseg.errors import ConfigError
+from medseg.networks.context import Context, Site
+from medseg_kernels import window_attention
+
+from .parts import check_heads
+from .window_attention import bias_table, drop_flat_axis
+
+
+class TimeAttention(nn.Module):
+    """[q; k; v] = W_s x + W_t c, both with bias; softmax(q k^T / sqrt(E) + table) v within each window.
+
+    Args:
+        site: where it stands; `condition_width` channels of c. Window None is the whole grid, without a table.
+    """
+
+    spatial_dims: Final[int]
+    window: List[int]
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        check_heads(site, "time_attention")
+        if site.condition_width < 1:
+            raise ConfigError("time_attention: no conditioning vector; expected build_network(..., condition_width=C)")
+        self.spatial_dims, self.num_heads = site.spatial_dims, site.num_heads
+        self.window = list((site.window_size or ())[: site.spatial_dims])
+        self.spatial = nn.Linear(site.width, 3 * site.width)
+        self.temporal = nn.Linear(site.condition_width, 3 * site.width)
+        self.project = nn.Linear(site.width, site.width)
+        self.table = bias_table(tuple(self.window), site.num_heads) if self.window else None
+
+    def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        condition = context.condition
+        assert condition is not None, "the network was called without its condition"
+        qkv = drop_flat_axis(self.spatial(x), self.spatial_dims).unflatten(-1, [3, self.num_heads, -1])
+        grid: List[int] = list(qkv.shape[1 : 1 + self.spatial_dims])
+        y = window_attention(
+            qkv, grid if len(self.window) == 0 else self.window, 0, self.table, sample_qkv=self.temporal(condition)
+        )
+        return self.project(y).reshape(x.shape), context

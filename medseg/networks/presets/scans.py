@@ -1,0 +1,113 @@
+"""Networks around Mamba's scan: SegMamba, U-Mamba, xLSTM-UNet, and the isotropic or pyramidal Vim, PlainMamba, MHS-VM."""
+
+from collections.abc import Callable
+from typing import Any
+
+from medseg.networks.presets.common import NANO_FINE, fine_levels
+from medseg.networks.specs import Layer, Level, NetworkSpec, Replace, repeat
+
+THREE_ORDERS = ("raster", "reversed raster", "interslice")
+SEGMAMBA = {"selective_scan": {"traversals": THREE_ORDERS, "separate": True}}
+SEGMAMBA_SIZES = {"published": ((48, 96, 192, 384), (2, 2, 2, 2))}
+VIM_SIZES = {"tiny": (192, 24), "small": (384, 24), "base": (768, 24)}
+PLAINMAMBA_SIZES = {"l1": (192, 24), "l2": (384, 24), "l3": (448, 36)}
+# Forwards and backwards along two axis orders; in 2D the first two are rows, the others columns.
+SNAKES = ("snake", "reversed snake", "snake:ZYX", "reversed snake:ZYX")
+SNAKES_2D = ("snake", "reversed snake", "snake:YXZ", "reversed snake:YXZ")
+NNUNET = ((32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6))
+
+
+def segmamba(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `segmamba`: gated spatial convolution, then tri-orientated scans, at every scale but the finest.
+
+    The published inter-slice order is fixed to patches of 128 voxels; here it follows the grid.
+    """
+    if size == "nano":
+        widths, counts, fine = (24, 40, 56, 72), (1, 1, 2, 2), 16
+    else:
+        (widths, counts), fine = SEGMAMBA_SIZES[size], 48
+    levels = [Level(fine, entry="unetr_input", stride=1)]
+    for index, (width, count) in enumerate(zip(widths, counts, strict=True)):
+        options = dict(SEGMAMBA)
+        if index == 0:
+            options["entry"] = {"kernel": 7 if size != "nano" else 3}
+        else:
+            options["entry"] = {"norm": "instance", "kernel": "stride"}
+        levels.append(
+            Level(
+                width, ("gated_spatial_conv", *repeat("selective_scan", count)),
+                entry="wide" if index == 0 else "norm_convolution", from_image=index == 0, skip="norm_mlp",
+                options=options,
+            )
+        )  # fmt: skip
+    # the decoder's widths double those of the encoder, as published (hidden 768)
+    skips = [fine, *(2 * width for width in widths)] if size != "nano" else [fine, *widths[1:], 88]
+    return NetworkSpec(
+        levels=tuple(levels),
+        decoder="unetr",
+        decoder_options={"widths": skips, "blocks": [False, True, True, True, True], "finish": size != "nano"},
+    )
+
+
+def umamba_bot(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `umamba_bot`: nnU-Net's residual encoder with one scan at the bottleneck, in the place of the tokens."""
+    return _replacing(size, "selective_scan", lambda index, depth: index == depth - 1)
+
+
+def umamba_enc(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `umamba_enc`: a scan after the blocks of every stage but the finest, in the place of the tokens."""
+    return _replacing(size, "selective_scan", lambda index, depth: index > 0)
+
+
+def xlstm_unet(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `xlstm_unet`: residual convolutions in the first three stages, a ViL block after the blocks of the others."""
+    return _replacing(size, "mlstm", lambda index, depth: index >= 3)
+
+
+def _replacing(size: str, mixer: str, where: Callable[[int, int], bool]) -> NetworkSpec:
+    widths, counts = ((16, 32, 64, 80, 96), (1, 1, 1, 1, 1)) if size == "nano" else NNUNET
+    levels = []
+    for index, (width, count) in enumerate(zip(widths, counts, strict=True)):
+        layers = repeat("residual", count)
+        mixed: tuple[Layer, ...] = (*layers, Replace(mixer)) if where(index, len(widths)) else layers
+        levels.append(Level(width, mixed, stride=1 if index == 0 else 2, num_heads=4))
+    return NetworkSpec(levels=tuple(levels))
+
+
+def vim(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `vim`: isotropic, forward and backward scans with parameters of their own, no MLP."""
+    options = {"traversals": ("raster", "reversed raster"), "separate": True, "merge": "mean"}
+    return _isotropic(size, VIM_SIZES, options)
+
+
+def plainmamba(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `plainmamba`: isotropic, four snake orders that share everything, told apart by the step's direction.
+
+    Every tensor follows its order here; the released code leaves step sizes and projections in raster order and counts
+    the step's bias twice, so its weights give other numbers.
+    """
+    orders = SNAKES if spatial_dims == 3 else SNAKES_2D
+    options = {"traversals": orders, "local_mix": "grid", "kernel": 7 if size != "nano" else 3, "step_write": True}
+    return _isotropic(size, PLAINMAMBA_SIZES, options)
+
+
+def _isotropic(size: str, sizes: dict[str, tuple[int, int]], options: dict[str, Any]) -> NetworkSpec:
+    width, count = (128, 6) if size == "nano" else sizes[size]
+    trunk = Level(
+        width, repeat("selective_scan", count), entry="patchify", from_image=True,
+        options={"selective_scan": options, "entry": {"position": 14}},
+        skip="layer_norm",
+    )  # fmt: skip
+    fine = NANO_FINE if size == "nano" else fine_levels(32, 4)
+    return NetworkSpec(levels=(*fine, trunk), drop_path=0.0 if size == "nano" else 0.1)
+
+
+def mhs_vm(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `mhs_vm`: multi-head scans in the coarse stages of a U-Net."""
+    return NetworkSpec(
+        levels=(
+            *NANO_FINE,
+            Level(96, repeat("multi_head_scan mlp", 3), num_heads=4),
+            Level(128, repeat("multi_head_scan mlp", 2), num_heads=4),
+        )
+    )

@@ -1,0 +1,119 @@
+"""Window transformers for volumes: Swin UNETR (1 and 2), MaxViT, CSWin, axial attention; PCT-Net's parallel pyramid."""
+
+from medseg.networks.presets.common import NANO_FINE, fine_levels
+from medseg.networks.specs import Level, NetworkSpec, Parallel, repeat
+
+SWIN = ("window_attention", "mlp", "shifted_window_attention", "mlp")
+SWIN_UNETR_SIZES = {"12": 12, "24": 24, "48": 48}  # features after the patch embedding
+MONAI_ORDER = {"order": "monai"}
+
+
+def swin_unetr(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `swin_unetr`: numerically MONAI's network, whose weights load."""
+    return _swin_unetr(size, ())
+
+
+def swin_unetr_v2(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `swin_unetr_v2`: a residual convolution block before every Swin stage."""
+    return _swin_unetr(size, ("unetr",))
+
+
+def _swin_unetr(size: str, first: tuple[str, ...]) -> NetworkSpec:
+    width = 16 if size == "nano" else SWIN_UNETR_SIZES[size]
+    depth = 4 if size == "nano" else 5
+    heads = (2, 4, 8, 16) if size == "nano" else (3, 6, 12, 24)
+    window = 4 if size == "nano" else 7
+    levels = [Level(width, entry="unetr_input", stride=1)]
+    for index in range(depth):
+        levels.append(
+            Level(
+                width * 2**index,
+                first + SWIN if index < depth - 1 else (),
+                entry="patchify" if index == 0 else "patch_merging",
+                from_image=index == 0,
+                tap="entry",
+                skip="plain_layer_norm",
+                num_heads=heads[min(index, 3)],
+                window_size=window,
+                options={"entry": {} if index == 0 else MONAI_ORDER},
+            )
+        )
+    return NetworkSpec(
+        levels=tuple(levels),
+        decoder="unetr",
+        # the image's block is the first level itself; the last skip but one goes into the decoder as it is
+        decoder_options={"blocks": [False] + [True] * (depth - 2) + [False, True]},
+    )
+
+
+def maxvit(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `maxvit`: inverted residual, block attention, grid attention in every stage."""
+    block = "mbconv window_attention mlp grid_attention mlp"
+    if size == "nano":
+        return NetworkSpec(
+            levels=(
+                *NANO_FINE,
+                Level(96, repeat(block, 1), num_heads=4, window_size=4),
+                Level(128, repeat(block, 1), num_heads=4, window_size=4),
+            )
+        )
+    width, counts = MAXVIT_SIZES[size]
+    stages = tuple(
+        Level(width * 2**i, repeat(block, counts[i]), num_heads=max(1, width * 2**i // 32), window_size=7)
+        for i in range(4)
+    )
+    return NetworkSpec(levels=(*fine_levels(32, 2), *stages), drop_path=0.2)
+
+
+MAXVIT_SIZES = {"t": (64, (2, 2, 5, 2)), "s": (96, (2, 2, 5, 2)), "b": (96, (2, 6, 14, 2))}
+
+
+def cswin(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `cswin`: cross-shaped stripes whose thickness grows with depth."""
+    heads = 6  # a multiple of two and of three: one group per axis
+    if size == "nano":
+        return NetworkSpec(
+            levels=(
+                *NANO_FINE,
+                Level(96, repeat("stripe_attention mlp", 3), num_heads=heads, window_size=2),
+                Level(120, repeat("stripe_attention mlp", 2), num_heads=heads, window_size=4),
+            )
+        )
+    width, counts = CSWIN_SIZES[size]
+    thickness = (1, 2, 7, 7)
+    stages = tuple(
+        Level(
+            width * 2**i, repeat("stripe_attention mlp", counts[i]), entry="wide" if i == 0 else "convolution_norm",
+            num_heads=heads * 2**i, window_size=thickness[i], from_image=i == 0,
+            options={"entry": {"norm": "layer"}} if i == 0 else {},
+        )
+        for i in range(4)
+    )  # fmt: skip
+    return NetworkSpec(levels=(*fine_levels(32, 2), *stages), drop_path=0.2)
+
+
+CSWIN_SIZES = {"t": (72, (1, 2, 21, 1)), "s": (72, (2, 4, 32, 2)), "b": (96, (2, 4, 32, 2))}
+
+
+def axial(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `axial`: attention along one axis per head group, in the two coarse stages."""
+    return NetworkSpec(
+        levels=(
+            *NANO_FINE,
+            Level(96, repeat("axial_attention mlp", 3), num_heads=6),
+            Level(120, repeat("axial_attention mlp", 2), num_heads=6),
+        )
+    )
+
+
+def pctnet(size: str, spatial_dims: int) -> NetworkSpec:
+    """The preset `pctnet`: a convolution pyramid, then three levels of parallel convolution and Swin branches."""
+    pair = Parallel((("pre_activation",), SWIN))
+    widths = (16, 24, 48, 72, 96) if size == "nano" else (24, 48, 128, 256, 512)
+    window = 4 if size == "nano" else 7
+    levels = [Level(widths[0], entry="pyramid", stride=1), Level(widths[1], entry="pyramid")]
+    levels += [
+        Level(width, (pair,), entry="pyramid", num_heads=heads, window_size=window)
+        for width, heads in zip(widths[2:], (4, 8, 16), strict=True)
+    ]
+    return NetworkSpec(levels=tuple(levels), norm="batch" if size == "published" else "instance")

@@ -1,0 +1,37 @@
+"""Steps between a level's tap and the decoder."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.networks.context import Site
+from medseg.networks.layers import ImageLayerNorm, convolution, image_norm
+
+
+class PlainLayerNorm(nn.Module):
+    """Layer norm over the channels without gain or bias (Swin UNETR's taps)."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return functional.layer_norm(image.movedim(1, -1), [image.shape[1]]).movedim(-1, 1)
+
+
+class NormMLP(nn.Module):
+    """Instance norm and a 1x1 MLP of ratio 2 without a residual (SegMamba's skips)."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.norm = image_norm("instance", site.spatial_dims, site.width)
+        self.expand = convolution(site.spatial_dims, site.width, 2 * site.width, 1)
+        self.reduce = convolution(site.spatial_dims, 2 * site.width, site.width, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.reduce(functional.gelu(self.expand(self.norm(image))))
+
+
+SKIPS: dict[str, Callable[[Site], nn.Module]] = {
+    "none": lambda site: nn.Identity(),
+    "layer_norm": lambda site: ImageLayerNorm(site.width, eps=1e-6),
+    "plain_layer_norm": lambda site: PlainLayerNorm(),
+    "norm_mlp": NormMLP,
+}

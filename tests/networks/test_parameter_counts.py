@@ -1,0 +1,58 @@
+"""Published parameter counts: encoders in their 2D classification form, final norm and 1000-class head added here."""
+
+import pytest
+import torch
+
+from medseg.networks import build_network
+from medseg.networks.network import SegmentationNetwork
+
+CLASSES = 1000
+# preset, size -> millions of parameters as published
+PUBLISHED = {
+    ("mambavision", "t"): 31.8,
+    ("mambavision", "t2"): 35.1,
+    ("mambavision", "s"): 50.1,
+    ("mambavision", "b"): 97.7,
+    ("mambavision", "l"): 228.0,
+    ("fastervit", "0"): 31.4,
+    ("fastervit", "1"): 53.4,
+    ("fastervit", "2"): 75.9,
+    ("fastervit", "3"): 159.5,
+    ("gcvit", "xxt"): 12.0,
+    ("gcvit", "xt"): 20.0,
+    ("gcvit", "t"): 28.2,
+    ("gcvit", "t2"): 34.5,
+    ("gcvit", "s"): 51.1,
+}
+
+
+def on_meta(preset: str, size: str, **options: int) -> SegmentationNetwork:
+    with torch.device("meta"):
+        return build_network(preset, size=size, **options)
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(("preset", "size"), PUBLISHED, ids=lambda value: value)
+def test_classification_form_has_the_published_number_of_parameters(preset: str, size: str) -> None:
+    network = on_meta(preset, size, spatial_dims=2, in_channels=3)
+    levels = list(network.encoder.levels)
+    width = network.encoder.levels[-1].body.layers[-1].norm.weight.numel()
+    total = sum(count(level.entry) + count(level.body) for level in levels[1:])  # the first is the decoder's own
+    total += 2 * width + (width + 1) * CLASSES
+    assert round(total / 1e6, 1) == pytest.approx(PUBLISHED[preset, size], abs=0.051)
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("swin_unetr", 62.2), ("swin_unetr_v2", 72.8)])
+def test_swin_unetr_has_the_parameters_of_the_published_network(preset: str, millions: float) -> None:
+    network = on_meta(preset, "48", out_channels=14)
+    coarse = count(network.coarse_heads)
+    assert round((count(network) - coarse) / 1e6, 1) == pytest.approx(millions, abs=0.051)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("s", 5.6), ("b", 10.5), ("m", 17.6), ("l", 61.8)])
+def test_mednext_has_the_published_number_of_parameters(size: str, millions: float) -> None:
+    network = on_meta("mednext", size, out_channels=14)
+    assert count(network) / 1e6 == pytest.approx(millions, rel=0.01)
