@@ -124,6 +124,7 @@ class Call:
     def launch(self, kernel: Any, grid: Tuple[int, ...], warps: int, **given: Any) -> None:
         """Run a kernel with this call's arguments; `given` adds to them or replaces them.
 
+        Chunks and pieces are the grid's first axis, the only one that may exceed 65535.
         A tensor's strides go under the first letter of its name; absent tensors become q, which is then not read.
         """
         if 0 in grid:
@@ -149,7 +150,7 @@ class Call:
         states = self.workspace(self.size_k, size_v) if store else None
         written = self.workspace(self.chunk, size_v) if store and self.delta else None
         self.launch(
-            triton_forward.state_kernel, (triton.cdiv(size_v, block), self.heads, self.size_w), 4,
+            triton_forward.state_kernel, (self.size_w, triton.cdiv(size_v, block), self.heads), 4,
             start=start, final=final, states=states, written=written, size_v=size_v, BV=block,
             HAS_START=start is not None, STORE=store, HAS_VALUES=values,
         )  # fmt: skip
@@ -193,7 +194,7 @@ def forward(
     start, _ = starts_of_segments(call, owners, zeros_or(state, q, v, len(pieces) - 1))
     final, states, written = call.walk(start, store=True)
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    grid = (triton.cdiv(call.size_v, value_block(call.size_k, call.size_v)), call.chunks, call.heads)
+    grid = (call.chunks, triton.cdiv(call.size_v, value_block(call.size_k, call.size_v)), call.heads)
     call.launch(triton_forward.output_kernel, grid, 4, states=states, written=written, out=out, ADJOINT=False)
     return out, segments.of_each_piece(final, owners, last=True)
 
@@ -214,14 +215,14 @@ def backward(
     d_written = None
     if delta:
         d_written = call.workspace(call.chunk, call.size_v)
-        grid = (value_blocks, call.chunks, call.heads)
+        grid = (call.chunks, value_blocks, call.heads)
         call.launch(triton_forward.output_kernel, grid, 4, v=d_out, out=d_written, ADJOINT=True)
 
     def walk_back(after: Optional[Tensor], store: bool) -> Tuple[Tensor, Optional[Tensor]]:
         d_start = torch.empty(call.size_b * call.size_w, call.size_h, call.size_k, call.size_v, device=q.device)
         d_states = call.workspace(call.size_k, call.size_v) if store else None
         call.launch(
-            triton_backward.state_backward_kernel, (value_blocks, call.heads, call.size_w), 4, d_out=d_out,
+            triton_backward.state_backward_kernel, (call.size_w, value_blocks, call.heads), 4, d_out=d_out,
             d_final=after, d_states=d_states, d_written=d_written, d_start=d_start, STORE=store, HAS_FINAL=after is not None,
         )  # fmt: skip
         return d_start, d_states

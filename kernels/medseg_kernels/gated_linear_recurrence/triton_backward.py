@@ -35,9 +35,9 @@ def state_backward_kernel(
     STORE keeps the adjoint of the state after every chunk and, for the delta rule, that of the written values (d_written
     comes in with its share from the outputs and goes out whole). Without it only the adjoint of the start is wanted.
     """
-    values = tl.program_id(0) * BV + tl.arange(0, BV)
-    b, h, w = tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64), tl.program_id(2)
-    wide_b, wide_bh = b.to(tl.int64), tl.program_id(1).to(tl.int64)
+    values = tl.program_id(1) * BV + tl.arange(0, BV)
+    w, b, h = tl.program_id(0), tl.program_id(2) // size_h, (tl.program_id(2) % size_h).to(tl.int64)
+    wide_b, wide_bh = b.to(tl.int64), tl.program_id(2).to(tl.int64)
     keys, steps = tl.arange(0, BK), tl.arange(0, C)
     state_at = ((wide_b * size_w + w) * size_h + h) * size_k * size_v
     d_state = tl.zeros([BK, BV], tl.float32)

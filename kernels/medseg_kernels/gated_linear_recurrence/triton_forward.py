@@ -90,9 +90,9 @@ def state_kernel(
     STORE keeps the state before every chunk and the values that are written; without it only the last state is wanted.
     Without HAS_VALUES nothing is written: what is left of the start shows how the piece transfers a state.
     """
-    values = tl.program_id(0) * BV + tl.arange(0, BV)
-    b, h, w = tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64), tl.program_id(2)
-    wide_b, wide_bh = b.to(tl.int64), tl.program_id(1).to(tl.int64)
+    values = tl.program_id(1) * BV + tl.arange(0, BV)
+    w, b, h = tl.program_id(0), tl.program_id(2) // size_h, (tl.program_id(2) % size_h).to(tl.int64)
+    wide_b, wide_bh = b.to(tl.int64), tl.program_id(2).to(tl.int64)
     keys, steps = tl.arange(0, BK), tl.arange(0, C)
     state_at = ((wide_b * size_w + w) * size_h + h) * size_k * size_v
     state = tl.zeros([BK, BV], tl.float32)
@@ -142,8 +142,8 @@ def output_kernel(
 
     ADJOINT (delta rule only): v is the gradient of the outputs, out a workspace, and scores^T v is what is wanted.
     """
-    values = tl.program_id(0) * BV + tl.arange(0, BV)
-    c, b, h = tl.program_id(1), tl.program_id(2) // size_h, (tl.program_id(2) % size_h).to(tl.int64)
+    values = tl.program_id(1) * BV + tl.arange(0, BV)
+    c, b, h = tl.program_id(0), tl.program_id(2) // size_h, (tl.program_id(2) % size_h).to(tl.int64)
     count = tl.load(counts + c)
     tokens, exists = rows_of(order, h // heads_per_row, tl.load(starts + c), count, size_n, HAS_ORDER, C)
     wide_b = b.to(tl.int64)
