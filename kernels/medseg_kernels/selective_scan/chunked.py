@@ -1,8 +1,8 @@
 """The selective scan in torch, chunk by chunk: what runs without a compiler or a GPU, and in scripted or exported models.
 
-Within a chunk the linear recurrence is solved on two levels (`linear_scan`), so that a chunk of CHUNK steps costs about
-2 * sqrt(CHUNK) small operations; memory is that of one chunk, not of the sequence. Only products of decays appear, never
-their quotients, so nothing overflows however strong the decay is. Names and shapes as in reference.py.
+Within a chunk the linear recurrence is solved level by level (`linear_scan`), so that a chunk costs about a hundred operations
+on whole tensors; memory is that of one chunk, not of the sequence. Only products of decays appear, never their quotients, so
+nothing overflows however strong the decay is. Names and shapes as in reference.py.
 """
 
 from __future__ import annotations
@@ -16,43 +16,55 @@ from torch.nn import functional
 from ..traversals import _split_heads, traversal_order, traversal_pieces
 from .reference import merge_traversals, pick, pick_row
 
-CHUNK = 1024  # steps solved at once: 32 * 32, where the cost of many small operations and of large ones meet
-SUB = (
-    32  # steps of a sub-chunk; these three reach scripted functions as default arguments, TorchScript reads no globals
-)
+# These reach scripted functions as default arguments: TorchScript reads no globals.
+CHUNK = 1024  # steps solved at once, where the cost of many small operations and of large ones meet
+CHUNK_RECORDED = 8192  # the same in traced and exported models, whose graphs should stay small
+RADIX = 16  # steps of a run on each level
 CHECKPOINT = 64  # steps between the states that the forward keeps for the backward; divides CHUNK
 
 
-def linear_scan(decay: Tensor, drive: Tensor, state: Tensor, sub: int = SUB) -> Tensor:
+def linear_scan(decay: Tensor, drive: Tensor, state: Tensor, radix: int = RADIX) -> Tensor:
     """All states of h_t = decay_t h_(t-1) + drive_t. Scriptable.
+
+    Runs of `radix` steps are solved from a zero state; their ends and products of decays are such a recurrence again, `radix`
+    times shorter. From the top down, every run then adds what its true start contributes.
 
     Args:
         decay: (B, T, C, S).
         drive: (B, T, C, S).
         state: (B, C, S), before the first step.
-        sub: steps of a sub-chunk.
+        radix: steps of a run.
 
     Returns:
         (B, T, C, S).
     """
-    steps = decay.shape[1]
-    count = (steps + sub - 1) // sub
-    pad = count * sub - steps
-    if pad > 0:
-        decay = torch.cat([decay, torch.ones_like(decay[:, :1]).expand(-1, pad, -1, -1)], 1)
-        drive = torch.cat([drive, torch.zeros_like(drive[:, :1]).expand(-1, pad, -1, -1)], 1)
-    shape = [decay.shape[0], count, sub, decay.shape[2], decay.shape[3]]
-    decays, drives = decay.reshape(shape).unbind(2), drive.reshape(shape).unbind(2)
-    local, total = [drives[0]], [decays[0]]
-    for t in range(1, sub):
-        local.append(decays[t] * local[t - 1] + drives[t])
-        total.append(decays[t] * total[t - 1])
-    ends, products = local[sub - 1].unbind(1), total[sub - 1].unbind(1)
-    starts = [state]
-    for k in range(count - 1):
-        starts.append(products[k] * starts[k] + ends[k])
-    states = torch.stack(local, 2) + torch.stack(total, 2) * torch.stack(starts, 1).unsqueeze(2)
-    return states.flatten(1, 2)[:, :steps]
+    locals_: List[Tensor] = []
+    totals: List[Tensor] = []
+    sizes: List[int] = []
+    before = state.unsqueeze(1)
+    while drive.shape[1] > 1:
+        steps = drive.shape[1]
+        count = (steps + radix - 1) // radix
+        pad = count * radix - steps
+        if pad > 0:
+            decay = torch.cat([decay, torch.ones_like(decay[:, :1]).expand(-1, pad, -1, -1)], 1)
+            drive = torch.cat([drive, torch.zeros_like(drive[:, :1]).expand(-1, pad, -1, -1)], 1)
+        shape = [decay.shape[0], count, radix, decay.shape[2], decay.shape[3]]
+        decays, drives = decay.reshape(shape).unbind(2), drive.reshape(shape).unbind(2)
+        local, total = [drives[0]], [decays[0]]
+        for t in range(1, radix):
+            local.append(decays[t] * local[t - 1] + drives[t])
+            total.append(decays[t] * total[t - 1])
+        locals_.append(torch.stack(local, 2))
+        totals.append(torch.stack(total, 2))
+        sizes.append(steps)
+        decay, drive = total[radix - 1], local[radix - 1]
+    states = decay * before + drive
+    for i in range(len(sizes)):
+        level = len(sizes) - 1 - i
+        starts = torch.cat([before, states[:, : states.shape[1] - 1]], 1)
+        states = (locals_[level] + totals[level] * starts.unsqueeze(2)).flatten(1, 2)[:, : sizes[level]]
+    return states
 
 
 def step_size(delta: Tensor, bias: Optional[Tensor], delta_softplus: bool) -> Tensor:
@@ -140,8 +152,12 @@ def chunked_scan(
     traversals: List[str],
     delta_softplus: bool,
     merge: str,
+    chunk: int = CHUNK,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """As `reference_scan`; computed in float32 (float64 for float64 inputs), outputs in the dtype of `u`. Scriptable.
+
+    Args:
+        chunk: steps solved at once, a multiple of CHECKPOINT; the other arguments as there.
 
     Returns:
         outputs and last states as `reference_scan`, and the states before every CHECKPOINT-th step (B, R, K, S, C).
@@ -169,7 +185,7 @@ def chunked_scan(
                     x[:, :, first:last], step[:, :, first:last], pick_row(rate, r)[first:last].to(work),
                     per_channel(pick(write, r).to(work), channels, first, last),
                     per_channel(pick(read, r).to(work), channels, first, last), start, orders[h],
-                    begin_mask(traversal_pieces(names[h], grid), u.device),
+                    begin_mask(traversal_pieces(names[h], grid), u.device), chunk,
                 )
             )  # fmt: skip
         y = torch.cat([head[0] for head in heads], -1)

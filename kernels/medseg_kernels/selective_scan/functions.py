@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..traversals import Traversal, traversal_moves
 from .check import check_call
-from .chunked import chunked_scan
+from .chunked import CHUNK_RECORDED, chunked_scan
 from .op import scan_op
 from .tables import SEPARATOR
 
@@ -106,7 +106,7 @@ def _eager(
     names = [Traversal.parse(text).text for text in traversals]
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
         sides = [int(side) for side in grid]
-        out, last, _ = chunked_scan(*flat, sides, names, delta_softplus, merge)  # type: ignore[arg-type,call-arg]
+        out, last, _ = chunked_scan(*flat, sides, names, delta_softplus, merge, CHUNK_RECORDED)  # type: ignore
         return out, last
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in flat)
     out, last, _ = scan_op(*flat, grid, SEPARATOR.join(names), delta_softplus, merge, save, backend)  # type: ignore[arg-type]
