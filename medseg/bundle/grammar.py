@@ -25,7 +25,7 @@ STEP = "_medseg_step_"
 MAX_LENGTH = 4000  # characters; the longest expression of the public model zoo has about 400
 MAX_BITS = 4096  # of an integer result: 9**9**9 has 3.7e8 digits
 MAX_ITEMS = 1_000_000  # of a repeated or computed sequence
-MAX_STEPS = 5_000_000  # nodes evaluated for one expression, loops included
+MAX_STEPS = 1_000_000  # nodes evaluated for one expression, loops included
 
 
 class GrammarError(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,4 @@ def _private_user_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     """Installed bundles and trust decisions of a test stay in its own folder."""
     monkeypatch.setenv("MEDSEG_BUNDLES", str(tmp_path / "installed"))
     monkeypatch.setenv("MEDSEG_TRUSTED", str(tmp_path / "trusted.json"))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a trusted bundle and MONAI's run() add their folders to it

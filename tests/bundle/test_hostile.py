@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import stat
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -211,9 +210,8 @@ def test_packed_bundle_with_a_flipped_byte_is_refused(bundle: Layout, tmp_path: 
     assert not (tmp_path / "installed" / "tiny_mr_unet").exists()
 
 
-def test_trusted_bundle_may_bring_its_own_python(bundle: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusted_bundle_may_bring_its_own_python(bundle: Layout) -> None:
     """What `--trust` is for: many public bundles keep classes in their own scripts folder."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
     (bundle.folder / "own_scripts").mkdir()
     (bundle.folder / "own_scripts" / "sizes.py").write_text("def roi():\n    return [32, 32, 32]\n")
     set_inference(bundle, roi_size={"_target_": "own_scripts.sizes.roi"})
