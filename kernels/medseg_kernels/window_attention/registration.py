@@ -16,6 +16,12 @@ from .geometry import effective_window
 from .problem import Problem, output_shapes
 
 
+def _refuse_triton(*tensors: Tensor) -> str | None:
+    if (reason := dispatch.refuse_triton(*tensors)) is not None:
+        return reason
+    return importlib.import_module(f"{__package__}.triton_backend").refuse(*tensors)
+
+
 def _refuse_cpu(*tensors: Tensor) -> str | None:
     if (reason := dispatch.refuse_cpu(*tensors)) is not None:
         return reason
@@ -27,10 +33,11 @@ def _refuse_nothing(*tensors: Tensor) -> str | None:
 
 
 BACKENDS = {
+    "triton": Backend("triton", _refuse_triton),
     "cpu": Backend("cpu", _refuse_cpu),
     "reference": Backend("reference", _refuse_nothing),
 }
-MODULES = {"cpu": "cpu", "reference": "reference_backend"}
+MODULES = {"triton": "triton_backend", "cpu": "cpu", "reference": "reference_backend"}
 
 
 def _module(problem: Problem, requested: str) -> ModuleType:
