@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medseg.errors import ResourceError
@@ -108,7 +109,12 @@ def _peak(device: Any) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # not getrusage: on Linux its maximum survives exec, so that a large parent would be counted
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others kibibytes
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
