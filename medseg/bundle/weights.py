@@ -38,7 +38,9 @@ def _read_pickled(path: Path) -> Any:
             "Ask its author for a state dict or safetensors."
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
-        raise BundleError(f"{path}: is no readable weights file: {str(error).splitlines()[0]}") from error
+        raise BundleError(
+            f"{path}: is no readable weights file: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
