@@ -94,7 +94,7 @@ class _Launch:
             EB=max(16, 1 << (p.channels - 1).bit_length()), DILATED=p.geometry == "grid", HIDE=p.pad_mode == "mask",
             SHARED=p.global_query is not None, HAS_SAMPLE=p.sample is not None, HAS_PADDING=p.padding is not None,
             HAS_BIAS=p.bias_table is not None or p.dense_bias is not None, CAUSAL=p.causal, DROP=p.dropout > 0.0,
-            BQ=self.block_q, BK=self.block_k, num_warps=8 if self.block_q == 64 else 4, num_stages=2,
+            BQ=self.block_q, BK=self.block_k, num_warps=8 if self.block_q == 64 and torch.version.hip is None else 4, num_stages=2,
         )  # fmt: skip
 
     def blocks(self, size: int) -> int:
