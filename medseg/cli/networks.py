@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from medseg.errors import ConfigError
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         from medseg.errors import nearest
 
         raise ConfigError(f"preset: found {unknown[0]!r}. {nearest(unknown[0], PRESETS)}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in args.names or PRESETS:
         sizes = PRESETS[name].sizes if args.size == "all" else (args.size,)
         for size in sizes:
