@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernels import aot
 from tests.kernels.interpreter import run_cases
 
 
@@ -16,3 +17,8 @@ def test_interpreter() -> None:
     wrong = {case: result for case, result in found.items() if not max(result.values()) < limits[case.split()[-1]]}
     assert found, "no case ran"
     assert not wrong
+
+
+@pytest.mark.skipif(aot.why_not() is not None, reason=f"ahead-of-time gate: {aot.why_not()}")
+def test_ahead_of_time() -> None:
+    aot.quick("window_attention")
