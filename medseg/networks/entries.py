@@ -140,19 +140,18 @@ class PatchMerging(nn.Module):
 
     Args:
         site, channels_in, stride: as in every entry; the stride is 1 or 2 per axis.
-        order: `monai` takes two corners of the cube twice and leaves two out, as Swin UNETR's released weights need;
-            `all` takes each once.
+        order: `raster`, or `monai` for the order of the cube's corners that MONAI's weights are written in.
     """
 
     corners: Tensor
 
-    def __init__(self, site: Site, channels_in: int, stride: tuple[int, ...], *, order: str = "all") -> None:
+    def __init__(self, site: Site, channels_in: int, stride: tuple[int, ...], *, order: str = "raster") -> None:
         super().__init__()
         if max(stride) > 2:
             raise ConfigError(f"patch merging: found stride {stride}, expected 1 or 2 per axis")
         corners = list(range(math.prod(stride)))
         if order == "monai" and tuple(stride) == (2, 2, 2):
-            corners = [0, 4, 2, 1, 5, 2, 1, 7]  # corner (x, y, z) of a cube is number 4 x + 2 y + z
+            corners = [0, 4, 2, 1, 6, 5, 3, 7]  # corner (x, y, z) of a cube is number 4 x + 2 y + z
         self.stride = list(stride)
         self.norm = nn.LayerNorm(len(corners) * channels_in)
         self.reduction = nn.Linear(len(corners) * channels_in, site.width, bias=False)
