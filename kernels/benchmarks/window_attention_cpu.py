@@ -19,7 +19,7 @@ from torch import nn
 from medseg_kernels import window_attention
 
 ROUNDS = 3
-SHAPES = [(3, 3, 7, 16)]  # windows per axis, heads, window side, channels per head
+SHAPES = [(3, 3, 7, 16), (3, 6, 8, 32)]  # windows per axis, heads, window side, channels per head
 
 
 def main() -> None:
