@@ -118,4 +118,6 @@ def refuse_cpu(*tensors: torch.Tensor) -> str | None:
 
 @functools.cache
 def _warn_no_compiler(reason: str) -> None:
-    warnings.warn(f"medseg_kernels: compiled CPU kernels are not available ({reason}); the slower torch form runs.", stacklevel=4)
+    warnings.warn(
+        f"medseg_kernels: compiled CPU kernels are not available ({reason}); the slower torch form runs.", stacklevel=4
+    )
