@@ -49,7 +49,7 @@ def load_monai_swin_unetr(network: SegmentationNetwork, state: Mapping[str, Tens
     network.load_state_dict(renamed, strict=False)
     for module in network.modules():
         if hasattr(module, "bias_index"):
-            module.bias_index = "monai"
+            module.bias_index = "monai"  # type: ignore[assignment]
 
 
 def _rename(name: str) -> str | None:
