@@ -6,9 +6,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from medseg.config import choose_device
 from medseg.datasets import open_dataset
@@ -67,17 +66,10 @@ def plan_bundle(
     check_splits(splits, labelled)
     gpu = choose_device(device).type == "cuda"
 
-    def divisor_of(strides: list[list[int]] | None) -> Sequence[int]:
-        arguments: dict[str, Any] = {} if strides is None else {"strides": strides}
-        network = build_network(
-            preset,
-            spatial_dims=3,
-            in_channels=len(dataset.channels),
-            out_channels=max(dataset.labels) + 1,
-            size=size,
-            **arguments,
-        )
-        return [int(step) for step in network.divisor]
+    network = build_network(
+        preset, spatial_dims=3, in_channels=len(dataset.channels), out_channels=max(dataset.labels) + 1, size=size
+    )
+    preset_strides = [[int(step) for step in level] for level in network.strides]
 
     def make(bytes_per_voxel: float | None) -> Plan:
         return make_plan(
@@ -90,7 +82,7 @@ def plan_bundle(
             memory_bytes=memory_bytes,
             bytes_per_voxel=bytes_per_voxel,
             gpu=gpu,
-            divisor_of=divisor_of,
+            preset_strides=preset_strides,
         )
 
     plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from medseg.datasets import Dataset
@@ -20,6 +20,7 @@ CPU_STEP_VOXELS = 360_000
 # backward and optimizer at 64^3, fp32): a first guess, replaced by a measurement when `--memory` is given.
 BYTES_PER_VOXEL = 2600
 SMALLEST_AXIS = 8
+DEFAULT_STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
 def choose_spacing(fingerprint: Fingerprint) -> tuple[list[float], str]:
@@ -40,19 +41,21 @@ def choose_spacing(fingerprint: Fingerprint) -> tuple[list[float], str]:
     return rounded, f"the median spacing of {fingerprint.cases} cases (R, A, S order, mm)"
 
 
-def choose_strides(shape: Sequence[float], spacing: Sequence[float], stages: int) -> list[list[int]]:
-    """Per stage and axis 1 or 2: an axis is halved once it is within 2x of the finest and long enough to halve.
+def choose_strides(
+    shape: Sequence[float], spacing: Sequence[float], preset_strides: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Strides per level and axis: the preset's own, but an axis is spared until it is within 2x of the finest.
 
     Args:
-        shape: voxels of the crop.
+        shape: voxels of the median case.
         spacing: mm per voxel.
-        stages: number of strided steps.
+        preset_strides: what the preset does at each of its levels on isotropic volumes.
     """
     current, size = list(spacing), list(shape)
     strides = []
-    for _ in range(stages):
+    for level in preset_strides:
         finest = min(current)
-        step = [2 if current[a] < 2 * finest and size[a] >= 2 * SMALLEST_AXIS / 2 else 1 for a in range(len(size))]
+        step = [s if current[a] < 2 * finest and size[a] >= SMALLEST_AXIS else 1 for a, s in enumerate(level)]
         strides.append(step)
         current = [value * factor for value, factor in zip(current, step, strict=True)]
         size = [value / factor for value, factor in zip(size, step, strict=True)]
@@ -161,6 +164,55 @@ def choose_augmentation(labels: Sequence[str], spacing: Sequence[float], gpu: bo
     }, "light, and mirrored left-right only: a short training gains more from upright anatomy"
 
 
+def choose_crops(
+    shape: Sequence[float],
+    spacing: Sequence[float],
+    total_strides: Sequence[int],
+    memory_bytes: float | None,
+    bytes_per_voxel: float,
+    gpu: bool,
+) -> tuple[list[int], int, str, str]:
+    """Crop and batch for a budget; returns roi_size, batch_size and the reason of each.
+
+    Args:
+        shape, spacing: of the median case on the network's grid.
+        total_strides: how much the network shrinks each axis.
+        memory_bytes: what a step may hold, or None for the defaults.
+        bytes_per_voxel: what a step holds per voxel of its crops.
+        gpu: whether a GPU will train it.
+    """
+    # the deepest stages pad by themselves: rounding the crop up to more than 8 would only add empty voxels
+    divisor = [min(step, 8) for step in total_strides]
+    voxels = (memory_bytes or (8e9 if gpu else 4e9)) / bytes_per_voxel
+    limit = "the memory budget"
+    if not gpu and memory_bytes is None and voxels > CPU_STEP_VOXELS:
+        voxels, limit = CPU_STEP_VOXELS, "the time a step takes without a GPU"
+    least = [2 * step for step in total_strides]
+    roi_size, why_roi = choose_roi_size(shape, spacing, divisor, voxels / 2, least=least)
+    batch_size = int(max(2, min(voxels // math.prod(roi_size), 16 if gpu else 4)))
+    why_batch = f"as many crops of {math.prod(roi_size) / 1e6:.2g} million voxels as {limit} allows, at least 2"
+    return roi_size, batch_size, why_roi, why_batch
+
+
+def find_warnings(dataset: Dataset, fingerprint: Fingerprint, covered: float) -> list[str]:
+    """What a person should look at: scarce context, rare labels.
+
+    Args:
+        dataset, fingerprint: what was measured.
+        covered: share of the median case that a crop covers.
+    """
+    warnings = []
+    if covered < 0.02:
+        warnings.append(
+            f"a crop covers {covered:.1%} of the median case: context is scarce; consider twice the spacing for a first, coarse model"
+        )
+    for value, label in dataset.labels.items():
+        count = fingerprint.label_cases.get(value, 0)
+        if value > 0 and count < fingerprint.cases:
+            warnings.append(f"label {value} ({label}) is in {count} of {fingerprint.cases} cases")
+    return warnings
+
+
 def make_plan(
     dataset: Dataset,
     fingerprint: Fingerprint,
@@ -172,7 +224,7 @@ def make_plan(
     memory_bytes: float | None = None,
     bytes_per_voxel: float | None = None,
     gpu: bool = False,
-    divisor_of: Callable[[list[list[int]] | None], Sequence[int]] | None = None,
+    preset_strides: Sequence[Sequence[int]] = DEFAULT_STRIDES,
 ) -> Plan:
     """Decide every value.
 
@@ -185,31 +237,19 @@ def make_plan(
         memory_bytes: what a training step may hold; default 4 GB without and 8 GB with a GPU.
         bytes_per_voxel: what a step of this network was measured to hold per voxel of its crops; None for an estimate.
         gpu: whether a GPU will train it.
-        divisor_of: strides -> multiple per axis that the network's inputs are best in; default 8 per axis, and never more than 8.
+        preset_strides: of the preset, per level and axis.
     """
     reasons: dict[str, str] = {}
-    warnings: list[str] = []
     spacing, reasons["spacing"] = choose_spacing(fingerprint)
     shape = [
         extent * old / new
         for extent, old, new in zip(fingerprint.median_shape, fingerprint.median_spacing, spacing, strict=True)
     ]
     anisotropic = max(spacing) > 2 * min(spacing)
-    strides = choose_strides(shape, spacing, 4) if anisotropic else None
-    # the deepest stages pad by themselves: rounding the crop up to more than 8 would only add empty voxels
-    total_strides = [int(step) for step in (divisor_of(strides) if divisor_of else (8, 8, 8))]
-    divisor = [min(step, 8) for step in total_strides]
-    least = [2 * step for step in total_strides]
-    budget = memory_bytes or (8e9 if gpu else 4e9)
-    voxels = budget / (bytes_per_voxel or BYTES_PER_VOXEL)
-    limit = "the memory budget"
-    if not gpu and memory_bytes is None and voxels > CPU_STEP_VOXELS:
-        voxels, limit = CPU_STEP_VOXELS, "the time a step takes without a GPU"
-    roi_size, reasons["roi_size"] = choose_roi_size(shape, spacing, divisor, voxels / 2, least=least)
-    batch_size = int(max(2, min(voxels // math.prod(roi_size), 16 if gpu else 4)))
-    reasons["batch_size"] = (
-        f"as many crops of {math.prod(roi_size) / 1e6:.2g} million voxels as {limit} allows, at least 2"
-    )
+    strides = choose_strides(shape, spacing, preset_strides) if anisotropic else [list(step) for step in preset_strides]
+    total_strides = [math.prod(axis) for axis in zip(*strides, strict=True)]
+    crops = choose_crops(shape, spacing, total_strides, memory_bytes, bytes_per_voxel or BYTES_PER_VOXEL, gpu)
+    roi_size, batch_size, reasons["roi_size"], reasons["batch_size"] = crops
     normalization, reasons["normalization"] = choose_normalization(dataset, fingerprint)
     optimization, reasons["optimization"] = default_optimization(gpu)
     names = [label for value, label in dataset.labels.items() if value > 0]
@@ -223,24 +263,9 @@ def make_plan(
         "mixer": None,
     }
     reasons["network"] = f"the preset asked for ({preset}, {size}); one output per label and background"
-    if strides is not None:
+    if anisotropic:
         network["strides"] = strides
         reasons["network"] += "; strides spare the coarse axis until it is within 2x of the finest"
-    if min(fingerprint.median_shape) < 2 * SMALLEST_AXIS:
-        warnings.append(
-            f"the median case has only {min(fingerprint.median_shape):.0f} voxels along one axis; "
-            "a 2D network (network spatial_dims 2) may do as well"
-        )
-    covered = math.prod(roi_size) / math.prod(shape)
-    if covered < 0.02:
-        warnings.append(
-            f"a crop covers {covered:.1%} of the median case: context is scarce; consider twice the spacing for a first, coarse model"
-        )
-    for value, label in dataset.labels.items():
-        if value > 0 and fingerprint.label_cases.get(value, 0) < fingerprint.cases:
-            warnings.append(
-                f"label {value} ({label}) is in {fingerprint.label_cases.get(value, 0)} of {fingerprint.cases} cases"
-            )
     reasons["splits"] = (
         f"{len(splits)} folds of the dataset's own splits file"
         if dataset.splits
@@ -265,7 +290,7 @@ def make_plan(
         splits=splits,
         fingerprint=fingerprint.to_dict(),
         reasons=reasons,
-        warnings=warnings,
+        warnings=find_warnings(dataset, fingerprint, math.prod(roi_size) / math.prod(shape)),
         ignore_label=dataset.ignore_label,
         licence=dataset.licence,
         reference=dataset.reference,

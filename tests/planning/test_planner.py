@@ -132,9 +132,9 @@ def test_a_crop_covers_small_cases_whole_and_large_ones_nearly_cubic() -> None:
 
 
 def test_a_coarse_axis_keeps_its_slices_until_the_others_catch_up() -> None:
-    strides = choose_strides([256, 256, 32], [0.8, 0.8, 5.0], 4)
-    assert [step[2] for step in strides] == [1, 1, 2, 2]
-    assert [step[0] for step in strides] == [2, 2, 2, 2]
+    strides = choose_strides([256, 256, 32], [0.8, 0.8, 5.0], [[1, 1, 1], *[[2, 2, 2]] * 4])
+    assert [step[2] for step in strides] == [1, 1, 1, 2, 2]
+    assert [step[0] for step in strides] == [1, 2, 2, 2, 2]
     spacing, reason = choose_spacing(fingerprint_of(median_spacing=[0.8, 0.8, 5.0], spacing_p10=[0.7, 0.7, 2.5]))
     assert spacing == [0.8, 0.8, 2.5]
     assert "coarse axis Z" in reason

@@ -130,6 +130,15 @@ def test_any_mixer_is_swapped_for_identity_by_one_key(data: Path, tmp_path: Path
     assert "val_dice" in fit_bundle(tmp_path / "hybrid", overrides=overrides)[0]
 
 
+@pytest.mark.parametrize("preset", ["mambavision", "resenc_unet"])
+def test_anisotropic_data_are_planned_with_strides_that_the_preset_builds(tmp_path: Path, preset: str) -> None:
+    for index in range(3):
+        make_case(tmp_path / "data", f"c{index}", shape=(40, 40, 12), spacing=(1.0, 1.0, 5.0), seed=index)
+    plan = plan_bundle(tmp_path / "data", tmp_path / "flat", preset=preset)
+    assert plan.network["strides"][1] == [2, 2, 1]
+    assert "val_dice" in fit_bundle(tmp_path / "flat", overrides={**QUICK, "max_epochs": 1, "val_interval": 1})[0]
+
+
 def test_weights_of_another_bundle_are_the_start_and_misfits_are_listed(
     bundle: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
