@@ -46,11 +46,21 @@ def test_identity_ablation_is_one_key_and_leaves_no_mixer(preset: str) -> None:
     assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 
 
+# their heads fall into one group per axis: mambavision's 2 to 16 heads make two groups, not three
+PER_AXIS = {"axial_attention", "stripe_attention"}
+
+
 @pytest.mark.parametrize("mixer", sorted(set(MIXERS) - {"time_attention"}))
 def test_any_mixer_can_take_the_place_of_the_presets_own(mixer: str) -> None:
-    network = build_network("mambavision", mixer=mixer, roi_size=[32, 32, 16])
-    logits = network(torch.randn(1, 1, 32, 32, 16)) if mixer != "stripe_attention" else torch.zeros(1, 2, 32, 32, 16)
-    assert logits.shape == (1, 2, 32, 32, 16)
+    patch = [32, 32] if mixer in PER_AXIS else [32, 32, 16]
+    network = build_network("mambavision", spatial_dims=len(patch), mixer=mixer, roi_size=patch)
+    assert network(torch.randn(1, 1, *patch)).shape == (1, 2, *patch)
+
+
+@pytest.mark.parametrize("mixer", sorted(PER_AXIS))
+def test_heads_that_do_not_fall_into_the_axes_are_refused(mixer: str) -> None:
+    with pytest.raises(ConfigError, match="multiple of 3 heads"):
+        build_network("mambavision", spatial_dims=3, mixer=mixer)
 
 
 @pytest.mark.parametrize("preset", ["mambavision", "vir", "segmamba", "fastervit"])
