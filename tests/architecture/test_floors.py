@@ -1,4 +1,4 @@
-"""Imports point down, never sideways, never up; foreign packages have a home. See the table in docs/architecture.md."""
+"""Imports point down, never sideways, never up; foreign packages have a home. The tables below are the rule."""
 
 from __future__ import annotations
 
