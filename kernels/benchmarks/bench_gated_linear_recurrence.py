@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import interleaved, peak_growth, require_close, save
+from harness import Work, interleaved, peak_memory, require_close, save
 from torch import Tensor
 
 from medseg_kernels import gated_linear_recurrence
@@ -86,6 +86,18 @@ def both_ways(forward: Callable[[], Tensor], given: dict[str, Tensor], grad: Ten
     return lambda: torch.autograd.grad(forward(), tuple(given.values()), grad)
 
 
+def memory_work(member: str, length: int) -> Work:
+    """Forward and backward for the measurement of memory; the outputs are those of the op and all gradients."""
+    given = inputs(member, length)
+    grad = torch.randn(1, length, HEADS, CHANNELS)
+
+    def call() -> list[Tensor]:
+        output = gated_linear_recurrence(**given, backend="cpu")[0]
+        return [output, *torch.autograd.grad(output, tuple(given.values()), grad)]
+
+    return Work(call, [*given.values(), grad])
+
+
 def measure(member: str, length: int) -> dict[str, Any]:
     """One row of the table."""
     given = inputs(member, length)
@@ -106,9 +118,7 @@ def measure(member: str, length: int) -> dict[str, Any]:
     ours = seconds["cpu"]["median_s"]
     row = {"member": member, "tokens": length, "forward_backward": seconds, "errors": errors}
     row["times_faster"] = {name: value["median_s"] / ours for name, value in seconds.items() if name != "cpu"}
-    row["peak_growth_bytes"] = peak_growth(both_ways(forwards["cpu"], given, grad))
-    size = 4 * sum(x.numel() for x in given.values())
-    row["peak_growth_over_inputs"] = row["peak_growth_bytes"] / size
+    row["memory"] = peak_memory(__file__, "memory_work", [member, 64], [member, length])
     print(member, length, f"{ours * 1e3:.0f} ms", {n: round(x, 1) for n, x in row["times_faster"].items()}, flush=True)
     return row
 

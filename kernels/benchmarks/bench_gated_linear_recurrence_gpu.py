@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import NOT_MEASURED, error, interleaved, peak_growth, save
+from harness import NOT_MEASURED, error, gpu_peak_growth, interleaved, save
 from torch import Tensor
 
 from medseg_kernels import gated_linear_recurrence
@@ -90,7 +90,7 @@ def measure(member: str, orders: list[str]) -> dict[str, Any]:
         raise SystemExit(f"{member}: triton is off by {row['errors']['triton']:.1e}: not timed")
     full = {name: (lambda call=call: torch.autograd.grad(call(), leaves, grad)) for name, call in forwards.items()}
     row["forward"], row["forward_backward"] = interleaved(forwards, 20), interleaved(full, 20)
-    row["peak_growth_bytes"] = {name: peak_growth(call) for name, call in full.items()}
+    row["peak_growth_bytes"] = {name: gpu_peak_growth(call) for name, call in full.items()}
     if "fla" in full:
         row["times_faster"] = row["forward_backward"]["fla"]["median_s"] / row["forward_backward"]["triton"]["median_s"]
     print(member, orders, {n: f"{t['median_s'] * 1e3:.2f} ms" for n, t in row["forward_backward"].items()}, flush=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import interleaved, peak_growth, require_close, save
+from harness import Work, interleaved, peak_memory, require_close, save
 from torch import Tensor
 from torch.nn import functional
 
@@ -57,6 +57,18 @@ def both_ways(forward: Callable[[], Tensor], given: dict[str, Tensor], grad: Ten
     return lambda: torch.autograd.grad(forward(), tuple(given.values()), grad)
 
 
+def memory_work(length: int, channels: int) -> Work:
+    """Forward and backward for the measurement of memory; the outputs are the scan's and all gradients."""
+    given = inputs(length, channels)
+    grad = torch.randn(given["u"].shape)
+
+    def call() -> list[Tensor]:
+        out = ours(given, "cpu")
+        return [out, *torch.autograd.grad(out, tuple(given.values()), grad)]
+
+    return Work(call, [*given.values(), grad])
+
+
 def measure(length: int, channels: int) -> dict[str, Any]:
     """One row of the table."""
     given = inputs(length, channels)
@@ -72,17 +84,14 @@ def measure(length: int, channels: int) -> dict[str, Any]:
     full = {name: both_ways(call, given, grad) for name, call in forwards.items()}
     seconds = interleaved(full, rounds, {"cpu": often})
     alone = interleaved({"cpu forward": lambda: ours(given, "cpu")}, 10)
-    floor = 4 * (sum(x.numel() for x in given.values()) * 2 + 2 * grad.numel())
-    fixed = 4 * (sum(x.numel() for x in given.values()) + grad.numel())
     quickest = min(seconds["reference"]["median_s"], seconds["mambapy"]["median_s"])
-    growth = peak_growth(full["cpu"])
     return {
         "tokens": length,
         "channels": channels,
         "forward_backward": seconds,
         "forward": alone,
         "times_faster_than_quicker": quickest / seconds["cpu"]["median_s"],
-        "peak_over_inputs_and_outputs": (fixed + growth) / floor,
+        "memory": peak_memory(__file__, "memory_work", [256, 16], [length, channels]),
         "errors": errors,
     }
 
@@ -110,7 +119,7 @@ def main() -> None:
         cpu = row["forward_backward"]["cpu"]["median_s"] * 1e3
         print(
             f"{row['tokens']:6d} x {row['channels']}: {cpu:7.1f} ms forward + backward, "
-            f"{row['times_faster_than_quicker']:.1f}x faster, memory {row['peak_over_inputs_and_outputs']:.3f}"
+            f"{row['times_faster_than_quicker']:.1f}x faster, memory {row['memory']['peak_over_inputs_and_outputs']:.3f}"
         )
         table["rows"].append(row)
         save("selective_scan", table)  # after every row: the large shapes take minutes on a busy machine

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import NOT_MEASURED, interleaved, peak_growth, require_close, save
+from harness import NOT_MEASURED, gpu_peak_growth, interleaved, require_close, save
 from torch import Tensor
 
 from medseg_kernels import selective_scan
@@ -88,7 +88,7 @@ def measure(grid: tuple[int, int, int], channels: int) -> dict[str, Any]:
     row: dict[str, Any] = {"grid": grid, "channels": channels, "errors": errors}
     row["forward"] = interleaved(forwards, 20)
     row["forward_backward"] = interleaved(full, 20)
-    row["peak_growth_bytes"] = {name: peak_growth(call) for name, call in full.items()}
+    row["peak_growth_bytes"] = {name: gpu_peak_growth(call) for name, call in full.items()}
     rate = next((value for name, value in EXP_PER_SECOND.items() if name in torch.cuda.get_device_name()), None)
     if rate is not None:
         floor = len(ORDERS) * given["u"].numel() * STATE / rate

@@ -6,14 +6,18 @@ A contender whose result is wrong is not timed.
 
 from __future__ import annotations
 
+import ctypes
 import datetime
+import gc
+import importlib.util
 import json
-import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,29 +85,74 @@ def interleaved(
     }
 
 
-def peak_growth(call: Callable[[], Any]) -> int:
-    """Bytes by which the process (or the GPU's allocator) grows at most during a call, its result included. Linux only."""
-    if torch.cuda.is_available():
-        synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    reading, writing = os.pipe()
-    child = os.fork()  # a fresh process: what earlier calls left in the allocator does not count
-    if child == 0:
-        torch.set_num_threads(1)  # the parent's thread pool does not survive a fork
-        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
-        before = _status("VmRSS")
-        result = call()
-        os.write(writing, json.dumps(_status("VmHWM") - before).encode())
-        del result
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        return int(json.loads(pipe.read()))
+def gpu_peak_growth(call: Callable[[], Any]) -> int:
+    """Bytes by which the GPU's allocator grows at most during a call, its result included."""
+    synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to measure: a call, and the tensors that it is given; its result is one tensor or several."""
+
+    call: Callable[[], Any]
+    inputs: list[Tensor]
+
+
+def peak_memory(script: str, function: str, small: list[Any], large: list[Any], threads: int = 0) -> dict[str, Any]:
+    """Peak memory of a call in a process of its own, which has run nothing else but the same call at a tiny size.
+
+    That first call loads code and starts threads, which so do not count. Then the inputs are made, what the allocator
+    holds free is given back, the high-water mark is reset, and the call runs once. Linux only.
+
+    Args:
+        script: file of the benchmark, `__file__`.
+        function: name of a function in it that takes the arguments below and returns a `Work`.
+        small: arguments of a tiny case.
+        large: arguments of the case to measure.
+        threads: torch's threads in that process; 0 for as many as here.
+
+    Returns:
+        bytes: inputs, outputs, growth (how far the process grew beyond its inputs); and their ratios.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), script, function, json.dumps(small), json.dumps(large)]
+    command.append(str(threads or torch.get_num_threads()))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the process that measures {function} of {script} failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _measure_peak(script: str, function: str, small: str, large: str, threads: str) -> None:
+    """What the process of `peak_memory` does."""
+    torch.set_num_threads(int(threads))
+    sys.path.insert(0, str(Path(script).parent))
+    spec = importlib.util.spec_from_file_location("measured", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make: Callable[..., Work] = getattr(module, function)
+    for _ in range(2):
+        make(*json.loads(small)).call()
+    work = make(*json.loads(large))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
+    before = _status("VmRSS")
+    result = work.call()
+    growth = _status("VmHWM") - before
+    given, made = _bytes(work.inputs), _bytes([result] if isinstance(result, Tensor) else list(result))
+    ratios = {"growth_over_outputs": growth / made, "peak_over_inputs_and_outputs": (given + growth) / (given + made)}
+    print(json.dumps({"inputs_bytes": given, "outputs_bytes": made, "growth_bytes": growth, **ratios}))
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def _status(field: str) -> int:
@@ -148,3 +197,7 @@ def save(name: str, content: dict[str, Any]) -> Path:
     path.write_text(json.dumps({**head, **content}, indent=1) + "\n")
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}", file=sys.stderr)
     return path
+
+
+if __name__ == "__main__":
+    _measure_peak(*sys.argv[1:])
