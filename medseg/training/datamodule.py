@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from medseg.errors import DataError
+from medseg.errors import DataError, MedsegError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
 from medseg.transforms.augmentation import apply, draw
@@ -24,6 +24,7 @@ from medseg.transforms.sampling import SampleKey, draw_case, draw_center
 from .cases import list_cases
 from .prepare import preprocess_case
 from .progress import progress_bar
+from .supervision import Watch
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class TrainingDataset(CaseDataset):
         self.roi_size = tuple(int(size) for size in roi_size)
         self.samples_per_epoch, self.seed = samples_per_epoch, seed
         self.augmentation = dict(augmentation or {})
+        self.watch = Watch(0)
 
     def __len__(self) -> int:
         return self.samples_per_epoch
@@ -128,12 +130,13 @@ class TrainingDataset(CaseDataset):
         key = SampleKey(self.seed, epoch, index)
         number = draw_case(key, len(self.cases), self.samples_per_epoch)
         case, arrays = self.cases[number], self._arrays[number]
-        try:
-            return self._sample(key, case, arrays)
-        except Exception as error:
-            raise DataError(
-                f"case {case.name!r}: cannot make a training crop: {type(error).__name__}: {error}"
-            ) from error
+        with self.watch.reading(number):
+            try:
+                return self._sample(key, case, arrays)
+            except Exception as error:
+                raise DataError(
+                    f"case {case.name!r}: cannot make a training crop: {type(error).__name__}: {error}"
+                ) from error
 
     def _sample(self, key: SampleKey, case: Case, arrays: StoredArrays) -> dict[str, Any]:
         center = draw_center(key, arrays.image.shape[1:], self.roi_size, arrays.foreground)
@@ -226,6 +229,7 @@ class SegmentationData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         rank, world_size = self._world()
         sampler = EpochSampler(len(self.train_dataset), rank=rank, world_size=world_size)
+        self.train_dataset.watch = Watch(self.num_workers)
         return DataLoader(
             self.train_dataset,
             batch_size=self.batch_size,
@@ -235,6 +239,10 @@ class SegmentationData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             drop_last=True,
         )
+
+    def explain(self, error: BaseException) -> MedsegError | None:
+        """The death or the error of a loader process with the case it was at; None for any other error."""
+        return self.train_dataset.watch.explain(error, [case.name for case in self.train_dataset.cases])
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         rank, world_size = self._world()

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from medseg.errors import ResourceError
+from medseg.errors import MedsegError, ResourceError
 from medseg.io.atomic import write_json
 from medseg.tracking.manifest import data_fingerprint, make_manifest
 from medseg.tracking.privacy import without_paths
@@ -52,7 +52,7 @@ def run_fit(
         The last metrics, by name.
 
     Raises:
-        ResourceError: the run's folder cannot be written.
+        ResourceError: the run's folder cannot be written, or a loader process died; the case it read is named.
     """
     started = time.monotonic()
     folder = run_folder(bundle_root, fold)
@@ -72,7 +72,13 @@ def run_fit(
         trainer.fit_loop.max_epochs = epochs_within(budget_s, module, data, trainer, folder, started=started)
     if trainer.is_global_zero:
         _record(trainer, module, data, folder, resuming=resuming)
-    trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resuming else None)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resuming else None)
+    except (RuntimeError, MedsegError) as error:
+        told = data.explain(error)
+        if told is None:
+            raise
+        raise told from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medseg.datasets import check_headers, check_label_values
+from medseg.errors import DataError, MedsegError, ResourceError
 from medseg.io.datalist import Case
 from medseg.io.store import StoredArrays, sample_foreground
 from medseg.io.volume import read_image, read_label
@@ -24,10 +25,25 @@ def preprocess_case(
         labels: label value -> name, background included.
         ignore_label: value of voxels that were not annotated; they become -1, which the loss leaves out.
 
-    The returned function raises what the readers and checks raise, each naming case and file.
+    The returned function raises what the readers and checks raise, each naming case and file; anything else, such as a
+    shortage of memory, comes back as an error that names the case.
     """
 
     def build(case: Case) -> StoredArrays:
+        try:
+            return read_and_prepare(case)
+        except (MedsegError, OSError):
+            raise
+        except MemoryError as error:
+            raise ResourceError(
+                f"case {case.name!r}: not enough memory to preprocess it; {case.images[0]}: {error or 'no details'}"
+            ) from error
+        except Exception as error:
+            raise DataError(
+                f"case {case.name!r}: cannot be preprocessed: {type(error).__name__}: {error}; {case.images[0]}"
+            ) from error
+
+    def read_and_prepare(case: Case) -> StoredArrays:
         image = read_image(case.images)
         if case.label is None:
             prepared = preprocessing.apply(image.array, image.affine)
