@@ -12,6 +12,7 @@ from medseg.io.datalist import read_case_list
 
 from .dataset import Dataset
 from .description import channel_names, collect_labels, label_names, read_object, read_splits
+from .regions import read_regions
 
 LIST = "cases.csv"
 
@@ -33,9 +34,10 @@ def load(folder: Path) -> Dataset:
     cases = sorted((case for case in listed if case.label), key=lambda case: case.name)
     if not cases:
         raise DataError(f"{folder / LIST}: no line has a label map; add the column 'label'.")
-    labels, regions, ignore_label = (
-        label_names(path, description) if "labels" in description else (collect_labels(folder, cases), {}, None)
+    labels, ignore_label = (
+        label_names(path, description) if "labels" in description else (collect_labels(folder, cases), None)
     )
+    regions, region_order = read_regions(path, description)
     return Dataset(
         name=str(description.get("name", folder.resolve().name)),
         folder=folder,
@@ -47,5 +49,6 @@ def load(folder: Path) -> Dataset:
         licence=str(description.get("licence", description.get("license", ""))),
         reference=str(description.get("reference", "")),
         regions=regions,
+        region_order=region_order,
         ignore_label=ignore_label,
     )

@@ -13,6 +13,8 @@ from medseg.io.geometry import check_same_grid
 from medseg.io.header import Volume
 from medseg.io.volume import read_header, read_image, read_label
 
+from .regions import check_regions
+
 
 @dataclass
 class Dataset:
@@ -27,7 +29,8 @@ class Dataset:
         channels: channel index -> name, such as {0: "MRI"} or {0: "CT"}.
         splits: folds as {"train": [names], "val": [names]}, or None to let the plan make them.
         licence, reference: as the data's authors state them, "" when they do not.
-        regions: name -> label values that it unites, where the dataset declares overlapping targets.
+        regions: name -> label values that it unites, where the dataset declares overlapping targets; else empty.
+        region_order: the label that each region writes into one label map, see `medseg.datasets.regions`.
         ignore_label: value of voxels that were not annotated, or None.
     """
 
@@ -42,12 +45,14 @@ class Dataset:
     reference: str = ""
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ignore_label: int | None = None
+    region_order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold what every layout must hold. Raises DataError."""
         if not self.cases:
             raise DataError(f"{self.folder}: holds no labelled case; add images with label maps of the same name.")
         check_unique([*self.cases, *self.test_cases], whose=str(self.folder))
+        check_regions(self.folder / "dataset.json", self.regions, self.region_order, self.labels)
         known = {case.name for case in self.cases}
         for number, split in enumerate(self.splits or []):
             for part in ("train", "val"):

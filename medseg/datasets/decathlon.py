@@ -14,6 +14,7 @@ from medseg.io.volume import case_name
 
 from .dataset import Dataset
 from .description import channel_names, label_names, read_object, read_splits, subject_of
+from .regions import read_regions
 
 
 def matches(folder: Path) -> bool:
@@ -31,7 +32,8 @@ def load(folder: Path) -> Dataset:
     training, test = description.get("training"), description.get("test", [])
     if not isinstance(training, list) or not isinstance(test, list):
         raise DataError(f'{path}: expected lists under "training" and "test".')
-    labels, regions, ignore_label = label_names(path, description)
+    labels, ignore_label = label_names(path, description)
+    regions, region_order = read_regions(path, description)
     return Dataset(
         name=str(description.get("name", folder.name)),
         folder=folder,
@@ -43,6 +45,7 @@ def load(folder: Path) -> Dataset:
         licence=str(description.get("licence", description.get("license", ""))),
         reference=str(description.get("reference", "")),
         regions=regions,
+        region_order=region_order,
         ignore_label=ignore_label,
     )
 

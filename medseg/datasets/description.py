@@ -15,6 +15,8 @@ from medseg.io.datalist import Case
 from medseg.io.stream import open_file
 from medseg.io.volume import read_label
 
+from .regions import region_labels
+
 log = logging.getLogger(__name__)
 
 MOST_LABELS = 256  # more distinct values in one map are an image in the wrong folder
@@ -85,10 +87,8 @@ def channel_names(path: Path, description: dict[str, Any]) -> dict[int, str]:
     return {0: "image"}
 
 
-def label_names(
-    path: Path, description: dict[str, Any]
-) -> tuple[dict[int, str], dict[str, tuple[int, ...]], int | None]:
-    """Labels, regions and the ignore value under "labels".
+def label_names(path: Path, description: dict[str, Any]) -> tuple[dict[int, str], int | None]:
+    """Labels and the ignore value under "labels".
 
     nnU-Net's regions ({"whole tumour": [1, 2, 3]}) become label values named by the smallest region that holds them.
 
@@ -98,7 +98,11 @@ def label_names(
     entry = description.get("labels")
     if not isinstance(entry, dict) or not entry:
         raise DataError(f'{path}: has no "labels"; add for example "labels": {{"0": "background", "1": "liver"}}.')
-    regions = {str(name): _region(path, name, value) for name, value in entry.items() if isinstance(value, list)}
+    regions = {
+        str(name): region_labels(path, name, value)
+        for name, value in entry.items()
+        if isinstance(value, list) and value != [0]
+    }
     plain = {name: value for name, value in entry.items() if not isinstance(value, list)}
     ignore = plain.get("ignore")
     if isinstance(ignore, int) and not isinstance(ignore, bool):
@@ -111,7 +115,7 @@ def label_names(
             labels[value] = name if len(values) == 1 else f"{name} ({value})"
     labels.update(value_to_name(path, plain) if plain else {})  # a label of its own is the smallest region
     labels.setdefault(0, "background")
-    return dict(sorted(labels.items())), regions, ignore
+    return dict(sorted(labels.items())), ignore
 
 
 def read_splits(path: Path) -> Splits | None:
@@ -154,9 +158,3 @@ def collect_labels(folder: Path, cases: list[Case]) -> dict[int, str]:
         "%s: no dataset.json names the labels; %s were found and named by their numbers.", folder, sorted(values - {0})
     )
     return {0: "background", **{value: f"label_{value}" for value in sorted(values - {0})}}
-
-
-def _region(path: Path, name: str, values: list[Any]) -> tuple[int, ...]:
-    if not values or not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
-        raise DataError(f"{path}: the region {name!r} holds {values!r}, expected label values from 1.")
-    return tuple(values)

@@ -17,6 +17,7 @@ from medseg.io.volume import case_name, is_volume_file
 
 from .dataset import Dataset
 from .description import channel_names, collect_labels, label_names, read_object, read_splits, subject_of
+from .regions import read_regions
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,10 @@ def load(folder: Path) -> Dataset:
             f"{folder / 'images'}: holds no volume; put images there and label maps of the same names in labels/."
         )
     if "labels" in description:
-        labels, regions, ignore_label = label_names(path, description)
+        labels, ignore_label = label_names(path, description)
     else:
-        labels, regions, ignore_label = collect_labels(folder, cases), {}, None
+        labels, ignore_label = collect_labels(folder, cases), None
+    regions, region_order = read_regions(path, description)
     return Dataset(
         name=str(description.get("name", folder.resolve().name)),
         folder=folder,
@@ -50,6 +52,7 @@ def load(folder: Path) -> Dataset:
         licence=str(description.get("licence", description.get("license", ""))),
         reference=str(description.get("reference", "")),
         regions=regions,
+        region_order=region_order,
         ignore_label=ignore_label,
     )
 

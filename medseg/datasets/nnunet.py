@@ -13,6 +13,7 @@ from medseg.io.datalist import Case
 
 from .dataset import Dataset
 from .description import channel_names, label_names, read_object, read_splits, subject_of
+from .regions import read_regions
 
 
 def matches(folder: Path) -> bool:
@@ -30,7 +31,8 @@ def load(folder: Path) -> Dataset:
     description = read_object(path)
     ending = str(description.get("file_ending", ".nii.gz"))
     channels = channel_names(path, description)
-    labels, regions, ignore_label = label_names(path, description)
+    labels, ignore_label = label_names(path, description)
+    regions, region_order = read_regions(path, description)
     training = _channel_files(folder / "imagesTr", ending)
     return Dataset(
         name=str(description.get("name", folder.name)),
@@ -48,6 +50,7 @@ def load(folder: Path) -> Dataset:
         licence=str(description.get("licence", description.get("license", ""))),
         reference=str(description.get("reference", "")),
         regions=regions,
+        region_order=region_order,
         ignore_label=ignore_label,
     )
 

@@ -72,7 +72,8 @@ def test_nnunet_regions_and_ignore_label(tmp_path: Path) -> None:
     write_json(tmp_path / "dataset.json", {"labels": labels, "channel_names": {"0": "T1", "1": "T2"}})
     dataset = open_dataset(tmp_path)
     assert dataset.ignore_label == 4
-    assert dataset.regions == {"whole": (1, 2, 3), "core": (2, 3)}
+    assert dataset.regions == {"whole": (1, 2, 3), "core": (2, 3), "active": (3,)}
+    assert dataset.region_order == (1, 2, 3)
     assert dataset.labels == {0: "background", 1: "whole (1)", 2: "core (2)", 3: "active"}
 
 
