@@ -116,6 +116,8 @@ def _to_openvino(network: torch.nn.Module, example: torch.Tensor, path: Path, bu
     import openvino
     import torch
 
+    from medseg.inference.engines import OPENVINO_SETTINGS
+
     onnx_path = path.with_suffix(".onnx")
     try:
         _write_onnx(network, example, onnx_path)
@@ -124,7 +126,7 @@ def _to_openvino(network: torch.nn.Module, example: torch.Tensor, path: Path, bu
         onnx_path.unlink(missing_ok=True)
     openvino.save_model(model, str(path), compress_to_fp16=False)
     # fp32 on purpose: on CPUs with matrix units OpenVINO would compute in bf16 by itself
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **OPENVINO_SETTINGS})
 
     def run(image: torch.Tensor) -> torch.Tensor:
         found = compiled({0: image.as_subclass(torch.Tensor).numpy()})[0]

@@ -103,6 +103,10 @@ def _compile(network: torch.nn.Module, example: torch.Tensor, precision: str) ->
     return run
 
 
+# OpenVINO 2026.4's fusing of element-wise operations ends the process (SIGSEGV) while it compiles a scan in fp32
+OPENVINO_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
+
+
 def _openvino(
     network: torch.nn.Module, example: torch.Tensor, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -121,6 +125,7 @@ def _openvino(
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            **OPENVINO_SETTINGS,
         },
     )
     request = compiled.create_infer_request()
