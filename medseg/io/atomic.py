@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import zlib
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         ...     temporary.write_text("whole or not at all")
     """
     path = Path(path)
-    temporary = path.with_name(f"{_PREFIX}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -55,6 +56,12 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: FilePath) -> Path:
+    """A fresh temporary name in the folder of `path`, for a file or a folder; `remove_leftovers` knows whose it is."""
+    path = Path(path)
+    return path.with_name(f"{_PREFIX}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 def write_bytes(path: FilePath, content: bytes) -> None:
@@ -79,7 +86,7 @@ def write_json(path: FilePath, value: Any) -> None:
 
 
 def remove_leftovers(folder: FilePath) -> list[Path]:
-    """Delete temporary files in a folder whose writing process on this machine is dead; returns what was deleted.
+    """Delete temporary files and folders in a folder whose writing process on this machine is dead; returns what they were.
 
     Call it before writing into an output folder that an earlier, killed run may have used. Files of living processes
     and of other machines (a shared drive) stay.
@@ -89,7 +96,10 @@ def remove_leftovers(folder: FilePath) -> list[Path]:
         match = _TEMPORARY.match(path.name)
         if match and match["host"] == _host() and not _is_alive(int(match["pid"])):
             with contextlib.suppress(OSError):
-                path.unlink()
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
                 removed.append(path)
     return removed
 

@@ -7,12 +7,12 @@ changed or a stored file is damaged. Folders are named by hashes: neither names 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from ..errors import DataError, ResourceError
+from .atomic import remove_leftovers, temporary_beside
 from .datalist import Case
 
 VERSION = 1
@@ -150,6 +151,7 @@ class Store:
     ) -> None:
         """`ensure` for many cases, `workers` at a time; the first failure is raised, what is finished stays."""
         todo = list(cases)
+        remove_leftovers(self.folder)
         with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
             jobs = [pool.submit(self.ensure, case, build) for case in todo]
             try:
@@ -163,8 +165,8 @@ class Store:
 
     def _write(self, folder: Path, case: Case, arrays: StoredArrays) -> None:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+            working = temporary_beside(folder)
+            working.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise ResourceError(f"{folder.parent}: cannot store preprocessed cases here: {error.strerror}") from error
         try:
@@ -182,7 +184,11 @@ class Store:
                 json.dump(record, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():  # set aside by one rename: a kill never leaves half of an old case under its name
+                old = temporary_beside(folder)
+                with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                    os.replace(folder, old)
+                shutil.rmtree(old, ignore_errors=True)
             try:
                 os.replace(working, folder)
             except OSError:

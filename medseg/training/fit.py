@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from medseg.errors import MedsegError, ResourceError
-from medseg.io.atomic import write_json
+from medseg.io.atomic import remove_leftovers, write_json
 from medseg.tracking.manifest import data_fingerprint, make_manifest
 from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_record import write_run_id
@@ -61,7 +61,9 @@ def run_fit(
     if resume and not resuming:
         log.info("fold %d: nothing to resume in %s, starting", fold, folder)
     if trainer.is_global_zero:
-        prepare_run_folder(folder, keep=resuming)
+        prepare_run_folder(folder, keep=resume)
+        for place in (folder, *weights_folders(bundle_root, fold)):
+            remove_leftovers(place)  # of a run that was killed while it wrote
     data.prepare_data()
     data.setup()
     if pretrained is not None and not resuming:
@@ -83,10 +85,9 @@ def run_fit(
         raise KeyboardInterrupt
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
-        root = Path(bundle_root)
         state = {name: tensor for name, tensor in module.network.state_dict().items()}
-        write_weights(state, root / "models" / f"fold_{fold}" / "model.pt")
-        write_weights(state, root / "models" / "model.pt")
+        for place in weights_folders(bundle_root, fold):
+            write_weights(state, place / "model.pt")
         facts = {"seconds": round(time.monotonic() - started, 1), "steps": trainer.global_step, **metrics}
         write_json(folder / "result.json", facts)
         log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
@@ -95,6 +96,12 @@ def run_fit(
 
 def _dice_text(metrics: dict[str, float]) -> str:
     return f", validation Dice {metrics['val_dice']:.3f} on the network's grid" if "val_dice" in metrics else ""
+
+
+def weights_folders(bundle_root: str | Path, fold: int) -> tuple[Path, Path]:
+    """Where the weights of a fold go: its own folder, and the one that predict reads."""
+    models = Path(bundle_root) / "models"
+    return models / f"fold_{fold}", models
 
 
 def prepare_run_folder(folder: Path, *, keep: bool) -> None:
