@@ -8,16 +8,18 @@ import torch
 
 from .mirroring import Runner
 
-COMBINE = ("logits", "probabilities")
+COMBINE = ("logits", "probabilities", "apart")
 
 
-def averaged(runners: Sequence[Runner], combine: str = "logits") -> Runner:
+def averaged(runners: Sequence[Runner], combine: str = "logits", *, regions: bool = False) -> Runner:
     """The mean of several runners.
 
     Args:
         runners: each (B, C, X, Y, Z) -> (B, K, X, Y, Z), with the same K.
         combine: `logits` (folds of one network, as nnU-Net does) or `probabilities` (different networks, whose logits
-            have different scales); then mean probabilities are returned, whose order of classes is what counts.
+            have different scales); then mean probabilities are returned, whose order of classes is what counts. With
+            `apart` nothing is averaged: the logits follow one another, (B, members * K, X, Y, Z).
+        regions: overlapping regions, one sigmoid each; mean probabilities are returned as logits, so that 0 stays the limit.
     """
     if combine not in COMBINE:
         raise ValueError(f"combine={combine!r}: expected one of {', '.join(COMBINE)}")
@@ -25,12 +27,17 @@ def averaged(runners: Sequence[Runner], combine: str = "logits") -> Runner:
         raise ValueError("an ensemble of no networks; expected at least one")
     if len(runners) == 1:
         return runners[0]
+    if combine == "apart":
+        return lambda windows: torch.cat([run(windows) for run in runners], dim=1)
 
     def mean(windows: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor | None = None
         for run in runners:
             logits = run(windows).float()
-            part = logits if combine == "logits" else torch.softmax(logits, dim=1)
+            if combine == "logits":
+                part = logits
+            else:
+                part = torch.sigmoid(logits) if regions else torch.softmax(logits, dim=1)
             if total is None:
                 total = part.clone() if combine == "logits" else part
             elif total.shape != part.shape:
@@ -38,6 +45,8 @@ def averaged(runners: Sequence[Runner], combine: str = "logits") -> Runner:
             else:
                 total.add_(part)
         assert total is not None
-        return total.div_(len(runners))
+        mean_value = total.div_(len(runners))
+        # kept off 0 and 1: an infinite logit would stop the prediction
+        return torch.logit(mean_value, eps=1e-6) if regions and combine == "probabilities" else mean_value
 
     return mean

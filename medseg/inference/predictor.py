@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, ResourceError
+from medseg.errors import ConfigError, DataError, ResourceError
 from medseg.io import Volume
 from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing
 from medseg.transforms.preprocessing import Prepared, Preprocessing
@@ -24,6 +24,7 @@ from medseg_kernels import NonFiniteLogitsError
 
 from .engines import Engine, choose_engine
 from .ensemble import averaged
+from .half_slab import HalfSlab
 from .memory import StepDown, is_shortage, plan_memory
 from .mirroring import mirrored
 from .slab import ProbabilityMap, Slab, Start, WindowPlan, plan_windows, stream_labels
@@ -46,7 +47,9 @@ class Predictor:
         placement: `regular` windows (MONAI's) or `even` ones (nnU-Net's).
         mirror_axes: spatial axes of test-time mirroring; none by default, it costs a factor 2 per axis.
         label_values: label of each class; 0, 1, 2 ... by default.
+        regions: the outputs are overlapping regions; a voxel gets the entry of `label_values` of the last one it lies in.
         combine: how several networks are averaged, `logits` or `probabilities`.
+        accumulation: `float32`, or `nnunet` to repeat nnU-Net's float16 roundings, for the labels that it would give.
         device: where the network runs and logits are blended.
         engine: `auto`, `eager`, `compile` or `openvino`; auto times those that can run.
         precision: `fp32`, `bf16`, `fp16`, or None for fp32 on a CPU and bf16 or fp16 on a GPU.
@@ -70,7 +73,9 @@ class Predictor:
         placement: str = "regular",
         mirror_axes: Sequence[int] = (),
         label_values: Sequence[int] | None = None,
+        regions: bool = False,
         combine: str = "logits",
+        accumulation: str = "float32",
         device: str | torch.device = "cpu",
         engine: str = "auto",
         precision: str | None = None,
@@ -91,11 +96,15 @@ class Predictor:
         self.mode = mode
         self.placement = placement
         self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
-        self.label_values = _values_unless_plain(label_values)
-        self.combine = combine
+        if regions and label_values is None:
+            raise ValueError("regions need label_values, the label that each of them writes")
+        self.regions = regions
+        self.label_values = _values_unless_plain(label_values, keep=regions)
+        self.combine, self.accumulation = _checked_combination(combine, accumulation, len(self.networks), regions)
         self.device = torch.device(device)
         self.engine_name, self.precision = engine, precision
-        self.memory_limit, self.slab_planes, self.slab_type = memory_limit, slab_planes, slab_type
+        self.memory_limit, self.slab_planes = memory_limit, slab_planes
+        self.slab_type = "float16" if accumulation == "nnunet" else slab_type
         self.cases = cases
         self.keep_probabilities = keep_probabilities
         self.probabilities: NDArray[np.float16] | None = None
@@ -168,9 +177,18 @@ class Predictor:
             decision = plan_memory(plan, classes, step, self.memory_limit)
             for sentence in decision.sentences:
                 self._note(sentence)
-            return Slab(classes, plan, weights, planes=decision.planes, dtype=decision.dtype, device=decision.device)
+            if self.accumulation == "nnunet":
+                return HalfSlab(
+                    classes, plan, weights, planes=decision.planes, device=decision.device, members=len(self.networks)
+                )
+            return Slab(
+                classes, plan, weights, planes=decision.planes, dtype=decision.dtype, device=decision.device,
+                regions=self.regions,
+            )  # fmt: skip
 
-        kept = ProbabilityMap(softmax=self.combine == "logits") if self.keep_probabilities else None
+        kept = None
+        if self.keep_probabilities:
+            kept = ProbabilityMap(softmax=self.combine != "probabilities", regions=self.regions)
         with torch.inference_mode():
             label = stream_labels(
                 plan,
@@ -198,7 +216,7 @@ class Predictor:
             runners = [_slicewise(engine) for engine in self.engines]
         else:
             runners = list(self.engines)  # type: ignore[arg-type]
-        return mirrored(averaged(runners, self.combine), self.mirror_axes)
+        return mirrored(averaged(runners, self.combine, regions=self.regions), self.mirror_axes)
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.steps:
@@ -216,6 +234,7 @@ class Predictor:
             "mirror_axes": list(self.mirror_axes),
             "networks": len(self.networks),
             "combine": self.combine,
+            "accumulation": self.accumulation,
             "preprocessing": self.preprocessing.to_dict(),
             "engines": [engine.describe() for engine in self.engines],
             "device": str(self.engines[0].device if self.engines else self.device),
@@ -281,7 +300,20 @@ def _slicewise(engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda windows: engine(windows[..., 0])[..., None]
 
 
-def _values_unless_plain(values: Sequence[int] | None) -> NDArray[np.integer] | None:
-    if values is None or list(values) == list(range(len(values))):
+def _checked_combination(combine: str, accumulation: str, networks: int, regions: bool) -> tuple[str, str]:
+    """How members are combined and sums are kept; nnU-Net blends each member's windows by itself.
+
+    Raises:
+        ConfigError: an unknown accumulation, or regions, whose labels nnU-Net's way does not make here.
+    """
+    if accumulation not in ("float32", "nnunet"):
+        raise ConfigError(f"accumulation {accumulation!r}: expected float32 or nnunet")
+    if accumulation == "nnunet" and regions:
+        raise ConfigError("accumulation 'nnunet' is for classes, not for overlapping regions; use float32")
+    return ("apart" if accumulation == "nnunet" and networks > 1 else combine), accumulation
+
+
+def _values_unless_plain(values: Sequence[int] | None, *, keep: bool = False) -> NDArray[np.integer] | None:
+    if values is None or (list(values) == list(range(len(values))) and not keep):
         return None
     return np.asarray(list(values), dtype=np.uint16 if max(values) > 255 else np.uint8)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from medseg.transforms.grid import GridMap
+from medseg.transforms.regions import labels_of_regions
 from medseg.transforms.restoring import source_tables
 from medseg_kernels import AxisTable, stitch_labels, stitch_logits, stitch_window
 
@@ -98,6 +99,7 @@ class Slab:
         planes: planes held; at least `plan.least_planes`.
         dtype: float32, or float16 to halve the memory (sums are still taken in float32).
         device: where it lies.
+        regions: the channels are overlapping regions and not classes of which one wins.
     """
 
     def __init__(
@@ -109,7 +111,9 @@ class Slab:
         planes: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        regions: bool = False,
     ) -> None:
+        self.regions = regions
         extents = list(plan.shape)
         extents[plan.axis] = min(extents[plan.axis], max(planes or 0, plan.least_planes))
         self.plan = plan
@@ -121,6 +125,13 @@ class Slab:
     @property
     def planes(self) -> int:
         return int(self.weight.shape[self.plan.axis])
+
+    @property
+    def classes(self) -> int:
+        return int(self.values.shape[0])
+
+    def complete(self, upto: int) -> None:
+        """Told that no window will touch the planes below `upto` any more; called before they are read."""
 
     def add(self, logits: torch.Tensor, start: Start) -> None:
         """Add one window's logits (K, x, y, z)."""
@@ -137,14 +148,18 @@ class Slab:
     def release(self, upto: int) -> None:
         """Forget the planes below `upto`; their memory is zeroed for the planes to come."""
         axis = self.plan.axis
-        done = self.first
-        while done < min(upto, self.plan.shape[axis]):
-            at = done % self.planes
-            count = min(upto - done, self.planes - at)
+        for at, count in self._runs(self.first, min(upto, self.plan.shape[axis])):
             self.values.narrow(axis + 1, at, count).zero_()
             self.weight.narrow(axis, at, count).zero_()
-            done += count
         self.first = max(self.first, upto)
+
+    def _runs(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where planes begin .. end - 1 are stored: (first stored plane, number of planes) of each piece of the ring."""
+        while begin < end:
+            at = begin % self.planes
+            count = min(end - begin, self.planes - at)
+            yield at, count
+            begin += count
 
 
 class ProbabilityMap:
@@ -152,18 +167,22 @@ class ProbabilityMap:
 
     Args:
         softmax: turn logits into probabilities; an ensemble that averages probabilities has them already.
+        regions: overlapping regions, one sigmoid each.
     """
 
-    def __init__(self, *, softmax: bool = True) -> None:
-        self.softmax = softmax
+    def __init__(self, *, softmax: bool = True, regions: bool = False) -> None:
+        self.softmax, self.regions = softmax, regions
         self.values: NDArray[np.float16] | None = None
 
     def put(self, grid: GridMap, place: tuple[slice, ...], logits: torch.Tensor) -> None:
         """Store one block; outside a cut box background is certain."""
         if self.values is None:
             self.values = np.zeros((logits.shape[0], *grid.source_shape), dtype=np.float16)
-            self.values[0] = 1.0
-        block = logits.softmax(dim=0) if self.softmax else logits
+            self.values[0] = 0.0 if self.regions else 1.0
+        if self.regions:
+            block = logits.sigmoid()
+        else:
+            block = logits.softmax(dim=0) if self.softmax else logits
         for k in range(block.shape[0]):
             grid.cut(grid.turn(self.values[k]))[place] = block[k].half().numpy()
 
@@ -193,7 +212,7 @@ def stream_labels(
         logits_of: windows' first voxels -> (B, K, x, y, z).
         make_slab: number of classes -> an empty slab.
         window_batch: windows per call.
-        label_values: (K,) label of each class; 0, 1, 2 ... by default.
+        label_values: (K,) label of each class; 0, 1, 2 ... by default. With a slab of regions, what each of them writes.
         advance: called with the number of windows done since the last call.
         probabilities: filled as well when given.
 
@@ -209,7 +228,7 @@ def stream_labels(
             logits = logits_of(starts)
             if slab is None or output is None:
                 slab = make_slab(int(logits.shape[1]))
-                output = np.zeros(grid.source_shape, dtype=_output_type(int(logits.shape[1]), label_values))
+                output = np.zeros(grid.source_shape, dtype=_output_type(slab.classes, label_values))
             for window, start in zip(logits, starts, strict=True):
                 slab.add(window, start)
             del logits
@@ -245,11 +264,15 @@ def _flush(
     axis = plan.axis
     second = tables[axis].index[1]
     end = int(torch.searchsorted(second.contiguous(), complete, right=False))
+    slab.complete(complete)
     if end > done:
         parts = [table.part(done, end) if a == axis else table for a, table in enumerate(tables)]
-        labels = slab.labels(parts).numpy()
-        if label_values is not None:
-            labels = label_values.astype(output.dtype)[labels]
+        if slab.regions and label_values is not None:
+            labels = labels_of_regions(slab.logits(parts), label_values.tolist()).numpy()
+        else:
+            labels = slab.labels(parts).numpy()
+            if label_values is not None:
+                labels = label_values.astype(output.dtype)[labels]
         place = tuple(slice(done, end) if a == axis else slice(None) for a in range(3))
         grid.cut(grid.turn(output))[place] = labels
         if probabilities is not None:

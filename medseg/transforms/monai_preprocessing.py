@@ -13,7 +13,7 @@ from monai.transforms import InvertibleTransform, MapTransform
 
 from .grid import GridMap
 from .preprocessing import Preprocessing
-from .restoring import place_label, restore_label
+from .restoring import place_label, restore_label, restore_regions
 
 GRID = "medseg_grid"
 SOURCE_AFFINE = "medseg_source_affine"
@@ -89,6 +89,7 @@ class RestoreLabeld(MapTransform):
         keys: predictions, usually "pred".
         image_key: the image that passed through `Preprocessd`.
         labels: label value of each class index; None means that they are 0, 1, 2 ...
+        regions: the channels are overlapping regions; `labels` then holds what each of them writes, see `regions.py`.
         allow_missing_keys: do not complain about an absent key.
     """
 
@@ -98,10 +99,14 @@ class RestoreLabeld(MapTransform):
         image_key: str = "image",
         labels: list[int] | None = None,
         allow_missing_keys: bool = False,
+        regions: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if regions and labels is None:
+            raise ValueError("regions need labels: what each of them writes")
         self.image_key = image_key
-        self.labels = None if labels is None or list(labels) == list(range(len(labels))) else list(labels)
+        self.writes = list(labels or []) if regions else None
+        self.labels = None if regions or labels is None or list(labels) == list(range(len(labels))) else list(labels)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -109,7 +114,7 @@ class RestoreLabeld(MapTransform):
         grid, affine = recorded_grid(image)
         for key in self.key_iterator(result):
             logits = _as_meta(result[key]).as_tensor()
-            label = restore_label(logits, grid)
+            label = restore_label(logits, grid) if self.writes is None else restore_regions(logits, grid, self.writes)
             if self.labels is not None:
                 table = np.asarray(self.labels)
                 label = table.astype(np.uint8 if table.max() < 256 else np.uint16)[label]

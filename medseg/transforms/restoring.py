@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medseg_kernels import AxisTable, axis_table, stitch_labels
+from medseg_kernels import AxisTable, axis_table, stitch_labels, stitch_logits
 
 from .grid import GridMap
+from .regions import labels_of_regions
 
 
 def label_dtype(largest: int) -> type[np.unsignedinteger]:
@@ -63,3 +64,15 @@ def restore_label(logits: torch.Tensor, grid: GridMap) -> NDArray[np.integer]:
         logits = logits.float()
     best = stitch_labels(logits.contiguous(), None, *source_tables(grid)).cpu()
     return place_label(best.numpy().astype(label_dtype(logits.shape[0] - 1), copy=False), grid)
+
+
+def restore_regions(logits: torch.Tensor, grid: GridMap, writes: Sequence[int]) -> NDArray[np.integer]:
+    """The label map of overlapping regions on the source grid; logits are interpolated first, as in `restore_label`.
+
+    Args:
+        logits: (R, X, Y, Z) on the network's grid.
+        grid: `Prepared.grid`.
+        writes: the label of each region; later ones write over earlier ones.
+    """
+    fine = stitch_logits(logits.float().contiguous(), None, *source_tables(grid)).cpu()
+    return place_label(labels_of_regions(fine, writes).numpy(), grid)
