@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import BundleError
-from medseg.io.atomic import write_json, write_text
+from medseg.io.atomic import remove_leftovers, write_json, write_text
 from medseg.planning.plan import Plan
 
 from .inference_config import evaluate_config, inference_config
@@ -76,6 +76,8 @@ def write_bundle(folder: Path | str, plan: Plan, dataset: Any = None) -> Layout:
     layout = Layout(Path(folder))
     for path in (layout.configs, layout.models, layout.readme.parent):
         path.mkdir(parents=True, exist_ok=True)
+    for path in (layout.folder, layout.configs, layout.readme.parent):
+        remove_leftovers(path)  # of a command that was killed while it wrote
     write_json(layout.metadata, make_metadata(plan))
     write_json(layout.train, train_config(plan))
     write_json(layout.inference, inference_config(plan))
