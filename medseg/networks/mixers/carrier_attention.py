@@ -136,11 +136,27 @@ class Carriers(nn.Module):
         for axis, side in enumerate(window):
             each = min(self.per_axis, side) if total <= self.most else 1
             parts.append(each * count[axis])
-        if self.spatial_dims == 2:
-            pooled = functional.adaptive_avg_pool2d(image, parts)  # type: ignore[arg-type]
-        else:
-            pooled = functional.adaptive_avg_pool3d(image, parts)  # type: ignore[arg-type]
-        return Context(to_tokens(pooled), context.query, context.condition)
+        return Context(to_tokens(pool_to(image, parts)), context.query, context.condition)
+
+
+def pool_to(image: Tensor, parts: List[int]) -> Tensor:
+    """Means of equal, overlapping boxes, `parts` of them per axis: stride n // p, length n - (p - 1) * (n // p), as published.
+
+    Where n is a multiple of p the boxes do not overlap. A grid with fewer tokens than parts on an axis is pooled adaptively.
+    """
+    kernel: List[int] = []
+    stride: List[int] = []
+    for axis in range(len(parts)):
+        length, count = image.shape[axis + 2], parts[axis]
+        stride.append(length // count)
+        kernel.append(length - (count - 1) * (length // count))
+    if len(parts) == 2:
+        if min(stride) < 1:
+            return functional.adaptive_avg_pool2d(image, parts)  # type: ignore[arg-type]
+        return functional.avg_pool2d(image, kernel, stride)
+    if min(stride) < 1:
+        return functional.adaptive_avg_pool3d(image, parts)  # type: ignore[arg-type]
+    return functional.avg_pool3d(image, kernel, stride)
 
 
 class CarrierMLP(nn.Module):

@@ -13,14 +13,16 @@ from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
 from medseg_kernels import selective_scan
 
-from .parts import LocalMix, initial_step_bias, keep_from_decay
+from .parts import LocalMix, initial_step_bias, keep_from_decay, wide
 
-# One family of routes per sub-space: each starts from another axis; a route and its reverse see all tokens together.
-FAMILIES = ("raster", "snake:YZX", "raster:ZYX", "snake")
+# One family of routes per sub-space: rows and snakes over the same axes; a route and its reverse see all tokens together.
+# Four routes, since with two the coefficient of variation is 1 whatever they found.
+FAMILIES = (("raster", "snake"), ("raster:YZX", "snake:YZX"), ("raster:ZYX", "snake:ZYX"), ("raster:XZY", "snake:XZY"))
+ROUTES = 4
 
 
 class MultiHeadScan(nn.Module):
-    """[u, z] = W x; each sub-space of u is scanned forwards and backwards along its family; fusion; norm; W_out.
+    """[u, z] = W x; each sub-space of u is scanned along the four routes of its family; fusion; norm; W_out.
 
     Fusion of routes y_r: (sum y_r) * relu(v - t), v = std / (mean(y - min y) + 1e-5) over the routes: where the routes
     agree nothing new was found, and the token is damped.
@@ -37,10 +39,12 @@ class MultiHeadScan(nn.Module):
         if heads < 1 or width % heads:
             raise ConfigError(f"multi_head_scan: found width {width} and {heads} heads, expected heads that divide it")
         families = FAMILIES[:heads]
-        back = [f"reversed {family}" for family in families]
-        joined = [families[0], back[0]] if heads == 1 else [f"heads({'; '.join(t)})" for t in (families, back)]
-        self.traversals: List[str] = joined
+        routes = [
+            [family[i % 2] if i < 2 else f"reversed {family[i % 2]}" for family in families] for i in range(ROUTES)
+        ]
+        self.traversals: List[str] = [names[0] if heads == 1 else f"heads({'; '.join(names)})" for names in routes]
         self.heads, self.state, self.rank, self.threshold = heads, state, math.ceil(width / 16), threshold
+        self.routes = ROUTES
         self.project_in = nn.Linear(width, 2 * width, bias=False)
         self.mix = LocalMix(site, width, kind="grid", kernel=3, bias=True)
         self.project_scan = nn.Linear(width, self.rank + 2 * heads * state, bias=False)
@@ -61,7 +65,7 @@ class MultiHeadScan(nn.Module):
         routes = selective_scan(
             u,
             dt,
-            -torch.exp(self.log_rate.float()),
+            -torch.exp(wide(self.log_rate)),
             write.unflatten(-1, [self.heads, self.state]),
             read.unflatten(-1, [self.heads, self.state]),
             self.skip,
@@ -70,14 +74,14 @@ class MultiHeadScan(nn.Module):
             traversals=self.traversals,
             merge="concat",
             delta_weight=self.project_dt,
-        ).unflatten(-1, [2, -1])
+        ).unflatten(-1, [self.routes, -1])
         fused = self.norm(fuse_routes(routes, self.threshold)).to(x.dtype)
         return self.project_out(fused * torch.nn.functional.silu(z)), context
 
 
 def fuse_routes(routes: Tensor, threshold: float) -> Tensor:
-    """(..., R, C) -> (..., C): the sum, scaled by how much the routes differ (coefficient of variation), in float32."""
-    y = routes.float()
+    """(..., R, C) -> (..., C): the sum, scaled by how much the routes differ (coefficient of variation), at least in float32."""
+    y = wide(routes)
     centred = y - y.amin(-2, keepdim=True)
     # the small number under the root keeps its gradient finite where all routes are equal
     spread = (y.var(-2, correction=0) + 1e-12).sqrt()

@@ -66,6 +66,11 @@ class HeadNorm(nn.Module):
         return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps) * self.weight.float()
 
 
+def wide(x: Tensor) -> Tensor:
+    """In the type that decays, states and statistics are computed in: float32, or float64 for float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def keep_from_decay(parameter: nn.Parameter) -> nn.Parameter:
     """Mark a rate, state or table that weight decay must leave alone."""
     parameter.no_weight_decay = True  # type: ignore[attr-defined]
