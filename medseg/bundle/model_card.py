@@ -32,7 +32,13 @@ def _facts(plan: Plan) -> str:
     )
 
 
-def model_card(plan: Plan, *, metrics: dict[str, Any] | None = None, trained: str = "", failures: str = "") -> str:
+def _sentence(text: str) -> str:
+    return text.rstrip(". ") + "."
+
+
+def model_card(
+    plan: Plan, *, metrics: dict[str, Any] | None = None, trained: str = "", failures: str = "", note: str = ""
+) -> str:
     """The model card as Markdown.
 
     Args:
@@ -40,6 +46,7 @@ def model_card(plan: Plan, *, metrics: dict[str, Any] | None = None, trained: st
         metrics: per label the mean, interval and number of cases, on cases that the training did not see.
         trained: how it was trained (folds, steps, hardware, commit), one paragraph.
         failures: what it gets wrong, seen on real cases.
+        note: on which cases, and how, the figures were found.
     """
     organs = ", ".join(name for value, name in sorted(plan.labels.items()) if value != 0)
     cases = sum(len(names) for names in (plan.splits[0] if plan.splits else {}).values())
@@ -59,7 +66,8 @@ the training data, unless it was evaluated on them first.
 
 ## Data
 
-{cases} labelled cases. Source: {plan.reference or "not stated by the dataset"}. Licence: {plan.licence or "not stated"}.
+{cases} labelled cases. Source: {_sentence(plan.reference or "not stated by the dataset")}
+Licence: {_sentence(plan.licence or "not stated")}
 
 ## Training
 
@@ -67,7 +75,7 @@ the training data, unless it was evaluated on them first.
 
 ## Figures
 
-{_metrics_table(metrics)}
+{_metrics_table(metrics)}{f"{chr(10) * 2}{note}" if note else ""}
 
 ## Known failures
 

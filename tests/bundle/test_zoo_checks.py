@@ -10,17 +10,13 @@ from pathlib import Path
 import monai.bundle
 import torch
 
-from medseg.bundle.layout import Layout, packaged_folder
+from medseg.bundle.layout import Layout
 from medseg.bundle.load import load_bundle
 from medseg.bundle.metadata import place_schema
 from medseg.bundle.verify import verify_bundle
+from tests.bundle.shipped import each_shipped, shipped
 
 LARGEST_WEIGHTS = 12_000_000  # bytes; git keeps every version for ever
-
-
-def shipped() -> list[Layout]:
-    root = packaged_folder("bundles")
-    return [Layout(folder) for folder in sorted(root.iterdir()) if (folder / "configs" / "metadata.json").is_file()]
 
 
 def passes_the_zoo(layout: Layout, place: Path) -> None:
@@ -53,30 +49,48 @@ def test_a_planned_bundle_passes(bundle: Layout, tmp_path: Path) -> None:
     passes_the_zoo(bundle, tmp_path)
 
 
-def test_every_shipped_bundle_passes(tmp_path: Path) -> None:
-    for layout in shipped():
-        place = tmp_path / layout.folder.name
-        place.mkdir()
-        passes_the_zoo(layout, place)
-        assert [fault for check in verify_bundle(layout.folder) for fault in check.faults] == []
-        assert layout.weights.stat().st_size <= LARGEST_WEIGHTS
-        load_bundle(layout.folder.name).network()
+def test_the_three_kernel_families_and_the_demo_are_shipped() -> None:
+    names = {layout.folder.name for layout in shipped()}
+    assert {"hippocampus_mr_mambavision", "hippocampus_mr_fastervit", "brain_mr_demo"} <= names
 
 
-def test_shipped_bundles_tell_nothing_of_this_machine() -> None:
+@each_shipped
+def test_every_shipped_bundle_passes(layout: Layout, tmp_path: Path) -> None:
+    passes_the_zoo(layout, tmp_path)
+    assert [fault for check in verify_bundle(layout.folder) for fault in check.faults] == []
+    assert layout.weights.stat().st_size <= LARGEST_WEIGHTS
+    load_bundle(layout.folder.name).network()
+
+
+@each_shipped
+def test_shipped_bundles_tell_nothing_of_this_machine(layout: Layout) -> None:
     home = os.path.expanduser("~")
-    for layout in shipped():
-        for path in layout.folder.rglob("*"):
-            if path.suffix in (".json", ".md", ".txt", ".conf") or path.name == "LICENSE":
-                text = path.read_text(encoding="utf-8")
-                assert not re.search(r"(?<![\w/:])/(?:home|root|tmp|mnt|work|data|Users)/", text), path
-                assert home not in text, path
+    for path in layout.folder.rglob("*"):
+        if path.suffix in (".json", ".md", ".txt", ".conf") or path.name == "LICENSE":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(?<![\w/:])/(?:home|root|tmp|mnt|work|data|Users)/", text), path
+            assert home not in text, path
 
 
-def test_shipped_model_cards_are_complete() -> None:
+@each_shipped
+def test_shipped_model_cards_are_complete(layout: Layout) -> None:
     """What a reader must find before trusting the labels."""
     wanted = ("Intended use", "Not to be used for", "Data", "Training", "Figures", "Known failures", "Changes")
-    for layout in shipped():
-        card = layout.readme.read_text()
-        assert not [title for title in wanted if f"## {title}" not in card], layout.folder.name
-        assert "not trained yet" not in card.lower(), layout.folder.name
+    card = layout.readme.read_text()
+    assert not [title for title in wanted if f"## {title}" not in card]
+    assert "not trained yet" not in card.lower()
+    assert "None recorded yet" not in card
+    assert re.search(r"\| mean over labels \| 0\.\d+ \| 0\.\d+ to 0\.\d+ \| \d+ \|", card)
+    assert "Fold 0 alone" in card
+    metadata = json.loads(layout.metadata.read_text())
+    assert metadata["eval_metrics"]
+    assert all(0 < value <= 1 for value in metadata["eval_metrics"].values())
+
+
+@each_shipped
+def test_shipped_licences_name_the_data(layout: Layout) -> None:
+    text = layout.license.read_text()
+    assert "Apache License, Version 2.0" in text
+    wanted = "CC BY-SA 4.0" if "hippocampus" in layout.folder.name else "McConnell Brain Imaging Centre"
+    assert wanted in text
+    assert json.loads(layout.plan.read_text())["data_folder"].startswith("data/")
