@@ -1,7 +1,8 @@
 """A trained nnU-Net v2 folder -> a bundle: same weights, same preprocessing, same windows, so the same labels.
 
 The folder is the one that holds plans.json, dataset.json and fold_0 ... (plain and residual-encoder 3D configurations).
-`medseg predict` follows nnU-Net's windows exactly; `python -m monai.bundle run` uses MONAI's placement of the same windows.
+`medseg predict` follows nnU-Net's windows and its float16 sums exactly (plan.json, inference: placement, importance,
+accumulation; set the last to `float32` for unrounded sums); `python -m monai.bundle run` uses MONAI's placement of the windows.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def _plan(
             "sw_batch_size": 1,
             "placement": "even",
             "importance": "nnunet",
+            "accumulation": "nnunet",
             "mirror_axes": [int(axis) for axis in mirror] if mirror else [],
         },
         folds=1,

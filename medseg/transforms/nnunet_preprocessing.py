@@ -52,7 +52,9 @@ def resize_cubic(channel: NDArray[np.float32], shape: Sequence[int], separate: i
     slices = np.moveaxis(channel, separate, 0)
     resized = np.stack([_spline(one.astype(np.float64), flat).astype(np.float32) for one in slices])
     old, new = channel.shape[separate], shape[separate]
-    picked = np.clip(np.floor((np.arange(new) + 0.5) * old / new).astype(int), 0, old - 1)
+    # in this order of operations: where a position lies half-way, the last bit decides which slice is taken
+    position = (np.arange(new) + 0.5) * (float(old) / new) - 0.5
+    picked = np.floor(np.clip(position, 0, old - 1) + 0.5).astype(int)
     return np.ascontiguousarray(np.moveaxis(resized[picked], 0, separate))
 
 

@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medseg.bundle.import_nnunet import import_nnunet
+from medseg.bundle.load import load_bundle
 from medseg.bundle.predict import PredictOptions, predict_bundle
 from medseg.errors import BundleError, ConfigError, UntrustedBundleError
 from medseg.inference.windows import even_starts, importance_map
@@ -67,42 +68,60 @@ def trained_folder(root: Path, kind: str = "PlainConvUNet", **changes) -> Path:
     return folder
 
 
-def nnunet_steps(image_zyx: np.ndarray, network: torch.nn.Module) -> np.ndarray:
-    """Normalize, equal steps, Gaussian cut at four sigma, blend, argmax; spacing fits, so nothing is resampled."""
+def nnunet_steps(image_zyx: np.ndarray, networks: list[torch.nn.Module], kind: type = np.float16) -> np.ndarray:
+    """Normalize, equal steps, Gaussian cut at four sigma, blend, argmax; spacing fits, so nothing is resampled.
+
+    nnU-Net keeps sums, weights and logits in float16; `kind=np.float32` is what it would do without that.
+    """
     image = ((np.clip(image_zyx, -300, 320) - 20) / 150).astype(np.float32)
     delta = np.zeros(ROI)
     delta[tuple(n // 2 for n in ROI)] = 1
     weights = gaussian_filter(delta, [n / 8 for n in ROI], mode="constant")
     weights = (10 * weights / weights.max()).astype(np.float16).astype(np.float32)
     weights[weights == 0] = weights[weights > 0].min()
-    total, count = np.zeros((3, *image.shape), np.float32), np.zeros(image.shape, np.float32)
     steps = []
     for size, roi in zip(image.shape, ROI, strict=True):
         number = int(np.ceil((size - roi) / (roi / 2))) + 1
         steps.append([int(np.round((size - roi) / max(number - 1, 1) * i)) for i in range(number)])
-    for start in itertools.product(*steps):
-        box = tuple(slice(s, s + n) for s, n in zip(start, ROI, strict=True))
-        with torch.no_grad():
-            total[(slice(None), *box)] += network(torch.from_numpy(image[box])[None, None])[0].numpy() * weights
-        count[box] += weights
-    return (total / count).argmax(axis=0)
+    mean: np.ndarray | None = None
+    for network in networks:
+        total, count = np.zeros((3, *image.shape), kind), np.zeros(image.shape, kind)
+        for start in itertools.product(*steps):
+            box = tuple(slice(s, s + n) for s, n in zip(start, ROI, strict=True))
+            with torch.no_grad():
+                total[(slice(None), *box)] += network(torch.from_numpy(image[box])[None, None])[0].numpy() * weights
+            count[box] += weights.astype(kind)
+        mean = total / count if mean is None else mean + total / count
+    assert mean is not None
+    return (mean / kind(len(networks))).argmax(axis=0)
 
 
-@pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet"])
-def test_labels_are_those_of_nnunets_steps(tmp_path: Path, kind: str) -> None:
-    layout = import_nnunet(trained_folder(tmp_path, kind), tmp_path / "bundle")
+@pytest.mark.parametrize(("kind", "folds"), [("PlainConvUNet", 1), ("ResidualEncoderUNet", 2)])
+def test_labels_are_those_of_nnunets_steps(tmp_path: Path, kind: str, folds: int) -> None:
+    """Float16 sums and all; and without them where a float32 slab is asked for."""
+    source = trained_folder(tmp_path, kind)
+    for fold in range(1, folds):
+        checkpoint = torch.load(source / "fold_0" / "checkpoint_final.pth", weights_only=False)
+        for value in checkpoint["network_weights"].values():
+            value *= 1.1
+        (source / f"fold_{fold}").mkdir()
+        torch.save(checkpoint, source / f"fold_{fold}" / "checkpoint_final.pth")
+    layout = import_nnunet(source, tmp_path / "bundle")
     array = (gaussian_filter(np.random.default_rng(0).normal(size=(26, 30, 17)), 1.5) * 900 + 5).astype(np.float32)
     write_image(tmp_path / "in" / "a.nii.gz", array, Header.of_array(array.shape, np.diag([-1.0, -1.0, 2.0, 1.0])))
-    result = predict_bundle(
-        layout.folder, tmp_path / "in", tmp_path / "out", options=PredictOptions(mirror=()), preview=False
-    )
-    assert [case.status for case in result.cases] == ["done"], result.cases
-    network = build_nnunet(kind, PLAIN if kind == "PlainConvUNet" else RESIDUAL, 1, 3)
-    network.load_state_dict(torch.load(layout.weights, weights_only=True))
-    expected = nnunet_steps(array.transpose(2, 1, 0), network.eval()).transpose(2, 1, 0)
-    label = read_label(tmp_path / "out" / "a.nii.gz").array
-    assert len(np.unique(expected)) > 1
-    assert (label == expected).mean() >= 0.999
+    networks = []
+    for path in load_bundle(layout.folder).weight_files:
+        networks.append(build_nnunet(kind, PLAIN if kind == "PlainConvUNet" else RESIDUAL, 1, 3).eval())
+        networks[-1].load_state_dict(torch.load(path, weights_only=True))
+    assert len(networks) == folds
+    for slab, number in (("auto", np.float16), ("float32", np.float32)):
+        options = PredictOptions(mirror=(), slab_type=slab, engine="eager")
+        result = predict_bundle(layout.folder, tmp_path / "in", tmp_path / slab, options=options, preview=False)
+        assert [case.status for case in result.cases] == ["done"], result.cases
+        expected = nnunet_steps(array.transpose(2, 1, 0), networks, number).transpose(2, 1, 0)
+        label = read_label(tmp_path / slab / "a.nii.gz").array
+        assert len(np.unique(expected)) > 1
+        assert (label == expected).mean() >= 0.9999
 
 
 def test_parameter_names_are_nnunets() -> None:

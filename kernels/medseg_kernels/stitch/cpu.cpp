@@ -66,7 +66,7 @@ int add_rows(Slab *values, float *weight, const Window *window, const float *imp
     return broken;
 }
 
-template <class Slab>
+template <class Slab, bool Rounded>
 struct Reduction {
     const Slab *values;
     const float *weight;
@@ -76,6 +76,9 @@ struct Reduction {
     const float *fraction[3];
     int64_t shape[3];
     bool z_same;
+
+    // What a program that stores resampled logits in 16 bits would compare: near logits become equal, the lower class wins.
+    static float stored(float value) { return Rounded ? float(Half(value)) : value; }
 
     // One row of labels: combine up to four stored rows per class, stretch along z, keep the largest.
     template <class Label>
@@ -152,25 +155,26 @@ struct Reduction {
         if (k == 0) {
             for (int64_t i = 0; i < n; ++i) label[i] = 0;
             if (z_same)
-                for (int64_t i = 0; i < n; ++i) best[i] = line[i];
+                for (int64_t i = 0; i < n; ++i) best[i] = stored(line[i]);
             else
                 for (int64_t i = 0; i < n; ++i) {
                     const float a = line[first[i] - z_low], b = line[second[i] - z_low];
-                    best[i] = std::fma(part[i], b - a, a);
+                    best[i] = stored(std::fma(part[i], b - a, a));
                 }
             return;
         }
         if (z_same) {
             for (int64_t i = 0; i < n; ++i) {
-                const bool wins = line[i] > best[i];
-                best[i] = wins ? line[i] : best[i];
+                const float value = stored(line[i]);
+                const bool wins = value > best[i];
+                best[i] = wins ? value : best[i];
                 label[i] = wins ? k : label[i];
             }
             return;
         }
         for (int64_t i = 0; i < n; ++i) {
             const float a = line[first[i] - z_low], b = line[second[i] - z_low];
-            const float value = std::fma(part[i], b - a, a);
+            const float value = stored(std::fma(part[i], b - a, a));
             const bool wins = value > best[i];
             best[i] = wins ? value : best[i];
             label[i] = wins ? k : label[i];
@@ -178,8 +182,8 @@ struct Reduction {
     }
 };
 
-template <class Slab, class Label>
-void reduce(const Reduction<Slab> &job, Label *out, int threads) {
+template <class Slab, bool Rounded, class Label>
+void reduce(const Reduction<Slab, Rounded> &job, Label *out, int threads) {
     const int64_t nx = job.shape[0], ny = job.shape[1], nz = job.shape[2], block = 8;
     const int64_t blocks = (ny + block - 1) / block;
 #pragma omp parallel num_threads(threads)
@@ -194,17 +198,17 @@ void reduce(const Reduction<Slab> &job, Label *out, int threads) {
     }
 }
 
-template <class Slab>
+template <class Slab, bool Rounded>
 void reduce_any(const void *values, const float *weight, const int64_t *extent, int64_t classes, int64_t class_stride,
                 const int32_t *const *index, const float *const *fraction, const int64_t *shape, int64_t z_low,
                 int64_t z_count, int z_same, void *out, int wide, int threads) {
-    Reduction<Slab> job{static_cast<const Slab *>(values), weight, extent, classes, class_stride, z_low, z_count,
-                        {index[0], index[1], index[2]}, {fraction[0], fraction[1], fraction[2]},
+    Reduction<Slab, Rounded> job{static_cast<const Slab *>(values), weight, extent, classes, class_stride, z_low, z_count,
+                                 {index[0], index[1], index[2]}, {fraction[0], fraction[1], fraction[2]},
                         {shape[0], shape[1], shape[2]}, z_same != 0};
     if (wide)
-        reduce<Slab, int16_t>(job, static_cast<int16_t *>(out), threads);
+        reduce<Slab, Rounded, int16_t>(job, static_cast<int16_t *>(out), threads);
     else
-        reduce<Slab, uint8_t>(job, static_cast<uint8_t *>(out), threads);
+        reduce<Slab, Rounded, uint8_t>(job, static_cast<uint8_t *>(out), threads);
 }
 
 }  // namespace
@@ -232,12 +236,16 @@ int medseg_stitch_add(void *values, float *weight, const void *window, const flo
 void medseg_stitch_labels(const void *values, const float *weight, const int64_t *extent, int64_t classes,
                           int64_t class_stride, const int32_t *const *index, const float *const *fraction,
                           const int64_t *shape, int64_t z_low, int64_t z_count, int z_same, void *out, int wide,
-                          int slab_type, int threads) {
+                          int slab_type, int rounded, int threads) {
+#define REDUCE(SLAB, ROUNDED)                                                                                           \
+    reduce_any<SLAB, ROUNDED>(values, weight, extent, classes, class_stride, index, fraction, shape, z_low, z_count,   \
+                              z_same, out, wide, threads)
     if (slab_type == 0)
-        reduce_any<float>(values, weight, extent, classes, class_stride, index, fraction, shape, z_low, z_count, z_same,
-                          out, wide, threads);
+        REDUCE(float, false);
+    else if (rounded)
+        REDUCE(Half, true);
     else
-        reduce_any<Half>(values, weight, extent, classes, class_stride, index, fraction, shape, z_low, z_count, z_same,
-                         out, wide, threads);
+        REDUCE(Half, false);
+#undef REDUCE
 }
 }

@@ -40,7 +40,7 @@ def add_window(values: Tensor, weight: Tensor, window: Tensor, importance: Tenso
     return bool(broken)
 
 
-def stitch_labels(values: Tensor, weight: Optional[Tensor], *tables: Tensor) -> Tensor:
+def stitch_labels(values: Tensor, weight: Optional[Tensor], *tables: Tensor, rounded: bool = False) -> Tensor:
     """As `reference.stitch_labels`; `tables` are index and fraction of X, Y, Z."""
     kept = [table.contiguous() for table in tables]
     indices, fractions = kept[0::2], kept[1::2]
@@ -55,6 +55,6 @@ def stitch_labels(values: Tensor, weight: Optional[Tensor], *tables: Tensor) -> 
         (ctypes.c_void_p * 3)(*(fraction.data_ptr() for fraction in fractions)),
         _numbers(shape), ctypes.c_int64(low), ctypes.c_int64(high - low + 1), ctypes.c_int(same),
         _pointer(result), ctypes.c_int(result.dtype == torch.int16), ctypes.c_int(TYPES[values.dtype]),
-        ctypes.c_int(torch.get_num_threads()),
+        ctypes.c_int(rounded), ctypes.c_int(torch.get_num_threads()),
     )  # fmt: skip
     return result

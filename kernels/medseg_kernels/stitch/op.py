@@ -62,6 +62,7 @@ def _stitch_labels(
     y_fraction: Tensor,
     z_index: Tensor,
     z_fraction: Tensor,
+    rounded: bool,
     backend: Optional[str],
 ) -> Tensor:
     tables = (x_index, x_fraction, y_index, y_fraction, z_index, z_fraction)
@@ -69,16 +70,16 @@ def _stitch_labels(
     if chosen == "cpu":
         from . import cpu
 
-        return cpu.stitch_labels(values, weight, *tables)
+        return cpu.stitch_labels(values, weight, *tables, rounded=rounded)
     if chosen == "triton":
         from . import triton_forward
 
-        return triton_forward.stitch_labels(values, weight, *tables)
-    return reference.stitch_labels(values, weight, *tables)
+        return triton_forward.stitch_labels(values, weight, *tables, rounded=rounded)
+    return reference.stitch_labels(values, weight, *tables, rounded=rounded)
 
 
 @_stitch_labels.register_fake
-def _(values, weight, x_index, x_fraction, y_index, y_fraction, z_index, z_fraction, backend):  # type: ignore[no-untyped-def]
+def _(values, weight, x_index, x_fraction, y_index, y_fraction, z_index, z_fraction, rounded, backend):  # type: ignore[no-untyped-def]
     shape = (x_fraction.shape[0], y_fraction.shape[0], z_fraction.shape[0])
     return values.new_empty(shape, dtype=label_dtype(values.shape[0]))
 
@@ -127,6 +128,7 @@ def stitch_labels(
     y: AxisTable,
     z: AxisTable,
     *,
+    rounded: bool = False,
     backend: Optional[str] = None,
 ) -> Tensor:
     """Labels of a block of the source grid: divide by the weights, resample linearly, take the largest, in one pass.
@@ -135,16 +137,20 @@ def stitch_labels(
         values: (K, X, Y, Z) float32 or float16, a slab (see `stitch_window`).
         weight: (X, Y, Z) float32, or None when the values are logits already.
         x, y, z: which stored voxels make each target voxel.
+        rounded: compare resampled logits after rounding them to float16, as programs do that store them so; float16
+            slabs only.
         backend: as above.
 
     Returns:
         (len(x), len(y), len(z)) uint8, int16 above 256 classes; the lower class wins an exact tie.
     """
     _check_slab(values, weight, x, y, z)
+    if rounded and values.dtype != torch.float16:
+        raise ValueError(f"rounded=True: found values {_kind(values)}; expected float16")
     if values.shape[0] > 32767:
         raise ValueError(f"values: found {values.shape[0]} classes; expected at most 32767")
     flat = [part.to(values.device) for table in (x, y, z) for part in (table.index, table.fraction)]
-    return _stitch_labels(values, weight, *flat, backend)
+    return _stitch_labels(values, weight, *flat, rounded, backend)
 
 
 def stitch_logits(values: Tensor, weight: Optional[Tensor], x: AxisTable, y: AxisTable, z: AxisTable) -> Tensor:

@@ -71,6 +71,8 @@ def stitch_labels(
     y_fraction: Tensor,
     z_index: Tensor,
     z_fraction: Tensor,
+    *,
+    rounded: bool = False,
 ) -> Tensor:
     """Index of the largest of the K blended, linearly resampled logits; the lower index wins a tie."""
     tables = ((x_index, x_fraction), (y_index, y_fraction), (z_index, z_fraction))
@@ -79,6 +81,7 @@ def stitch_labels(
     best = torch.full(shape, float("-inf"), device=values.device)
     for k in range(values.shape[0]):
         logits = resampled_class(values[k], weight, tables)
+        logits = logits.half().float() if rounded else logits
         wins = logits > best
         result.masked_fill_(wins, k)
         best = torch.where(wins, logits, best)

@@ -46,7 +46,7 @@ def _add_kernel(
 def _labels_kernel(
     values, weight, x_index, x_fraction, y_index, y_fraction, z_index, z_fraction, out, broken,
     sx, sy, sz, nx, ny, nz, classes,
-    WEIGHTED: tl.constexpr, BLOCK: tl.constexpr,
+    WEIGHTED: tl.constexpr, ROUNDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < nx * ny * nz
@@ -93,6 +93,8 @@ def _labels_kernel(
         logit += c6 * tl.load(base + o6, mask=inside, other=0.0).to(tl.float32)
         logit += c7 * tl.load(base + o7, mask=inside, other=0.0).to(tl.float32)
         bad = tl.where(tl.abs(logit) < 3e38, bad, 1)
+        if ROUNDED:
+            logit = logit.to(tl.float16).to(tl.float32)
         wins = logit > best
         best = tl.where(wins, logit, best)
         label = tl.where(wins, k, label)
@@ -112,7 +114,7 @@ def add_window(values: Tensor, weight: Tensor, window: Tensor, importance: Tenso
     return False
 
 
-def stitch_labels(values: Tensor, weight: Optional[Tensor], *tables: Tensor) -> Tensor:
+def stitch_labels(values: Tensor, weight: Optional[Tensor], *tables: Tensor, rounded: bool = False) -> Tensor:
     """As `reference.stitch_labels`. Raises NonFiniteLogitsError when a blended logit was NaN or infinite."""
     kept = [table.contiguous() for table in tables]
     shape = [int(fraction.shape[0]) for fraction in kept[1::2]]
@@ -122,7 +124,7 @@ def stitch_labels(values: Tensor, weight: Optional[Tensor], *tables: Tensor) -> 
     _labels_kernel[(triton.cdiv(voxels, BLOCK),)](
         values, weight if weight is not None else values, *kept, result, broken,
         *values.shape[1:], *shape, values.shape[0],
-        WEIGHTED=weight is not None, BLOCK=BLOCK,
+        WEIGHTED=weight is not None, ROUNDED=rounded, BLOCK=BLOCK,
     )  # fmt: skip
     if weight is not None and bool(broken):
         raise NonFiniteLogitsError("the network returned NaN or infinite logits for a window")

@@ -131,6 +131,23 @@ def test_damaged_logits_are_an_error(value: float, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("target", [(9, 11, 7), (6, 5, 7)])
+def test_rounding_makes_near_logits_a_tie(backend: str, target: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(5, 6, 5, 7).half()
+    tables = [axis_table(n, m) for n, m in zip(values.shape[1:], target, strict=True)]
+    found = stitch_labels(values, None, *tables, rounded=True, backend=backend)
+    fine = functional.interpolate(values.double()[None], size=target, mode="trilinear")[0].half().float()
+    assert (found != fine.argmax(0)).sum() <= 1  # float32 sums may round otherwise than float64 ones
+    near = torch.tensor([1.0, 1.0004, 0.0]).half().reshape(3, 1, 1, 1).expand(3, 2, 1, 1).contiguous()
+    near[0, 1], near[1, 1] = 1.001, 1.0
+    tables = [axis_table(2, 4), axis_table(1, 1), axis_table(1, 1)]
+    assert stitch_labels(near, None, *tables, rounded=True, backend=backend).flatten().tolist()[0] == 0
+    with pytest.raises(ValueError, match="rounded=True"):
+        stitch_labels(near.float(), None, *tables, rounded=True, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_lower_class_wins_a_tie(backend: str) -> None:
     assert int(resample_argmax(torch.ones(4, 2, 2, 2), (5, 2, 2), backend=backend).max()) == 0
 
@@ -168,7 +185,7 @@ def test_ops_have_fakes_and_compile() -> None:
 
     values, weight = torch.rand(3, 4, 4, 4), torch.ones(4, 4, 4)
     tables = [part for _ in range(3) for part in (axis_table(4, 6).index, axis_table(4, 6).fraction)]
-    torch.library.opcheck(op._stitch_labels, (values, weight, *tables, "cpu"))
+    torch.library.opcheck(op._stitch_labels, (values, weight, *tables, False, "cpu"))
     torch.library.opcheck(
         op._stitch_add, (values, weight, torch.rand(3, 2, 2, 2), torch.ones(2, 2, 2), [1, 1, 1], "cpu")
     )
@@ -183,6 +200,9 @@ for classes, source, target in [(3, (7, 6, 5), (14, 9, 5)), (300, (4, 4, 4), (7,
     for kind in (torch.float32, torch.float16):
         a, b = (resample_argmax(logits.to(kind), target, backend=name) for name in ("triton", "reference"))
         assert (a != b).sum() <= 1, (classes, source, (a != b).sum())
+    tables = [axis_table(n, m) for n, m in zip(source, target)]
+    a, b = (stitch_labels(logits.half(), None, *tables, rounded=True, backend=name) for name in ("triton", "reference"))
+    assert (a != b).sum() <= 1, (classes, source, (a != b).sum())
 for kind in (torch.float32, torch.float16):
     made = []
     for name in ("triton", "reference"):
