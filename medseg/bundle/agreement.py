@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.planning.plan import Plan
 
-from .inference_config import SHARED_KEYS, channel_labels
+from .inference_config import SHARED_KEYS, channel_names
 from .layout import Layout
 
 
@@ -62,8 +62,7 @@ def check_formats(layout: Layout, metadata: Mapping[str, Any], configs: Mapping[
             faults.append(f"metadata.json: {side}::{tensor} has {count} channels and {len(names)} names for them")
     if layout.plan.is_file():
         plan = Plan.read(layout.plan)
-        values = channel_labels(plan)
-        expected = {str(channel): plan.labels.get(value, "unused") for channel, value in enumerate(values)}
+        expected = {str(channel): name for channel, name in enumerate(channel_names(plan))}
         names = formats["outputs"].get("pred", {}).get("channel_def")
         if names is not None and dict(names) != expected:
             faults.append(f"metadata.json and plan.json differ: {_difference(names, expected, 'labels')}")

@@ -275,7 +275,8 @@ def _predictor(group: tuple[Bundle, ...], fold: int, device: Any) -> Predictor:
         sw_batch_size=int(settings["sw_batch_size"]),
         mode=str(settings["mode"]),
         mirror_axes=settings["mirror_axes"],
-        label_values=sorted(group[0].labels),
+        label_values=group[0].label_values,
+        regions=group[0].has_regions,
         device=device,
     )
 

@@ -19,17 +19,29 @@ def network_def(plan: Plan) -> dict[str, Any]:
     arguments = {
         "spatial_dims": plan.spatial_dims,
         "in_channels": len(plan.channels),
-        "out_channels": len(plan.labels),
+        "out_channels": len(plan.regions) or len(plan.labels),
         **plan.network,
     }
     return {"_target_": "medseg.networks.build_network", **arguments}
 
 
 def channel_labels(plan: Plan) -> list[int]:
-    """Label value of each output channel: the declared values in order, or 0, 1, 2 ... where there are more channels."""
+    """Label value of each output channel: the declared values in order, or 0, 1, 2 ... where there are more channels.
+
+    With regions: what each of them writes.
+    """
+    if plan.regions:
+        return [int(region["label"]) for region in plan.regions]
     channels = int(network_def(plan)["out_channels"])
     values = sorted(plan.labels)
     return values if len(values) == channels else list(range(channels))
+
+
+def channel_names(plan: Plan) -> list[str]:
+    """Name of each output channel: a region's or a label's."""
+    if plan.regions:
+        return [str(region["name"]) for region in plan.regions]
+    return [plan.labels.get(value, "unused") for value in channel_labels(plan)]
 
 
 def preprocessing_def(plan: Plan) -> dict[str, Any]:
@@ -98,6 +110,7 @@ def _to_source_grid(plan: Plan) -> dict[str, Any]:
         "keys": "pred",
         "image_key": "image",
         "labels": channel_labels(plan),
+        **({"regions": True} if plan.regions else {}),
     }
 
 

@@ -64,6 +64,18 @@ class Bundle:
             raise BundleError(f"{self.layout.metadata}: names no labels (network_data_format::outputs)") from error
         return {int(channel): str(name) for channel, name in names.items()}
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether the network's outputs are overlapping regions."""
+        return self.plan is not None and bool(self.plan.regions)
+
+    @property
+    def label_values(self) -> list[int]:
+        """The label that each output of the network stands for; with regions, the label that each of them writes."""
+        if self.plan is not None and self.plan.regions:
+            return [int(region["label"]) for region in self.plan.regions]
+        return sorted(self.labels)
+
     @cached_property
     def channels(self) -> dict[int, str]:
         """Input channel -> modality."""

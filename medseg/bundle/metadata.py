@@ -13,7 +13,7 @@ from medseg.errors import BundleError
 from medseg.io.atomic import write_text
 from medseg.planning.plan import Plan
 
-from .inference_config import channel_labels
+from .inference_config import channel_names
 from .layout import Layout
 
 # The public address of the rules; a published bundle names it, `place_schema` makes it work without a network.
@@ -45,17 +45,17 @@ def _image_format(plan: Plan) -> dict[str, Any]:
 
 
 def _label_format(plan: Plan) -> dict[str, Any]:
-    values = channel_labels(plan)
+    names = channel_names(plan)
     return {
         "type": "image",
         "format": "segmentation",
-        "num_channels": len(values),
+        "num_channels": len(names),
         "spatial_shape": [int(extent) for extent in plan.roi_size],
         "dtype": "float32",
         "value_range": [],  # logits
         "is_patch_data": True,
         # channels of the network's output in order; the label VALUES are in plan.json
-        "channel_def": {str(channel): plan.labels.get(value, "unused") for channel, value in enumerate(values)},
+        "channel_def": {str(channel): name for channel, name in enumerate(names)},
     }
 
 
@@ -81,7 +81,8 @@ def make_metadata(plan: Plan, *, version: str = "0.1.0") -> dict[str, Any]:
         "data_type": "NIfTI",
         "image_classes": f"{len(plan.channels)} channel(s): {', '.join(plan.channels.values())}",
         "label_classes": ", ".join(f"{value} is {name}" for value, name in sorted(plan.labels.items())),
-        "pred_classes": f"{len(channel_labels(plan))} channels, one logit per label in the order of the label values",
+        "pred_classes": f"{len(channel_names(plan))} channels, one logit per "
+        + ("overlapping region" if plan.regions else "label in the order of the label values"),
         "eval_metrics": {},
         "intended_use": "Research. Not a medical device; not for diagnosis or treatment.",
         "references": [plan.reference] if plan.reference else [],

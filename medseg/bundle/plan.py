@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medseg.config import choose_device
-from medseg.datasets import open_dataset
+from medseg.datasets import Dataset, open_dataset
+from medseg.datasets.regions import class_order
 from medseg.errors import BundleError, ResourceError
 from medseg.networks import build_network
 from medseg.planning.fingerprint import measure
@@ -36,6 +38,7 @@ def plan_bundle(
     memory_bytes: float | None = None,
     folds: int = 5,
     device: str = "auto",
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
     """Plan a dataset and write the bundle.
 
@@ -46,6 +49,7 @@ def plan_bundle(
         memory_bytes: what a training step may hold; then measured by a dry run, else estimated.
         folds: number of folds when the dataset brings no splits.
         device: where it will be trained.
+        regions: overlapping targets to learn instead of the plain labels, larger ones first; by default the dataset's own.
 
     Raises:
         DataError: the dataset is faulty.
@@ -58,7 +62,7 @@ def plan_bundle(
         raise BundleError(f"{output} holds trained weights already; plan into another folder, or move that one away")
     if output.exists() and not output.is_dir():
         raise BundleError(f"{output} is a file; expected the folder of a bundle")
-    dataset = open_dataset(data)
+    dataset = _with_regions(open_dataset(data), regions)
     labelled = [case for case in dataset.cases if case.label is not None]
     with progress_bar("measuring", len(labelled), unit="case") as advance:
         fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
@@ -88,6 +92,15 @@ def plan_bundle(
     plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
     write_bundle(output, plan, dataset)
     return plan
+
+
+def _with_regions(dataset: Dataset, regions: Mapping[str, Sequence[int]] | None) -> Dataset:
+    """The dataset with the regions that were asked for in place of its own. Raises DataError where they do not fit."""
+    if not regions:
+        return dataset
+    wanted = {name: tuple(values) for name, values in regions.items()}
+    order = class_order(dataset.folder / "dataset.json", wanted)
+    return dataclasses.replace(dataset, regions=wanted, region_order=order)
 
 
 def _plan_within(memory_bytes: float, make: Callable[[float | None], Plan], device: str) -> Plan:

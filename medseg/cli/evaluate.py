@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.prediction,
         arguments.reference,
         labels=read_labels(arguments.labels) if arguments.labels else None,
-        regions=dict(_region(text) for text in arguments.region),
+        regions=dict(parse_region(text) for text in arguments.region),
         cases=cases,
         settings=settings,
         workers=arguments.threads or 1,
@@ -101,7 +101,8 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _region(text: str) -> tuple[str, tuple[int, ...]]:
+def parse_region(text: str) -> tuple[str, tuple[int, ...]]:
+    """Name and label values of `NAME=1,2`. Raises ConfigError."""
     try:
         name, values = text.split("=", 1)
         return name, tuple(int(word) for word in _words(values))

@@ -20,6 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="nano", metavar="NAME", help="size of the preset (default: nano)")
     parser.add_argument("--memory", type=parse_memory, default=None, metavar="8GB", help="memory of a training step")
     parser.add_argument("--folds", type=int, default=5, help="folds, unless the dataset brings its own (default: 5)")
+    parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="NAME=1,2",
+        help="learn this union of labels; repeatable, largest first",
+    )
     parser.add_argument("--explain", action="store_true", help="print each value with its reason")
     add_common_arguments(parser, "device", "json", "quiet")
 
@@ -40,6 +47,8 @@ def parse_memory(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     from medseg.bundle.plan import plan_bundle
 
+    from .evaluate import parse_region
+
     if arguments.folds < 2:
         raise ConfigError(f"--folds is {arguments.folds}; expected at least 2")
     plan = plan_bundle(
@@ -49,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
         memory_bytes=arguments.memory,
         folds=arguments.folds,
+        regions=dict(parse_region(text) for text in arguments.region),
         device=arguments.device,
     )
     if arguments.json:

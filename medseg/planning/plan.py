@@ -39,6 +39,8 @@ class Plan:
         fingerprint: what was measured in the data.
         reasons: value name -> why it is what it is.
         ignore_label: value of voxels that were not annotated, or None.
+        regions: overlapping targets, one network output each: {"name", "labels" it unites, "label" it writes into the one
+            label map}, later ones over earlier ones; empty where every output is a label of its own.
         warnings: what the data showed that a person should look at.
     """
 
@@ -64,6 +66,7 @@ class Plan:
     ignore_label: int | None = None
     licence: str = ""
     reference: str = ""
+    regions: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -164,6 +164,14 @@ def choose_augmentation(labels: Sequence[str], spacing: Sequence[float], gpu: bo
     }, "light, and mirrored left-right only: a short training gains more from upright anatomy"
 
 
+def choose_regions(dataset: Dataset) -> list[dict[str, Any]]:
+    """The dataset's overlapping targets as plan.json has them; empty when it declares none."""
+    return [
+        {"name": name, "labels": list(values), "label": writes}
+        for (name, values), writes in zip(dataset.regions.items(), dataset.region_order, strict=True)
+    ]
+
+
 def choose_crops(
     shape: Sequence[float],
     spacing: Sequence[float],
@@ -252,17 +260,26 @@ def make_plan(
     roi_size, batch_size, reasons["roi_size"], reasons["batch_size"] = crops
     normalization, reasons["normalization"] = choose_normalization(dataset, fingerprint)
     optimization, reasons["optimization"] = default_optimization(gpu)
+    regions = choose_regions(dataset)
+    if regions:
+        optimization["loss"] = "dice_bce"
+        reasons["regions"] = (
+            "the dataset declares overlapping regions: a sigmoid output and Dice + binary cross-entropy for each; where they "
+            "overlap the later one writes its label"
+        )
     names = [label for value, label in dataset.labels.items() if value > 0]
     augmentation, reasons["augmentation"] = choose_augmentation(names, spacing, gpu)
     network: dict[str, Any] = {
         "preset": preset,
         "spatial_dims": 3,
         "in_channels": len(dataset.channels),
-        "out_channels": max(dataset.labels) + 1,
+        "out_channels": len(regions) or max(dataset.labels) + 1,
         "size": size,
         "mixer": None,
     }
-    reasons["network"] = f"the preset asked for ({preset}, {size}); one output per label and background"
+    reasons["network"] = (
+        f"the preset asked for ({preset}, {size}); one output per {'region' if regions else 'label and background'}"
+    )
     if anisotropic:
         network["strides"] = strides
         reasons["network"] += "; strides spare the coarse axis until it is within 2x of the finest"
@@ -294,4 +311,5 @@ def make_plan(
         ignore_label=dataset.ignore_label,
         licence=dataset.licence,
         reference=dataset.reference,
+        regions=regions,
     )

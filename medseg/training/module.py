@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError, nearest
-from medseg.losses import LOSSES, DeepSupervisionLoss
+from medseg.losses import LOSSES, DeepSupervisionLoss, DiceBCELoss
 from medseg.networks import no_weight_decay
 from medseg.tracking.names import metric_name
+from medseg.transforms.regions import region_masks
 
 from .optimization import make_optimizer, parameter_groups, schedule_factor
 
@@ -24,6 +25,7 @@ class SegmentationModule(pl.LightningModule):
         network: `forward_scales(image (B, C, *space))` gives logits (B, K, *space) from fine to coarse.
         labels: label value -> name, background included; keys may be text, as JSON has no other.
         inferer: `inferer(inputs, network)` for whole validation volumes.
+        regions: overlapping targets as in plan.json ({"name", "labels", "label"}), one output each; empty for plain labels.
         loss: a name of `medseg.losses.LOSSES`.
         optimizer, learning_rate, weight_decay, schedule, warmup_steps: see `optimization`.
         seed: reseeds torch before every step, so that drop-path masks depend on (seed, step) alone and a resumed run
@@ -39,6 +41,7 @@ class SegmentationModule(pl.LightningModule):
         labels: Mapping[Any, str],
         inferer: Callable[..., Tensor],
         *,
+        regions: Sequence[Mapping[str, Any]] = (),
         loss: str = "dice_ce",
         optimizer: str = "adamw",
         learning_rate: float = 1e-3,
@@ -48,12 +51,11 @@ class SegmentationModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if loss not in LOSSES:
-            raise ConfigError(f"unknown loss {loss!r}. {nearest(loss, LOSSES)}")
         self.network = network
         self.labels = {int(value): name for value, name in labels.items() if int(value) > 0}
+        self.regions = {str(region["name"]): [int(value) for value in region["labels"]] for region in regions}
         self.inferer = inferer
-        self.loss = DeepSupervisionLoss(LOSSES[loss]())
+        self.loss = DeepSupervisionLoss(make_loss(loss, list(self.regions.values())))
         self.optimizer_settings: dict[str, Any] = {
             "name": optimizer,
             "learning_rate": learning_rate,
@@ -85,11 +87,14 @@ class SegmentationModule(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         label = batch["label"][:, 0]
         logits = self.inferer(batch["image"], self.network)
-        counts = overlap_counts(logits.argmax(dim=1)[0], label[0], list(self.labels))
+        if self.regions:
+            counts = region_counts(logits[0] > 0, label[0], list(self.regions.values()))
+        else:
+            counts = overlap_counts(logits.argmax(dim=1)[0], label[0], list(self.labels))
         self._overlaps.append((str(batch["name"][0]), counts.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean Dice per label over the cases that hold the label or for which it was predicted."""
+        """Log the mean Dice per label, or region, over the cases that hold the label or for which it was predicted."""
         if not self._overlaps:
             return
         counts = torch.stack([counts for _, counts in self._overlaps]).to(torch.float64)
@@ -97,7 +102,7 @@ class SegmentationModule(pl.LightningModule):
         summed = torch.stack([dice.nansum(dim=0), (~dice.isnan()).sum(dim=0).double()]).to(self.device, torch.float32)
         summed = self.trainer.strategy.reduce(summed, reduce_op="sum")  # processes hold different numbers of cases
         per_label = summed[0] / summed[1]
-        for name, value in zip(self.labels.values(), per_label, strict=True):
+        for name, value in zip(self.regions or self.labels.values(), per_label, strict=True):
             self.log(metric_name("val_dice", name), value)
         self.log("val_dice", per_label.nanmean(), prog_bar=True)
 
@@ -111,6 +116,27 @@ class SegmentationModule(pl.LightningModule):
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def make_loss(name: str, regions: Sequence[Sequence[int]] = ()) -> nn.Module:
+    """A loss of `LOSSES`, told of the regions where there are any.
+
+    Raises:
+        ConfigError: an unknown name, or regions with a loss of labels that exclude each other.
+    """
+    if name not in LOSSES:
+        raise ConfigError(f"unknown loss {name!r}. {nearest(name, LOSSES)}")
+    if regions and LOSSES[name] is not DiceBCELoss:
+        raise ConfigError(f"loss {name!r} cannot learn overlapping regions; set train::module::loss=dice_bce")
+    return DiceBCELoss(regions) if regions else LOSSES[name]()
+
+
+def region_counts(prediction: Tensor, reference: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
+    """(R, 3) int64 on the CPU: as `overlap_counts`, for masks (R, *space) that may overlap."""
+    valid = reference >= 0
+    truth, found = region_masks(reference, regions) & valid, prediction & valid
+    counts = [(found & truth), found, truth]
+    return torch.stack([mask.flatten(1).sum(dim=1) for mask in counts], dim=1).cpu()
 
 
 def overlap_counts(prediction: Tensor, reference: Tensor, labels: Sequence[int]) -> Tensor:
