@@ -130,11 +130,11 @@ def run(arguments: argparse.Namespace) -> int:
     screen.clear()
     if arguments.json:
         print(json.dumps(result.to_dict()))
-    for case in result.failed:
-        print(f"medseg: {case.name}: {case.error}", file=sys.stderr)
     done = len(result.cases) - len(result.failed)
     if result.failed and len(result.cases) > 1 and not arguments.json:
-        print(f"medseg: {len(result.failed)} of {len(result.cases)} cases failed, see above", file=sys.stderr)
+        names = ", ".join(case.name for case in result.failed)
+        failed = f"{len(result.failed)} of {len(result.cases)} cases failed"
+        print(f"medseg: {failed}, see above: {names}", file=sys.stderr)
     if done and not (arguments.json or arguments.quiet):
         print(f"{done} of {len(result.cases)} cases in {result.folder}")
     if not result.failed:
@@ -164,6 +164,8 @@ class _Screen:
 
     def finished(self, result: CaseResult, done: int, total: int) -> None:
         self.clear()
+        if result.status == "failed":  # at once: a folder may take hours
+            print(f"medseg: {result.name}: {result.error}", file=sys.stderr, flush=True)
         if self.quiet or result.status == "failed":
             return
         left = (time.monotonic() - self.began) / done * (total - done)

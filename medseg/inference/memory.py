@@ -136,8 +136,8 @@ def plan_memory(plan: WindowPlan, classes: int, step: StepDown, limit: int | Non
     if slab_bytes(plan, classes, planes, dtype) > room:
         need = slab_bytes(plan, classes, planes, dtype)
         raise MemoryError(
-            f"{need / 2**30:.1f} GiB are needed for the logits of {classes} classes on {plan.shape} voxels, "
-            f"{room / 2**30:.1f} GiB may be used"
+            f"{need / 2**20:.1f} MiB are needed for the logits of {classes} classes on {plan.shape} voxels, "
+            f"{room / 2**20:.1f} MiB may be used"
         )
     return Decision(planes, dtype, device, sentences)
 

@@ -56,7 +56,7 @@ class Watch:
         text = str(error)
         if isinstance(error, MedsegError):
             return _raised_in_worker(error) if text.startswith("Caught ") else None
-        match = _DEATH.match(text)
+        match = _death(error)
         if match is None:
             return None
         dead = [int(pid) for pid in match["pids"].replace(",", " ").split()]
@@ -74,6 +74,17 @@ class Watch:
             if noted == pid:
                 return f"after case {names[last]!r}"
         return "before its first case"
+
+
+def _death(error: BaseException | None) -> re.Match[str] | None:
+    """torch's most telling sentence on a death: the signal or exit code often stands one cause further down."""
+    found = None
+    while error is not None:
+        match = _DEATH.match(str(error))
+        if match is not None and (found is None or "signal" in match["what"] or "code" in match["what"]):
+            found = match
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _raised_in_worker(error: MedsegError) -> MedsegError:
