@@ -259,7 +259,7 @@ def test_memory_is_planned_and_stepped_down() -> None:
     assert halved.dtype == torch.float16
     assert halved.planes == 33
     assert "16 bits" in halved.sentences[0]
-    with pytest.raises(MemoryError, match="GiB are needed"):
+    with pytest.raises(MemoryError, match="MiB are needed"):
         plan_memory(plan, 100, step, least // 10)
     assert plan_memory(plan, 2, step, None).planes == 200  # small: one reduction for all
 
@@ -283,7 +283,7 @@ def test_shortage_steps_down_and_finishes(network, scan: Volume) -> None:
 
 
 def test_too_little_memory_says_how_much_is_needed(network, scan: Volume) -> None:
-    with pytest.raises(ResourceError, match="GiB are needed"):
+    with pytest.raises(ResourceError, match="MiB are needed"):
         predictor(network, memory_limit=1000).predict(scan)
 
 
