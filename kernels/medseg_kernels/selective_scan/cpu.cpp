@@ -3,16 +3,20 @@
 // B batch, R traversals, N tokens, C channels, S scan state, G groups, H heads. rate = A, write = B, read = C, skip = D.
 // One vector holds LANES channels; the state of those channels is S vectors. A block is a run of up to LANES channels that
 // share head and groups. Tokens are visited through `order`, so no traversal ever copies the volume.
-// Traversals run one after the other where they share an output, which keeps every sum in a fixed order.
+// Traversals that share an output run one after the other, or into parts of their own that are then added up in the same
+// order: every sum has one order. Only segments round otherwise, so that results depend on the number of threads in the
+// last digits where there are fewer blocks than threads, and nowhere in the forward else.
 
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <vector>
 #if defined(__SSE__)
-#include <xmmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace {
@@ -40,6 +44,7 @@ struct Scan {
   const int32_t *order;  // (R, H, N)
   const uint8_t *begins; // (R, H, N) or null: the state starts anew at this step
   float *out;            // (B, N, C) or (B, N, R*C)
+  float *parts;          // (B, N, R*C) or null: what each traversal adds to out, when traversals run at the same time
   float *last;           // (B, R, C, S)
   float *kept;           // (B, R, K, S, C) or null
   const float *grad_out; int64_t grad_out_b, grad_out_n;
@@ -47,8 +52,8 @@ struct Scan {
   float *grad_u; int64_t grad_u_r;              // (B, R', N, C), stride 0 where traversals share u
   float *grad_delta; int64_t grad_delta_r;      // (B, R', N, C)
   float *grad_rate;                             // (B, R, C, S)
-  float *grad_write; int64_t grad_write_r;      // (workers, B, R', N, G, S), zero on entry
-  float *grad_read; int64_t grad_read_r;        // (workers, B, R', N, G, S), zero on entry
+  float *grad_write; int64_t grad_write_r;      // (B, R', N, G, S), zero on entry
+  float *grad_read; int64_t grad_read_r;        // (B, R', N, G, S), zero on entry
   float *grad_skip, *grad_z, *grad_bias;        // (B, R, C), (B, N, C), (B, R, C)
   float *grad_start, *grad_weights;             // (B, R, C, S), (B, R, C)
 };
@@ -69,14 +74,22 @@ struct FlushDenormals {
 
 inline vec load(const float *p, int width) {
   if (width == LANES) return *reinterpret_cast<const vec_any *>(p);
+#if defined(__AVX512F__)
+  return reinterpret_cast<vec>(_mm512_maskz_loadu_ps(__mmask16((1u << width) - 1), p));
+#else
   vec v = {};
   for (int l = 0; l < width; ++l) v[l] = p[l];
   return v;
+#endif
 }
 
 inline void store(float *p, vec v, int width) {
   if (width == LANES) { *reinterpret_cast<vec_any *>(p) = v; return; }
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, __mmask16((1u << width) - 1), reinterpret_cast<__m512>(v));
+#else
   for (int l = 0; l < width; ++l) p[l] = v[l];
+#endif
 }
 
 inline void put(float *p, vec v, int width, bool add) { store(p, add ? load(p, width) + v : v, width); }
@@ -213,8 +226,8 @@ struct Lane {
 
 // ---------------------------------------------------------------------------------------------------------- forward
 
-// FIXED: the state size when it is known at compile time, else 0.
-template <int FIXED>
+// FIXED: the state size when it is known at compile time, else 0. y null: the states only.
+template <int FIXED, bool READ>
 void run_steps(const Lane &lane, int64_t first, int count, const vec *x, const vec *d, const vec *rate2,
                const vec *start, vec *h, vec *y) {
   const int64_t S = FIXED ? FIXED : lane.p.S;
@@ -226,35 +239,62 @@ void run_steps(const Lane &lane, int64_t first, int count, const vec *x, const v
     if (lane.begins && lane.begins[first + i]) std::copy(start, start + S, h);
     for (int64_t n = 0; n < S; ++n) {
       h[n] = exp2_(step * rate2[n]) * h[n] + drive * w[n];
-      sum += h[n] * q[n];
+      if (READ) sum += h[n] * q[n];
     }
-    y[i] = sum;
+    if (READ) y[i] = sum;
   }
 }
 
 void run_steps(const Lane &lane, int64_t first, int count, const vec *x, const vec *d, const vec *rate2,
                const vec *start, vec *h, vec *y) {
-  if (lane.p.S == 16) run_steps<16>(lane, first, count, x, d, rate2, start, h, y);
-  else if (lane.p.S == 8) run_steps<8>(lane, first, count, x, d, rate2, start, h, y);
-  else run_steps<0>(lane, first, count, x, d, rate2, start, h, y);
+  const int64_t S = lane.p.S;
+  if (!y) {
+    if (S == 16) run_steps<16, false>(lane, first, count, x, d, rate2, start, h, y);
+    else run_steps<0, false>(lane, first, count, x, d, rate2, start, h, y);
+  } else if (S == 16) run_steps<16, true>(lane, first, count, x, d, rate2, start, h, y);
+  else if (S == 8) run_steps<8, true>(lane, first, count, x, d, rate2, start, h, y);
+  else run_steps<0, true>(lane, first, count, x, d, rate2, start, h, y);
+}
+
+// v silu(z). Not inlined, so that every caller rounds alike.
+__attribute__((noinline)) void gate(vec *v, const float *z, int width) {
+  const vec g = load(z, width);
+  *v *= g * sigmoid(g);
 }
 
 void write_out(const Lane &lane, int64_t first, int count, const vec *x, const vec *y) {
   const Scan &p = lane.p;
   const int width = lane.k.width;
-  const int64_t row = p.concat ? p.R * p.C : p.C;
-  float *out = p.out + lane.b * p.N * row + (p.concat ? lane.r * p.C : 0) + lane.k.c;
-  const bool add = !p.concat && lane.r > 0, gate = p.z && (p.concat || lane.r == p.R - 1);
+  const bool wide = p.concat || p.parts, add = !wide && lane.r > 0;
+  const bool gated = p.z && (p.concat || (!p.parts && lane.r == p.R - 1));
+  const int64_t row = wide ? p.R * p.C : p.C;
+  float *out = (p.parts ? p.parts : p.out) + lane.b * p.N * row + (wide ? lane.r * p.C : 0) + lane.k.c;
   const vec factor = p.weights ? load(p.weights + lane.r * p.C + lane.k.c, width) : splat(float(p.scale));
   for (int i = 0; i < count; ++i) {
     const int64_t token = lane.order[first + i];
     vec v = (y[i] + lane.skip * x[i]) * factor;
-    if (add) v += load(out + token * row, width);
-    if (gate) {
-      const vec g = load(p.z + lane.b * p.z_b + token * p.z_n + lane.k.c, width);
-      v *= g * sigmoid(g);
+    if (add) {
+      __asm__ volatile("" : : "r"(&v) : "memory");  // rounded before it is added, as `add_parts` finds it
+      v += load(out + token * row, width);
     }
+    if (gated) gate(&v, p.z + lane.b * p.z_b + token * p.z_n + lane.k.c, width);
     store(out + token * row, v, width);
+  }
+}
+
+// out = (sum over traversals of the parts, in their order) silu(z)
+void add_parts(const Scan &p) {
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+  for (int64_t row = 0; row < p.B * p.N; ++row) {
+    FlushDenormals flush;
+    const float *part = p.parts + row * p.R * p.C, *z = p.z ? p.z + row / p.N * p.z_b + row % p.N * p.z_n : nullptr;
+    for (int64_t c = 0; c < p.C; c += LANES) {
+      const int width = int(std::min<int64_t>(LANES, p.C - c));
+      vec v = load(part + c, width);
+      for (int64_t r = 1; r < p.R; ++r) v += load(part + r * p.C + c, width);
+      if (z) gate(&v, z + c, width);
+      store(p.out + row * p.C + c, v, width);
+    }
   }
 }
 
@@ -275,13 +315,13 @@ void forward_chunks(const Lane &lane, int64_t first, int64_t last, const vec *ra
 // End state of chunks [first, last) from a zero state in h, and the sum of delta since the last beginning of a piece.
 // Returns true when the state before the chunks still matters, that is, when no piece begins inside.
 bool local_chunks(const Lane &lane, int64_t first, int64_t last, const vec *rate2, const vec *start, vec *h, vec *sum) {
-  vec x[STEPS], d[STEPS], y[STEPS];
+  vec x[STEPS], d[STEPS];
   bool open = true;
   for (int64_t chunk = first; chunk < last; ++chunk) {
     const int64_t t = chunk * STEPS;
     const int count = int(std::min<int64_t>(STEPS, lane.p.N - t));
     lane.load_steps(t, count, x, d, nullptr);
-    run_steps(lane, t, count, x, d, rate2, start, h, y);
+    run_steps(lane, t, count, x, d, rate2, start, h, nullptr);
     for (int i = 0; i < count; ++i) {
       *sum += d[i];
       if (lane.begins && lane.begins[t + i]) open = false;
@@ -290,59 +330,79 @@ bool local_chunks(const Lane &lane, int64_t first, int64_t last, const vec *rate
   return open;
 }
 
+// A sequence cut into segments: Q - 1 threads share a lane. First one of them runs segment 0 in full, whose start is known,
+// while the others run segments 1 to Q - 2 from a zero state; then all start states are known and segments 1 to Q - 1 run
+// in full. Segment 0 is shorter by what a full step costs more than one without output.
+struct Segments {
+  static constexpr double SHARE = 0.9;
+  int64_t Q, K;
+  int64_t edge(int64_t q) const { return q == 0 ? 0 : q == Q ? K : int64_t(double(K) * (double(q) - 1 + SHARE) / (double(Q) - 1 + SHARE)); }
+};
+
+// What lanes leave behind between the two rounds; lane i has row i.
+struct Ends {
+  std::vector<vec> states, sums;
+  std::vector<char> open;
+  Ends(int64_t count, int64_t S) : states(count * S), sums(count), open(count) {}
+};
+
+// State before each segment from 1 on, out of the end state of segment 0 and the local end states of the others.
+void carry_through(const vec *rate2, int64_t Q, int64_t S, int64_t at, Ends &ends) {
+  std::vector<vec> state(&ends.states[at * S], &ends.states[at * S] + S);
+  for (int64_t q = 1; q < Q; ++q)
+    for (int64_t n = 0; n < S; ++n) {
+      vec &slot = ends.states[(at + q) * S + n];
+      const vec before = state[n], fade = exp2_(rate2[n] * ends.sums[at + q]);
+      state[n] = ends.open[at + q] ? slot + fade * before : slot;
+      slot = before;
+    }
+}
+
 // All work of traversals [r0, r1): items are independent of each other.
 void forward_traversals(const Scan &p, const std::vector<Block> &blocks, int64_t r0, int64_t r1) {
   const int64_t nb = int64_t(blocks.size()), lanes = (r1 - r0) * p.B * nb, Q = p.segments, S = p.S;
-  std::vector<vec> ends(Q > 1 ? lanes * Q * S : 0), sums(Q > 1 ? lanes * Q : 0);
-  std::vector<char> open(Q > 1 ? lanes * Q : 0);
-  auto lane_of = [&](int64_t i) { return Lane(p, blocks[i % nb], i / nb % p.B, r0 + i / nb / p.B); };
-  auto edge = [&](int64_t q) { return p.K * q / Q; };
-  auto prepare = [&](const Lane &lane, vec *rate2, vec *start) {
-    lane.load_rate(rate2);
-    for (int64_t n = 0; n < S; ++n) rate2[n] *= LOG2E;
-    lane.load_start(start);
-  };
-  if (Q > 1) {  // end states of the segments on their own, then carried through
-#pragma omp parallel num_threads(p.threads)
-    {
-      FlushDenormals flush;
-      std::vector<vec> rate2(S), start(S);
-#pragma omp for schedule(dynamic)
-      for (int64_t item = 0; item < lanes * (Q - 1); ++item) {
-        const int64_t i = item / (Q - 1), q = item % (Q - 1), at = i * Q + q;
-        const Lane lane = lane_of(i);
-        prepare(lane, rate2.data(), start.data());
-        sums[at] = vec{};
-        std::fill_n(&ends[at * S], S, vec{});
-        open[at] = local_chunks(lane, edge(q), edge(q + 1), rate2.data(), start.data(), &ends[at * S], &sums[at]);
-      }
-#pragma omp for schedule(static)
-      for (int64_t i = 0; i < lanes; ++i) {
-        const Lane lane = lane_of(i);
-        prepare(lane, rate2.data(), start.data());
-        std::vector<vec> state(start);
-        for (int64_t q = 0; q < Q; ++q)  // ends[q] becomes the state before segment q
-          for (int64_t n = 0; n < S; ++n) {
-            const vec before = state[n], fade = exp2_(rate2[n] * sums[i * Q + q]);
-            state[n] = open[i * Q + q] ? ends[(i * Q + q) * S + n] + fade * before : ends[(i * Q + q) * S + n];
-            ends[(i * Q + q) * S + n] = before;
-          }
-      }
-    }
-  }
+  const int64_t first = std::max<int64_t>(Q - 1, 1);  // items of a lane in the first round
+  const Segments cut{Q, p.K};
+  Ends ends(Q > 1 ? lanes * Q : 0, S);
 #pragma omp parallel num_threads(p.threads)
   {
     FlushDenormals flush;
     std::vector<vec> rate2(S), start(S), h(S);
+    auto prepare = [&](int64_t i) {
+      const Lane lane(p, blocks[i % nb], i / nb % p.B, r0 + i / nb / p.B);
+      lane.load_rate(rate2.data());
+      for (int64_t n = 0; n < S; ++n) rate2[n] *= LOG2E;
+      lane.load_start(start.data());
+      return lane;
+    };
 #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < lanes * Q; ++item) {
-      const int64_t i = item / Q, q = item % Q;
-      const Lane lane = lane_of(i);
-      prepare(lane, rate2.data(), start.data());
-      if (q == 0) h = start;
-      else std::copy_n(&ends[(i * Q + q) * S], S, h.data());
-      forward_chunks(lane, edge(q), edge(q + 1), rate2.data(), start.data(), h.data());
-      if (q == Q - 1) lane.store_state(p.last, h.data());
+    for (int64_t item = 0; item < lanes * first; ++item) {
+      const int64_t i = item / first, q = item % first, at = i * Q + q;
+      const Lane lane = prepare(i);
+      if (q > 0) {
+        ends.open[at] = local_chunks(lane, cut.edge(q), cut.edge(q + 1), rate2.data(), start.data(), &ends.states[at * S],
+                                     &ends.sums[at]);
+        continue;
+      }
+      h = start;
+      forward_chunks(lane, 0, cut.edge(1), rate2.data(), start.data(), h.data());
+      if (Q == 1) lane.store_state(p.last, h.data());
+      else std::copy(h.begin(), h.end(), &ends.states[at * S]);
+    }
+    if (Q > 1) {
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < lanes; ++i) {
+        prepare(i);
+        carry_through(rate2.data(), Q, S, i * Q, ends);
+      }
+#pragma omp for schedule(dynamic)
+      for (int64_t item = 0; item < lanes * (Q - 1); ++item) {
+        const int64_t i = item / (Q - 1), q = 1 + item % (Q - 1);
+        const Lane lane = prepare(i);
+        std::copy_n(&ends.states[(i * Q + q) * S], S, h.data());
+        forward_chunks(lane, cut.edge(q), cut.edge(q + 1), rate2.data(), start.data(), h.data());
+        if (q == Q - 1) lane.store_state(p.last, h.data());
+      }
     }
   }
 }
@@ -458,14 +518,28 @@ void store_grads(const Lane &lane, int64_t first, int count, int64_t at, Work &w
   }
 }
 
+// Workers of a sample add to one gradient of write and read, chunk by chunk, each after the one before it: sums have one
+// order and nobody needs a copy of its own. All walk from the last chunk to the first, so the waits are short.
+struct Turns {
+  std::vector<std::atomic<int64_t>> chunk;  // (B * workers): the chunk that a worker added last
+  Turns(int64_t count, int64_t K) : chunk(count) {
+    for (auto &c : chunk) c.store(K, std::memory_order_relaxed);
+  }
+  void wait(int64_t item, int64_t now) const {
+    for (int spins = 0; chunk[item].load(std::memory_order_acquire) > now; ++spins)
+      if (spins > 100) std::this_thread::yield();
+  }
+  void done(int64_t item, int64_t now) { chunk[item].store(now, std::memory_order_release); }
+};
+
 // Sums the worker's blocks over their channels into the gradients of write and read of the block's group.
-void flush_groups(const Lane &lane, int64_t first, int count, int64_t worker, Work &w) {
+void flush_groups(const Lane &lane, int64_t first, int count, Work &w) {
   const Scan &p = lane.p;
   const int64_t S = p.S, rw = p.grad_write_r ? p.R : 1, rr = p.grad_read_r ? p.R : 1;
   for (int i = 0; i < count; ++i) {
     const int64_t token = lane.order[first + i];
-    float *to_write = p.grad_write + ((worker * p.B + lane.b) * rw * p.N + token) * p.Gw * S + lane.r * p.grad_write_r + lane.k.gw * S;
-    float *to_read = p.grad_read + ((worker * p.B + lane.b) * rr * p.N + token) * p.Gr * S + lane.r * p.grad_read_r + lane.k.gr * S;
+    float *to_write = p.grad_write + (lane.b * rw * p.N + token) * p.Gw * S + lane.r * p.grad_write_r + lane.k.gw * S;
+    float *to_read = p.grad_read + (lane.b * rr * p.N + token) * p.Gr * S + lane.r * p.grad_read_r + lane.k.gr * S;
     for (int64_t n = 0; n < S; ++n) {
       to_write[n] += total(w.to_write[i * S + n]);
       to_read[n] += total(w.to_read[i * S + n]);
@@ -487,9 +561,10 @@ void store_sums(const Lane &lane, int64_t at, bool pieces, Work &w) {
 }
 
 template <int FIXED>
-void backward_blocks(const Scan &p, const std::vector<Block> &blocks, int64_t b, int64_t r, int64_t worker) {
+void backward_blocks(const Scan &p, const std::vector<Block> &blocks, int64_t b, int64_t r, int64_t worker, Turns &turns) {
   const int64_t nb = int64_t(blocks.size()), S = FIXED ? FIXED : p.S;
   const int64_t from = nb * worker / p.workers, to = nb * (worker + 1) / p.workers;
+  const int64_t item = b * p.workers + worker;
   Work w(S, to - from);
   std::vector<vec> rate(S), rate2(S), start(S), before(S);
   for (int64_t k = from; k < to; ++k) Lane(p, blocks[k], b, r).load_state(p.grad_last, &w.carry[(k - from) * S]);
@@ -513,8 +588,11 @@ void backward_blocks(const Scan &p, const std::vector<Block> &blocks, int64_t b,
       store_grads(lane, t, count, at, w);
       const bool done = k + 1 == to || blocks[k + 1].head != lane.k.head || blocks[k + 1].gw != lane.k.gw ||
                         blocks[k + 1].gr != lane.k.gr;
-      if (done) flush_groups(lane, t, count, worker, w);
+      if (!done) continue;
+      if (worker > 0) turns.wait(item - 1, chunk);
+      flush_groups(lane, t, count, w);
     }
+    turns.done(item, chunk);
   }
   for (int64_t k = from; k < to; ++k) store_sums(Lane(p, blocks[k], b, r), k - from, p.begins != nullptr, w);
 }
@@ -524,21 +602,24 @@ void backward_blocks(const Scan &p, const std::vector<Block> &blocks, int64_t b,
 extern "C" void selective_scan_forward(const Scan *scan) {
   const Scan &p = *scan;
   const auto blocks = make_blocks(p);
-  if (p.concat) forward_traversals(p, blocks, 0, p.R);
+  if (p.concat || p.parts) forward_traversals(p, blocks, 0, p.R);
   else for (int64_t r = 0; r < p.R; ++r) forward_traversals(p, blocks, r, r + 1);
+  if (p.parts) add_parts(p);
 }
 
 extern "C" void selective_scan_backward(const Scan *scan) {
   const Scan &p = *scan;
   const auto blocks = make_blocks(p);
   for (int64_t r = 0; r < p.R; ++r) {
-#pragma omp parallel for num_threads(p.threads) schedule(dynamic)
+    Turns turns(p.B * p.workers, p.K);
+    // monotonic: a worker never waits for one that nobody has started
+#pragma omp parallel for num_threads(p.threads) schedule(monotonic : dynamic, 1)
     for (int64_t item = 0; item < p.B * p.workers; ++item) {
       FlushDenormals flush;
       const int64_t b = item / p.workers, worker = item % p.workers;
-      if (p.S == 16) backward_blocks<16>(p, blocks, b, r, worker);
-      else if (p.S == 8) backward_blocks<8>(p, blocks, b, r, worker);
-      else backward_blocks<0>(p, blocks, b, r, worker);
+      if (p.S == 16) backward_blocks<16>(p, blocks, b, r, worker, turns);
+      else if (p.S == 8) backward_blocks<8>(p, blocks, b, r, worker, turns);
+      else backward_blocks<0>(p, blocks, b, r, worker, turns);
     }
   }
 }

@@ -15,9 +15,6 @@ from .chunked_backward import Inputs
 from .tables import split, tables
 
 LANES = 16  # channels per vector, as in cpu.cpp
-# A segment costs its steps about 1.7 times, so that segments pay from three threads per item on.
-THREADS_PER_SEGMENT = 3
-
 # In the order of the struct; "_b", "_r" ... are strides over the axes B, R, N, G.
 _FIELDS = [
     field
@@ -26,7 +23,7 @@ _FIELDS = [
         "u u_b u_r u_n delta delta_b delta_r delta_n rate rate_r",
         "write write_b write_r write_n write_g read read_b read_r read_n read_g",
         "skip skip_r z z_b z_n bias bias_r start weights order begins",
-        "out last kept grad_out grad_out_b grad_out_n grad_last",
+        "out parts last kept grad_out grad_out_b grad_out_n grad_last",
         "grad_u grad_u_r grad_delta grad_delta_r grad_rate grad_write grad_write_r grad_read grad_read_r",
         "grad_skip grad_z grad_bias grad_start grad_weights",
     )
@@ -131,9 +128,12 @@ def forward(
     last = call.keep("last", torch.empty(scan.B, scan.R, scan.C, scan.S))
     kept = torch.empty(scan.B, scan.R, scan.K if save else 0, scan.S, scan.C)
     call.keep("kept", kept if save else None)
-    items = scan.B * call.blocks() * (scan.R if merge == "concat" else 1)
-    idle = scan.threads // max(items, 1)
-    scan.segments = min(segments or (idle if idle >= THREADS_PER_SEGMENT else 1), scan.K)
+    items = scan.B * call.blocks()
+    few = items < scan.threads and scan.R > 1 and merge != "concat"
+    if few:  # too few blocks to occupy all threads: traversals run at the same time
+        call.keep("parts", torch.empty(scan.B, scan.N, scan.R * scan.C))
+    per_item = scan.threads // (items * (scan.R if few or merge == "concat" else 1))
+    scan.segments = min(segments or (per_item + 1 if per_item > 1 else 1), scan.K)
     _library().selective_scan_forward(ctypes.byref(scan))
     return out.to(u.dtype), last, kept
 
@@ -162,7 +162,7 @@ def backward(
         call.put(f"grad_{name}", r=_shared(scan.N * scan.C, grads[name].shape[1]))
     for name in ("write", "read"):
         size = getattr(given, name).shape
-        grads[name] = call.keep(f"grad_{name}", torch.zeros(scan.workers, *size))
+        grads[name] = call.keep(f"grad_{name}", torch.zeros(size))
         call.put(f"grad_{name}", r=_shared(size[2:].numel(), size[1]))
     per_channel = (scan.B, scan.R, scan.C)
     grads["rate"] = call.keep("grad_rate", torch.empty(*per_channel, scan.S))
@@ -178,9 +178,7 @@ def backward(
 
 
 def _sum_partials(grads: dict[str, Tensor], given: Inputs) -> Inputs:
-    """Add up what workers, samples and traversals wrote apart, always in the same order."""
-    for name in ("write", "read"):
-        grads[name] = grads[name][0] if grads[name].shape[0] == 1 else grads[name].sum(0)
+    """Add up what samples and traversals wrote apart, always in the same order."""
     for name in ("rate", "skip", "bias", "weights"):
         if name in grads:
             summed, shared = grads[name].sum(0), getattr(given, name).shape[0] == 1

@@ -14,7 +14,7 @@ from medseg_kernels.selective_scan.chunked import chunked_scan
 from medseg_kernels.selective_scan.chunked_backward import Inputs, chunked_scan_backward
 from medseg_kernels.selective_scan.reference import reference_scan
 from medseg_kernels.selective_scan.tables import split
-from tests.kernels.selective_scan.cases import CASES, Case, error, leaves, worst
+from tests.kernels.selective_scan.cases import CASES, WINDOWED, Case, error, leaves, worst
 
 needs_compiler = pytest.mark.skipif(cpu_build.why_not() is not None, reason=f"compiled kernels: {cpu_build.why_not()}")
 FP32 = 1e-5  # largest error over largest value, issue's bound
@@ -58,6 +58,38 @@ def test_compiled_form_with_any_number_of_threads(threads: int) -> None:
         assert max(worst(case, case.inputs(), cpu.forward, cpu.backward).values()) < FP32
     finally:
         torch.set_num_threads(before)
+
+
+def with_threads(count: int, call: Any) -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("merge", ["sum", "mean", "weights", "concat"])
+def test_traversals_and_blocks_over_threads_change_no_bit(merge: str) -> None:
+    """Up to one thread per block and traversal: no sum changes its order, whoever computes it."""
+    case = Case(
+        grid=(5, 6, 9), channels=9, state=16, batch=2, traversals=("snake", "reversed raster", WINDOWED), merge=merge
+    )
+    given = case.inputs()
+    runs = [with_threads(n, lambda: cpu.forward(given, *case.settings(), True)) for n in (1, 2, 3, 6, 6)]
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize("names", [("raster",), ("snake", "raster:ZYX"), (WINDOWED,)])
+def test_few_channels_are_cut_into_segments_for_many_threads(names: tuple[str, ...]) -> None:
+    case = Case(grid=(8, 9, 16), channels=3, state=4, batch=1, traversals=names)
+    call = lambda: worst(case, case.inputs(), cpu.forward, cpu.backward)  # noqa: E731
+    assert max(with_threads(8, call).values()) < FP32
+    forward = lambda: cpu.forward(case.inputs(), *case.settings(), False)[0]  # noqa: E731
+    assert torch.equal(with_threads(8, forward), with_threads(8, forward))
 
 
 @needs_compiler
