@@ -12,6 +12,7 @@ from medseg.errors import BundleError, ConfigError, DataError
 from medseg.inference.batch import CaseResult, Job, OutputOptions, Segmenter, run_cases
 from medseg.inference.measures import rows_to_csv
 from medseg.inference.record import file_digest
+from medseg.inference.scope import Scope
 from medseg.io import Case, Volume, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
 from medseg.types import FilePath
@@ -131,6 +132,7 @@ def predict_bundle(
         progress=progress,
         codes=label_codes(opened),
         read_already=read_already or {},
+        scope=scope_of(opened),
     )
     result = Prediction(folder)
     for case in run_cases(cases, job):
@@ -224,6 +226,14 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "weights_sha256": {str(path.relative_to(bundle.folder)): sha256_of(path) for path in files},
     }
+
+
+def scope_of(bundle: Bundle) -> Scope:
+    """What the bundle was made with, for warnings: its modalities, and the fingerprint that planning measured."""
+    if bundle.plan is not None:
+        return Scope(bundle.channels, bundle.plan.fingerprint)
+    image = bundle.metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
+    return Scope({**bundle.channels, -1: str(image.get("modality", ""))})
 
 
 def label_codes(bundle: Bundle) -> dict[str, Any]:

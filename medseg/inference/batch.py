@@ -25,6 +25,7 @@ from medseg.types import FilePath
 from .measures import measure
 from .preview import Picture
 from .record import is_finished, make_record, settings_hash
+from .scope import Scope
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class CaseResult:
     seconds: float = 0.0
     measures: list[dict[str, Any]] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
+    out_of_scope: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -92,6 +94,7 @@ class Job:
         progress: called with (case, windows done, windows in all).
         codes: DICOM codes per label name, from the bundle's label file.
         read_already: volumes from `first_look`, by their files; each is taken once.
+        scope: what the model was made with; a case outside is warned of by name.
     """
 
     segmenter: Callable[[], Segmenter]
@@ -102,6 +105,7 @@ class Job:
     progress: Callable[[str, int, int], None] | None = None
     codes: Mapping[str, Any] = field(default_factory=dict)
     read_already: dict[tuple[Path, ...], Volume] = field(default_factory=dict)
+    scope: Scope | None = None
 
     @property
     def request_hash(self) -> str:
@@ -130,6 +134,7 @@ class _Kept:
     affine: NDArray[np.float64]
     picture: Picture | None
     image: NDArray[np.float32] | None
+    out_of_scope: list[str] = field(default_factory=list)
     probabilities: NDArray[np.float16] | None = None
 
 
@@ -196,7 +201,10 @@ def _compute(
     assert isinstance(volume, Volume)
     picture = Picture.of(volume.array[0], volume.affine) if job.options.preview else None
     image = volume.array[0] if job.options.statistics else None
-    kept = _Kept(volume.header, volume.affine, picture, image)
+    outside = job.scope.warnings(volume) if job.scope is not None else []
+    for sentence in outside:
+        log.warning("%s: outside of what this model was made for: %s", case.name, sentence)
+    kept = _Kept(volume.header, volume.affine, picture, image, outside)
     prepared = segmenter.prepare(volume)
     del volume
 
@@ -245,13 +253,20 @@ def _finish(
             write_bytes(paths[-1], kept.picture.png(label, job.labels))
         seconds = {"compute": computed - began, "write": time.perf_counter() - computed}
         record = make_record(
-            inputs=case.images, label=label, model=job.model, settings=settings, measures=rows, seconds=seconds
+            inputs=case.images,
+            label=label,
+            model=job.model,
+            settings=settings,
+            measures=rows,
+            seconds=seconds,
+            out_of_scope=kept.out_of_scope,
         )
         record["request"] = job.request_hash
         paths.append(record_path(case, job.options))
         write_json(paths[-1], record)
         taken = time.perf_counter() - began
-        return CaseResult(case.name, "done", [path.name for path in paths], "", taken, rows, steps)
+        outside = kept.out_of_scope
+        return CaseResult(case.name, "done", [path.name for path in paths], "", taken, rows, steps, outside)
     except Exception as error:
         return _failed(case, error)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def make_record(
     settings: Mapping[str, Any],
     measures: list[dict[str, Any]],
     seconds: Mapping[str, float],
+    out_of_scope: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A JSON-ready record of one case; `hash` covers all but times, so repeats of a run have equal ones."""
     import torch
@@ -57,6 +58,7 @@ def make_record(
         "shape": [int(n) for n in label.shape],
         "model": dict(model),
         "settings": dict(settings),
+        "out_of_scope": list(out_of_scope),
         "labels": measures,
         "software": {
             "medseg": medseg.__version__,

@@ -1,0 +1,89 @@
+"""Cases outside of what a model was made for are warned of by name, and usual ones are not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.inference.scope import Scope, modality_of
+from medseg.io import Header, Volume, read_image
+from medseg.planning.plan import Plan
+
+FINGERPRINT = {
+    "median_shape": [100.0, 80.0, 40.0],
+    "median_spacing": [1.0, 1.0, 2.0],
+    "largest_shape": [120, 100, 50],
+    "smallest_spacing": [0.9, 0.9, 2.0],
+    "largest_spacing": [1.1, 1.1, 2.5],
+    "intensity": [{"p0_5": -100.0, "p99_5": 200.0}],
+}
+
+
+def volume(
+    shape: tuple[int, ...] = (100, 80, 40),
+    spacing: tuple[float, ...] = (1, 1, 2),
+    *,
+    modality: str = "",
+    shift: float = 0,
+) -> Volume:
+    array = np.random.default_rng(0).normal(50, 30, (1, *shape)).astype(np.float32) + np.float32(shift)
+    header = dataclasses.replace(Header.of_array(shape, np.diag([*spacing, 1.0])), modality=modality)
+    return Volume(array, header.affine, header)
+
+
+SCOPE = Scope({0: "CT"}, FINGERPRINT)
+
+
+def test_a_usual_case_gives_no_warning() -> None:
+    assert SCOPE.warnings(volume()) == []
+    assert SCOPE.warnings(volume(modality="CT", spacing=(0.8, 1.2, 3.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (volume(modality="MR"), "modality MR; the model was made for CT"),
+        (volume(spacing=(1, 1, 8), shape=(100, 80, 10)), "spacing 1 x 1 x 8 mm; the training data had 0.9 to 1.1"),
+        (volume(shape=(100, 80, 8)), "field of view 100 x 80 x 16 mm; the training data had 100 x 80 x 80 mm"),
+        (volume(shift=5000), "intensities .*; the training labels had -100 to 200"),
+    ],
+)
+def test_each_property_is_named_with_what_was_found_and_expected(case: Volume, words: str) -> None:
+    (sentence,) = SCOPE.warnings(case)
+    assert sentence.startswith(words.split(" .*")[0])
+    assert words.rpartition(".*")[2] in sentence
+
+
+def test_axes_are_compared_in_the_patients_directions() -> None:
+    """The same scan stored sagittally is no other scan."""
+    turned = np.zeros((4, 4))
+    turned[0, 2], turned[1, 0], turned[2, 1], turned[3, 3] = 1.0, 1.0, 2.0, 1.0
+    header = Header.of_array((80, 40, 100), turned)
+    array = np.full((1, 80, 40, 100), 50, np.float32)
+    assert SCOPE.warnings(Volume(array, header.affine, header)) == []
+
+
+def test_without_a_fingerprint_only_the_modality_is_known() -> None:
+    assert Scope({0: "MRI"}).warnings(volume((3, 3, 3), (9, 9, 9), shift=1e6)) == []
+    assert len(Scope({0: "MRI"}).warnings(volume(modality="CT"))) == 1
+    assert Scope({0: "image"}).warnings(volume(modality="CT")) == []
+
+
+def test_channel_names_become_modalities() -> None:
+    assert [modality_of(name) for name in ("FLAIR", "Ct", "PET", "noNorm", "direct")] == ["MR", "CT", "PT", "", ""]
+
+
+@pytest.mark.data
+def test_real_training_cases_lie_inside_and_another_organ_outside(real_data: Path) -> None:
+    """The shipped hippocampus model: none of 40 of its own volumes is warned of; a whole head is."""
+    plan = Plan.read(Path(__file__).parents[2] / "bundles" / "hippocampus_mr_mambavision" / "plan.json")
+    scope = Scope(plan.channels, plan.fingerprint)
+    volumes = sorted(path for path in real_data.rglob("hippocampus_*.nii.gz") if path.parent.name == "imagesTr")[:40]
+    if not volumes:
+        pytest.skip("real volumes: MEDSEG_DATA is not set")
+    assert [path.name for path in volumes if scope.warnings(read_image(path))] == []
+    whole = volume((180, 220, 180), (1, 1, 1), shift=100)
+    assert any("field of view" in sentence for sentence in scope.warnings(whole))
