@@ -75,7 +75,7 @@ kernels-aot: $(FULL)
 	@$(BIN)/python -m pytest -q tests/kernels -m "slow" -k aot
 
 bench: $(FULL)
-	@for script in kernels/benchmarks/bench_*.py kernels/benchmarks/window_attention_cpu.py benchmarks/bench_*.py \
+	@for script in kernels/benchmarks/bench_*.py benchmarks/bench_*.py \
 	  benchmarks/networks_speed.py benchmarks/prediction.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 reliability: $(FULL)
