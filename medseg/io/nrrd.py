@@ -108,7 +108,7 @@ def write(path: Path, array: NDArray[Any], like: Header) -> None:
     ]
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(("\n".join(lines) + "\n\n").encode("ascii"))
-        with gzip_writer(file) as stream:
+        with gzip_writer(file, array.nbytes) as stream:
             write_first_axis_fastest(stream, array.astype(dtype.newbyteorder("<"), copy=False))
 
 

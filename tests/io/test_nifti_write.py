@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError, GridMismatchError, LabelError
+from medseg.io import nifti_write
 from medseg.io.header import Header
 from medseg.io.volume import read_header, read_image, read_label, write_image, write_label
 
@@ -122,3 +123,16 @@ def test_wrong_shape_type_and_suffix_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown format to write"):
         write_label(tmp_path / "a.xyz", np.zeros(SHAPE, np.uint8), like=like)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+def test_threads_write_the_same_bytes_each_time(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks, two threads: whole, checked by its own checksum, and equal from run to run."""
+    monkeypatch.setattr(nifti_write, "GZIP_THREADED_FROM", 0)
+    array = np.random.default_rng(0).integers(-50, 50, (120, 110, 90)).astype(np.int16)
+    content = []
+    for _ in range(3):
+        write_image(tmp_path / name, array, Header.of_array(array.shape, np.eye(4)))
+        content.append((tmp_path / name).read_bytes())
+    np.testing.assert_array_equal(read_image(tmp_path / name).array[0], array)
+    assert content[0] == content[1] == content[2]
