@@ -1,10 +1,19 @@
-"""File to file against MONAI's bundle chain: time, memory, agreement, distance from the floor (P1 to P4, P6, P7).
+"""The table P1 to P14 of whole-volume prediction: each row by itself, kept when it is done.
 
-    python benchmarks/prediction.py                      all of it, some minutes; writes benchmarks/results/
-    python benchmarks/prediction.py --only P1 --rounds 3
+    python benchmarks/prediction.py                              all rows, an hour or so
+    python benchmarks/prediction.py --only P1 --rounds 3         one row, or several: --only P5 P8
+    python benchmarks/prediction.py --only P1 --shape 96 96 64   small, to try it
 
-Contenders run in processes of their own, in turns. It fails when outputs disagree. Data and network are made here: a
-phantom of ellipsoids and a small U-Net trained on it for a minute, so that label maps are like those of a real model.
+Rows (hold): P1 file to file against MONAI's bundle chain (>= 2x with the best engine), P1b the same with torch eager on both
+sides (>= 1.2x), P2 in bf16 (>= 5x, >= 99.5 % equal labels), P4 share outside the network (<= 10 % in fp32), P7 distance above
+the floor (<= 1.7x fp32, 4.5x bf16): all measured by P1. P3 extra memory (<= 1/3 of MONAI's). P5 logits to the source grid
+(>= 20x nnU-Net's default, >= 4x interpolate + argmax). P6 memory with 105 classes (<= 1/3), and `105`: 512x512x600 under
+8 GB. P8 writing (>= 3x nibabel, 8x SimpleITK). P9 to P12 are the tables of bench_metrics.py and bench_augmentation.py. P13
+`medseg --help` (< 0.5 s). P14 memory over a folder of 1000 cases (<= 5 %).
+
+Contenders run in processes of their own, in turns. A row fails when outputs disagree. Data and networks are made here: a
+phantom of ellipsoids and a small U-Net trained on it for a minute, so that label maps are like those of a real model. A row
+that stands in the results file for this very code is kept, unless --again.
 """
 
 from __future__ import annotations
@@ -16,59 +25,34 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import torch
+from prediction_parts import blending, to_source_grid, use_nnunet, writing
+from prediction_phantom import CLASSES, phantom, scaled, train
+from prediction_rows import Rows
+from prediction_worker import ROI, SPACING, unet
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-from contest import save  # noqa: E402
-from prediction_worker import CLASSES, LOWER, ROI, SPACING, UPPER, unet  # noqa: E402
-
 AGREE = {"fp32": 0.998, "bf16": 0.995}
-
-
-def phantom(shape: tuple[int, ...], spacing: tuple[float, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A CT-like volume (int16 HU) and its labels: a body, air around, an ellipsoid per class."""
-    rng = np.random.default_rng(seed)
-    axes = [(np.arange(n, dtype=np.float32) - n / 2) * s for n, s in zip(shape, spacing, strict=True)]
-    x, y, z = (axis.reshape([-1 if a == i else 1 for a in range(3)]) for i, axis in enumerate(axes))
-    extent = np.array([n * s for n, s in zip(shape, spacing, strict=True)])
-    inside = (x / (0.42 * extent[0])) ** 2 + (y / (0.36 * extent[1])) ** 2 <= 1
-    hu = np.where(np.broadcast_to(inside, shape), 0.0, -1000.0).astype(np.float32)
-    label = np.zeros(shape, dtype=np.uint8)
-    for value in range(1, CLASSES):
-        centre = rng.uniform(-0.28, 0.28, 3) * extent
-        radius = rng.uniform(0.05, 0.12, 3) * extent.min()
-        organ = sum(((axis - c) / r) ** 2 for axis, c, r in zip((x, y, z), centre, radius, strict=True)) <= 1
-        organ = organ & np.broadcast_to(inside, shape)
-        hu[organ], label[organ] = -500.0 + 100.0 * value, value
-    hu += rng.normal(0, 12, shape).astype(np.float32)
-    return hu.astype(np.int16), label
-
-
-def train(path: Path, steps: int = 40) -> None:
-    """A minute of training on phantoms at 1.5 mm, so that logits are those of a network that has learned something."""
-    torch.manual_seed(0)
-    network = unet().train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    rng = np.random.default_rng(1)
-    middle, half = (UPPER + LOWER) / 2, (UPPER - LOWER) / 2
-    scans = [phantom((120, 120, 96), SPACING, seed) for seed in range(1, 4)]
-    for step in range(steps):
-        hu, label = scans[step % len(scans)]
-        box = tuple(slice(int(a), int(a) + 48) for a in rng.integers(0, np.array(hu.shape) - 48))
-        image = torch.from_numpy(((np.clip(hu[box], LOWER, UPPER) - middle) / half).astype(np.float32))[None, None]
-        logits = network(image)
-        logits = logits[:, 0] if logits.ndim == 6 else logits
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(label[box].astype(np.int64))[None])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    torch.save(network.state_dict(), path)
+SOURCE_SPACING = (0.9, 0.9, 1.5)
+CONTENDERS = {
+    "MONAI chain, eager fp32": {"kind": "monai"},
+    "medseg, eager fp32": {"kind": "medseg", "engine": "eager", "precision": "fp32"},
+    "medseg, OpenVINO fp32": {"kind": "medseg", "engine": "openvino", "precision": "fp32"},
+    "medseg, OpenVINO bf16": {"kind": "medseg", "engine": "openvino", "precision": "bf16"},
+}
+STUBS = {
+    "MONAI chain": {"kind": "monai"},
+    "medseg, float32 slab": {"kind": "medseg", "engine": "eager", "precision": "fp32"},
+    "medseg, float16 slab": {
+        "kind": "medseg", "engine": "eager", "precision": "fp32", "options": {"slab_type": "float16"},
+    },
+}  # fmt: skip
 
 
 class Contender:
@@ -103,13 +87,16 @@ class Contender:
             "seconds_min": min(seconds),
             "seconds_median": statistics.median(seconds),
             "cpu_seconds": min(row["cpu_seconds"] for row in self.rows),
-            "extra_gib": max(row["extra_bytes"] for row in self.rows) / 2**30,
         }
         if "network_seconds" in self.rows[0]:
             shares = [1 - row["network_seconds"] / row["seconds"] for row in self.rows]
             facts["outside_network"] = statistics.median(shares)
             facts["network_seconds"] = min(row["network_seconds"] for row in self.rows)
         return facts
+
+    def memory(self) -> dict[str, float]:
+        """Of the first volume: what this process took beyond what it held before, and its high-water mark."""
+        return {"extra_gib": self.rows[0]["extra_bytes"] / 2**30, "peak_gib": self.rows[0]["peak_bytes"] / 2**30}
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -119,11 +106,9 @@ class Contender:
 
 def equal_share(a: Path, b: Path) -> float:
     """Share of voxels with the same label; also fails when the grids differ."""
-    import nibabel
-
     one, two = (nibabel.load(path) for path in (a, b))
     if not np.allclose(one.affine, two.affine, atol=1e-3):
-        raise SystemExit(f"{a} and {b} lie on different grids")
+        raise SystemExit(f"{a.name} and {b.name} lie on different grids")
     return float((np.asanyarray(one.dataobj) == np.asanyarray(two.dataobj)).mean())
 
 
@@ -158,121 +143,262 @@ def floor_seconds(windows: int, threads: int) -> dict[str, float]:
     }
 
 
-def file_to_file(
-    folder: Path, rounds: int, threads: int, shape: tuple[int, ...], weights: Path | None
-) -> list[dict[str, Any]]:
-    """P1, P1b, P2, P3, P4, P7."""
-    import nibabel
+class Files:
+    """The volumes and weights that rows share, made when they are first needed."""
 
+    def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
+        self.folder, self.arguments = folder, arguments
+        self.shape = tuple(arguments.shape)
+
+    def weights(self) -> Path:
+        path = self.arguments.weights or self.folder / "unet.pt"
+        if not path.is_file():
+            network = unet()
+            train(network, scaled, SPACING, (48, 48, 48), steps=self.arguments.steps)
+            torch.save(network.state_dict(), path)
+        return path
+
+    def volume(self, shape: tuple[int, ...], spacing: tuple[float, ...]) -> Path:
+        path = self.folder / f"ct_{'x'.join(map(str, shape))}_{spacing[0]}.nii.gz"
+        if not path.is_file():
+            hu, _ = phantom(shape, spacing)
+            nibabel.save(nibabel.Nifti1Image(hu, np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])), path)
+        return path
+
+    def job(self, network: str) -> dict[str, Any]:
+        """What every contender is told."""
+        shared = {"network": network, "roi": ROI, "threads": self.arguments.threads}
+        if network == "unet":
+            return {**shared, "classes": CLASSES, "weights": str(self.weights()), "spacing": SPACING}
+        return {**shared, "classes": self.arguments.classes, "spacing": None}
+
+
+def file_to_file(files: Files, rows: Rows) -> None:
+    """P1, P1b, P2, P4, P7."""
     from medseg.inference.slab import plan_windows
     from medseg.transforms.grid import make_grid_map
 
-    spacing = (0.9, 0.9, 1.5)
-    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
-    hu, _ = phantom(shape, spacing)
-    source, weights = folder / "ct.nii.gz", weights or folder / "unet.pt"
-    nibabel.save(nibabel.Nifti1Image(hu, affine), source)
-    if not weights.is_file():
-        train(weights)
-    small = folder / "small.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(hu[:120, :120, :72]), affine), small)
-    job = {
-        "network": "unet",
-        "classes": CLASSES,
-        "weights": str(weights),
-        "spacing": SPACING,
-        "roi": ROI,
-        "threads": threads,
-    }
-    contenders = [
-        Contender("MONAI chain, eager fp32", kind="monai", **job),
-        Contender("medseg, eager fp32", kind="medseg", engine="eager", precision="fp32", **job),
-        Contender("medseg, OpenVINO fp32", kind="medseg", engine="openvino", precision="fp32", **job),
-        Contender("medseg, OpenVINO bf16", kind="medseg", engine="openvino", precision="bf16", **job),
-    ]
-    outputs = [folder / f"out{n}.nii.gz" for n in range(len(contenders))]
+    job, source = files.job("unet"), files.volume(files.shape, SOURCE_SPACING)
+    small = files.volume((120, 120, 72), SOURCE_SPACING)
+    contenders = [Contender(name, **extra, **job) for name, extra in CONTENDERS.items()]
+    outputs = [files.folder / f"out{n}.nii.gz" for n in range(len(contenders))]
     for contender, output in zip(contenders, outputs, strict=True):
         contender.run(small, output, keep=False)  # loads, converts, allocates
-    for _ in range(rounds):
+    for _ in range(files.arguments.rounds):
         for contender, output in zip(contenders, outputs, strict=True):
             contender.run(source, output)
-    grid = make_grid_map(shape, affine, spacing=SPACING)
+    grid = make_grid_map(files.shape, np.diag([-0.9, -0.9, 1.5, 1.0]), spacing=SPACING)
     windows = plan_windows(grid.shape, ROI, (0.5, 0.5, 0.5)).count
-    floors = floor_seconds(windows, threads)
-    rows = []
+    floors = floor_seconds(windows, files.arguments.threads)
+    monai, found = contenders[0].summary(), {}
     for contender, output in zip(contenders, outputs, strict=True):
-        facts = {"contender": contender.name, "windows": windows, **contender.summary()}
+        facts = contender.summary()
         precision = "bf16" if "bf16" in contender.name else "fp32"
         facts["floor_seconds"] = floors[precision]
         if "network_seconds" in facts:
-            facts["above_floor"] = facts["network_seconds"] / floors[precision]
+            facts["above_floor"] = facts["seconds_min"] / floors[precision]
+            facts["network_above_floor"] = facts["network_seconds"] / floors[precision]
         facts["equal_to_monai"] = equal_share(output, outputs[0])
         facts["equal_to_eager_fp32"] = equal_share(output, outputs[1])
-        facts["speedup"] = contenders[0].summary()["seconds_min"] / facts["seconds_min"]
-        facts["speedup_in_cpu_seconds"] = contenders[0].summary()["cpu_seconds"] / facts["cpu_seconds"]
-        facts["memory_ratio"] = facts["extra_gib"] / contenders[0].summary()["extra_gib"]
-        rows.append(facts)
+        facts["faster"] = monai["seconds_min"] / facts["seconds_min"]
+        facts["faster_in_cpu_seconds"] = monai["cpu_seconds"] / facts["cpu_seconds"]
+        found[contender.name] = facts
         contender.close()
-    for facts in rows:
-        least = AGREE["bf16" if "bf16" in facts["contender"] else "fp32"]
-        if min(facts["equal_to_monai"], facts["equal_to_eager_fp32"]) < least:
-            raise SystemExit(f"{facts['contender']}: outputs disagree: {facts}")
-    return rows
+        if min(facts["equal_to_monai"], facts["equal_to_eager_fp32"]) < AGREE[precision]:
+            raise SystemExit(f"{contender.name}: outputs disagree: {facts}")
+    rows.put("P1", {"shape": files.shape, "windows": windows, "rounds": files.arguments.rounds,
+                    "floors": floors, "contenders": found})  # fmt: skip
 
 
-def many_classes(folder: Path, threads: int, shape: tuple[int, ...], classes: int) -> list[dict[str, Any]]:
-    """P6: peak memory with many classes, the network a stub, no resampling."""
-    import nibabel
+def fresh_memory(files: Files, network: str, name: str, extra: dict[str, Any], source: Path, target: Path) -> Any:
+    """One volume in a process that has predicted only a small one."""
+    contender = Contender(name, **extra, **files.job(network))
+    if network == "unet":
+        contender.run(files.volume((120, 120, 72), SOURCE_SPACING), target, keep=False)
+    contender.run(source, target)
+    facts = {**contender.memory(), "seconds": contender.rows[0]["seconds"]}
+    contender.close()
+    return facts
 
-    hu, _ = phantom(shape, (1.0, 1.0, 1.0))
-    source = folder / "long.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-1.0, -1.0, 1.0, 1.0])), source)
-    job = {"network": "stub", "classes": classes, "spacing": None, "roi": ROI, "threads": threads}
-    rows, outputs = [], []
-    for name, extra in (
-        ("MONAI chain", {"kind": "monai"}),
-        ("medseg, float32 slab", {"kind": "medseg", "engine": "eager", "precision": "fp32"}),
-        (
-            "medseg, float16 slab",
-            {"kind": "medseg", "engine": "eager", "precision": "fp32", "options": {"slab_type": "float16"}},
-        ),
-    ):
-        outputs.append(folder / f"many{len(outputs)}.nii.gz")
-        contender = Contender(name, **extra, **job)
-        contender.run(source, outputs[-1])
-        facts = {"contender": name, "classes": classes, "shape": list(shape), **contender.summary()}
-        contender.close()
-        facts["equal_to_monai"] = equal_share(outputs[-1], outputs[0])
-        if facts["equal_to_monai"] < 0.999:
+
+def extra_memory(files: Files, rows: Rows) -> None:
+    """P3."""
+    source, found = files.volume(files.shape, SOURCE_SPACING), {}
+    outputs = {name: files.folder / f"memory{n}.nii.gz" for n, name in enumerate(CONTENDERS)}
+    for name, extra in CONTENDERS.items():
+        facts = fresh_memory(files, "unet", name, extra, source, outputs[name])
+        facts["equal_to_monai"] = equal_share(outputs[name], outputs["MONAI chain, eager fp32"])
+        found[name] = facts
+        if facts["equal_to_monai"] < AGREE["bf16"]:
             raise SystemExit(f"{name}: outputs disagree: {facts}")
-        rows.append(facts)
-    for facts in rows:
-        facts["memory_ratio"] = facts["extra_gib"] / rows[0]["extra_gib"]
-        facts["speedup"] = rows[0]["seconds_median"] / facts["seconds_median"]
-    return rows
+        facts["share_of_monai"] = facts["extra_gib"] / found["MONAI chain, eager fp32"]["extra_gib"]
+    rows.put("P3", {"shape": files.shape, "contenders": found})
+
+
+def many_classes(files: Files, rows: Rows) -> None:
+    """P6: peak memory with many classes, the network a stub, no resampling.
+
+    All contenders on a volume of `--monai-planes` planes; ours also on the whole `--long-shape`, where MONAI's accumulators
+    alone would need what `monai_accumulators_gib` says.
+    """
+    long = tuple(files.arguments.long_shape)
+    short = (*long[:2], min(long[2], files.arguments.monai_planes))
+    found: dict[str, Any] = {}
+    for shape in dict.fromkeys((short, long)):
+        source = files.volume(shape, (1.0, 1.0, 1.0))
+        target = {name: files.folder / f"many{n}_{shape[2]}.nii.gz" for n, name in enumerate(STUBS)}
+        for name, extra in STUBS.items():
+            if name == "MONAI chain" and shape != short:
+                continue
+            facts = fresh_memory(files, "stub", name, extra, source, target[name])
+            first = next(iter(target.values())) if shape == short else target["medseg, float32 slab"]
+            facts["equal_to_first"] = equal_share(target[name], first)
+            if facts["equal_to_first"] < 0.999:
+                raise SystemExit(f"{name}: outputs disagree: {facts}")
+            found[f"{name}, {'x'.join(map(str, shape))}"] = facts
+    monai = next(facts for name, facts in found.items() if name.startswith("MONAI"))
+    for facts in found.values():
+        facts["share_of_monai"] = facts["extra_gib"] / monai["extra_gib"]
+    accumulators = files.arguments.classes * np.prod(long) * 4 / 2**30
+    rows.put("P6", {"classes": files.arguments.classes, "monai_accumulators_gib": accumulators, "contenders": found})
+
+
+def body_of_105(files: Files, rows: Rows) -> None:
+    """105 classes, 512x512x600, a 16-bit slab, one process; labels compared with a float32 slab on a crop."""
+    shape, crop = tuple(files.arguments.big_shape), files.arguments.crop
+    source = files.volume(shape, (0.8, 0.8, 1.0))
+    job = {**files.job("stub"), "engine": "eager", "precision": "fp32", "kind": "medseg"}
+    job["roi"], overlap = files.arguments.big_roi, files.arguments.big_overlap
+    outputs = [files.folder / "big.nii.gz", files.folder / "crop.nii.gz"]
+    contender = Contender("float16 slab", **job, options={"slab_type": "float16", "overlap": overlap})
+    contender.run(source, outputs[0])
+    facts = {**contender.memory(), "seconds": contender.rows[0]["seconds"]}
+    contender.close()
+    image = nibabel.load(source)
+    part = np.asanyarray(image.dataobj[:crop, :crop, :crop])
+    nibabel.save(nibabel.Nifti1Image(part, image.affine), files.folder / "part.nii.gz")
+    contender = Contender("float32 slab", **job, options={"slab_type": "float32", "overlap": overlap})
+    contender.run(files.folder / "part.nii.gz", outputs[1])
+    contender.close()
+    # far from the crop's last planes, where windows lie elsewhere than in the whole volume
+    inner = tuple(slice(0, crop - extent) for extent in job["roi"])
+    one, two = (np.asanyarray(nibabel.load(path).dataobj) for path in outputs)
+    facts["equal_to_float32_on_a_crop"] = float((one[inner] == two[inner]).mean())
+    facts["labels_in_the_crop"] = len(np.unique(two[inner]))
+    rows.put(
+        "105", {"shape": shape, "classes": files.arguments.classes, "roi": job["roi"], "overlap": overlap, **facts}
+    )
+    if facts["equal_to_float32_on_a_crop"] < 0.999 or facts["peak_gib"] * 2**30 > 8e9:
+        raise SystemExit(f"105 classes: {facts}")
+
+
+def start_up(files: Files, rows: Rows) -> None:
+    """P13: seconds from nothing to an answer, a new process each time."""
+    commands = {
+        "medseg --help": ["-m", "medseg", "--help"],
+        "medseg predict --help": ["-m", "medseg", "predict", "--help"],
+        "import monai.transforms": ["-c", "import monai.transforms"],
+        "import torch": ["-c", "import torch"],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(1 + files.arguments.rounds):
+        for name, words in commands.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, capture_output=True)
+            taken[name].append(time.perf_counter() - began)
+    found = {name: {"min_s": min(t[1:]), "median_s": statistics.median(t[1:])} for name, t in taken.items()}
+    for facts in found.values():
+        facts["share_of_monai"] = facts["median_s"] / found["import monai.transforms"]["median_s"]
+    rows.put("P13", {"contenders": found})
+
+
+def folder_of_cases(files: Files, rows: Rows) -> None:
+    """P14: resident memory of one process over a folder of cases."""
+    cases = files.arguments.cases
+    hu, _ = phantom((40, 36, 30), (2.0, 2.0, 2.0))
+    inputs = files.folder / "cases"
+    inputs.mkdir(exist_ok=True)
+    for number in range(cases):
+        nibabel.save(nibabel.Nifti1Image(np.roll(hu, number, 0), np.eye(4)), inputs / f"case{number:04}.nii.gz")
+    code = str(HERE / "prediction_worker.py")
+    command = [sys.executable, code, "--folder", str(inputs), str(files.folder / "labels")]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    held = json.loads(answer.stdout.splitlines()[-1])["rss_bytes"]
+    early = held[min(9, cases - 1)]
+    growth = held[-1] / early
+    rows.put("P14", {"cases": cases, "rss_mib_after_10": early / 2**20, "rss_mib_at_end": held[-1] / 2**20,
+                     "growth": growth})  # fmt: skip
+
+
+def elsewhere(name: str, script: str) -> Callable[[Files, Rows], None]:
+    """A row that another script measures and saves."""
+
+    def run(files: Files, rows: Rows) -> None:
+        subprocess.run([sys.executable, str(HERE / script)], check=True)
+        rows.put(name, {"table": script})
+
+    return run
+
+
+def source_grid(files: Files, rows: Rows) -> None:
+    """P5."""
+    use_nnunet(files.arguments.nnunet_env)
+    rows.put("P5", {"contenders": to_source_grid(files.arguments.rounds, small=files.arguments.small)})
+
+
+def file_writing(files: Files, rows: Rows) -> None:
+    """P8."""
+    rows.put("P8", {"contenders": writing(files.folder, files.arguments.rounds, small=files.arguments.small)})
+
+
+def window_blending(files: Files, rows: Rows) -> None:
+    """Blending alone."""
+    rows.put("windows", {"contenders": blending(files.arguments.rounds)})
+
+
+ROWS: dict[str, Callable[[Files, Rows], None]] = {
+    "P1": file_to_file,
+    "P3": extra_memory,
+    "P5": source_grid,
+    "P6": many_classes,
+    "105": body_of_105,
+    "P8": file_writing,
+    "windows": window_blending,
+    "P9": elsewhere("P9", "bench_metrics.py"),
+    "P11": elsewhere("P11", "bench_augmentation.py"),
+    "P13": start_up,
+    "P14": folder_of_cases,
+}
+SAME = {"P1b": "P1", "P2": "P1", "P4": "P1", "P7": "P1", "P10": "P9", "P12": "P11"}
 
 
 def main() -> None:
-    """Run and save."""
+    """Run and save, row by row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("P1", "P6"), help="P1: file to file; P6: many classes")
+    parser.add_argument("--only", nargs="+", choices=(*ROWS, *SAME), default=list(ROWS), metavar="ROW")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there already, too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--shape", type=int, nargs=3, default=(256, 256, 128))
-    parser.add_argument("--long-shape", type=int, nargs=3, default=(128, 128, 384))
+    parser.add_argument("--shape", type=int, nargs=3, default=(256, 256, 128), help="of the volume of P1 and P3")
+    parser.add_argument("--steps", type=int, default=40, help="of training")
     parser.add_argument("--weights", type=Path, help="file to keep the trained weights in, and to take them from")
-    parser.add_argument("--classes", type=int, default=105)
+    parser.add_argument("--classes", type=int, default=105, help="of P6 and 105")
+    parser.add_argument("--long-shape", type=int, nargs=3, default=(256, 256, 600), help="of P6")
+    parser.add_argument("--monai-planes", type=int, default=192, help="of P6 where MONAI takes part")
+    parser.add_argument("--big-shape", type=int, nargs=3, default=(512, 512, 600), help="of 105")
+    parser.add_argument("--big-roi", type=int, nargs=3, default=ROI)
+    parser.add_argument("--big-overlap", type=float, default=0.25)
+    parser.add_argument("--crop", type=int, default=240, help="of 105: extent of the part computed in float32")
+    parser.add_argument("--cases", type=int, default=1000, help="of P14")
+    parser.add_argument("--nnunet-env", type=Path, help="virtual environment with nnunetv2, for P5")
+    parser.add_argument("--small", action="store_true", help="small volumes in P5 and P8, to try them")
     arguments = parser.parse_args()
-    command = " ".join(["python benchmarks/prediction.py", *sys.argv[1:]])
+    rows = Rows("prediction", again=arguments.again)
     with tempfile.TemporaryDirectory() as name:
-        if arguments.only in (None, "P1"):
-            rows = file_to_file(
-                Path(name), arguments.rounds, arguments.threads, tuple(arguments.shape), arguments.weights
-            )
-            save("prediction_file_to_file", {"command": command, "threads": arguments.threads, "rows": rows})
-        if arguments.only in (None, "P6"):
-            rows = many_classes(Path(name), arguments.threads, tuple(arguments.long_shape), arguments.classes)
-            save("prediction_many_classes", {"command": command, "threads": arguments.threads, "rows": rows})
+        files = Files(Path(name), arguments)
+        for row in dict.fromkeys(SAME.get(one, one) for one in arguments.only):
+            if not rows.has(row):
+                ROWS[row](files, rows)
 
 
 if __name__ == "__main__":

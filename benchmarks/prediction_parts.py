@@ -1,24 +1,20 @@
-"""The parts around the network: logits to the source grid (P5), blending windows, writing files (P8).
+"""The parts around the network, for prediction.py: logits to the source grid (P5), blending windows, writing files (P8).
 
-    python benchmarks/prediction_parts.py [--only P5|P8|windows]
-
-nnU-Net takes part when the package nnunetv2 can be imported. Fails when outputs disagree.
+nnU-Net takes part where its environment is named. Each part fails when outputs disagree.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import importlib.util
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from contest import interleave, save
+from contest import interleave
 
 from medseg.io import Header, write_image, write_label
 from medseg_kernels import resample_argmax
@@ -32,6 +28,12 @@ def smooth_logits(classes: int, shape: tuple[int, ...]) -> torch.Tensor:
     return (4 * fine + 0.1 * torch.randn(classes, *shape)).contiguous()
 
 
+def use_nnunet(environment: Path | None) -> None:
+    """Let nnunetv2 be imported from a virtual environment of the same Python; what is installed here goes first."""
+    if environment is not None:
+        sys.path.extend(str(path) for path in environment.glob("lib/python*/site-packages"))
+
+
 def nnunet_default(logits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """What nnU-Net v2 does by default: resize the logits of all classes, order 1, then argmax."""
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg
@@ -40,10 +42,11 @@ def nnunet_default(logits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return resized.argmax(0)
 
 
-def to_source_grid(rounds: int) -> list[dict[str, Any]]:
+def to_source_grid(rounds: int, *, small: bool = False) -> list[dict[str, Any]]:
     """P5."""
     rows = []
-    for classes, source, target in ((25, (96, 96, 96), (176, 176, 144)), (105, (64, 64, 80), (120, 120, 120))):
+    full = ((25, (96, 96, 96), (176, 176, 144)), (105, (64, 64, 80), (120, 120, 120)))
+    for classes, source, target in ((5, (24, 24, 24), (44, 44, 36)),) if small else full:
         logits = smooth_logits(classes, source)
         results: dict[str, Any] = {}
 
@@ -98,18 +101,19 @@ def blending(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def writing(folder: Path, rounds: int) -> list[dict[str, Any]]:
+def writing(folder: Path, rounds: int, *, small: bool = False) -> list[dict[str, Any]]:
     """P8: a CT as .nii.gz."""
     import nibabel
     import SimpleITK as sitk
 
     rng = np.random.default_rng(0)
+    width, depth = (96, 24) if small else (512, 160)
     coarse = rng.normal(size=(32, 32, 12)).astype(np.float32)
     grown = torch.nn.functional.interpolate(
-        torch.from_numpy(coarse)[None, None], size=(320, 320, 120), mode="trilinear"
+        torch.from_numpy(coarse)[None, None], size=(width, width, depth), mode="trilinear"
     )
-    x, y = np.meshgrid(np.linspace(-1, 1, 320), np.linspace(-1, 1, 320), indexing="ij")
-    hu = grown[0, 0].numpy() * 150 + rng.normal(0, 12, (320, 320, 120))
+    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, width), indexing="ij")
+    hu = grown[0, 0].numpy() * 150 + rng.normal(0, 12, (width, width, depth))
     hu[(x**2 + y**2) > 0.7] = -1000
     hu = np.asfortranarray(hu.astype(np.int16))
     label = np.asfortranarray((hu > 60).astype(np.uint8))
@@ -138,23 +142,3 @@ def writing(folder: Path, rounds: int) -> list[dict[str, Any]]:
         size = path.stat().st_size
         rows.append({"writer": name, **times[name], "bytes": size, "medseg_is_faster": times[name]["median_s"] / base})
     return rows
-
-
-def main() -> None:
-    """Run and save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("P5", "P8", "windows"))
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    about = {"command": " ".join(["python benchmarks/prediction_parts.py", *sys.argv[1:]])}
-    if arguments.only in (None, "P5"):
-        save("prediction_to_source_grid", {**about, "rows": to_source_grid(arguments.rounds)})
-    if arguments.only in (None, "windows"):
-        save("prediction_blending", {**about, "rows": blending(arguments.rounds)})
-    if arguments.only in (None, "P8"):
-        with tempfile.TemporaryDirectory() as name:
-            save("prediction_writing", {**about, "rows": writing(Path(name), arguments.rounds)})
-
-
-if __name__ == "__main__":
-    main()

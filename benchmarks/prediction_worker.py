@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from prediction_phantom import CLASSES, LOWER, UPPER
 
 warnings.simplefilter("ignore")
 
-CLASSES = 15
 SPACING = (1.5, 1.5, 1.5)
 ROI = (96, 96, 96)
-LOWER, UPPER = -900.0, 1000.0
 
 
 def unet(classes: int = CLASSES) -> torch.nn.Module:
@@ -163,8 +162,31 @@ def build(job: dict[str, Any]) -> Any:
     return our_chain(network, spacing, tuple(job["roi"]), job["engine"], job["precision"], **job.get("options", {}))
 
 
+def folder(inputs: str, output: str) -> list[int]:
+    """Predict all cases of a folder as the verb does, with a stub; resident memory after each."""
+    from medseg.inference import Predictor
+    from medseg.inference.batch import Job, OutputOptions, run_cases
+    from medseg.io import find_inputs
+    from medseg.transforms.preprocessing import Preprocessing
+
+    torch.set_num_threads(1)
+    recipe = Preprocessing((2.5, 2.5, 2.5), [{"kind": "zscore"}])
+    predictor = Predictor(Stub(5).eval(), recipe, (16, 16, 16), engine="eager")
+    labels = {value: f"organ {value}" for value in range(5)}
+    job = Job(lambda: predictor, labels, {"name": "stub"}, OutputOptions(Path(output)))
+    held = []
+    for result in run_cases(find_inputs([inputs]), job):
+        if result.status != "done":
+            raise SystemExit(f"{result.name}: {result.error}")
+        held.append(memory("VmRSS"))
+    return held
+
+
 def main() -> None:
     """Serve `run` commands until stdin ends."""
+    if sys.argv[1:2] == ["--folder"]:
+        print(json.dumps({"rss_bytes": folder(*sys.argv[2:])}))
+        return
     run = build(json.loads(sys.stdin.readline()))
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -176,6 +198,7 @@ def main() -> None:
             "seconds": time.perf_counter() - began,
             "cpu_seconds": time.process_time() - cpu,
             "extra_bytes": memory("VmHWM") - before,
+            "peak_bytes": memory("VmHWM"),
             **{f"{key}_seconds": value for key, value in extra.items()},
         }
         print(json.dumps(answer), flush=True)

@@ -1,0 +1,391 @@
+"""A trained nnU-Net folder, by `nnUNetv2_predict` and by `medseg predict` after the import: equal labels, and seconds.
+
+    python benchmarks/prediction_nnunet.py --nnunet-env ENV               equality of several models, then the whole commands
+    python benchmarks/prediction_nnunet.py --nnunet-env ENV --only equal
+    python benchmarks/prediction_nnunet.py --nnunet-env ENV --only speed --shape 512 512 200
+
+ENV is a virtual environment of its own with nnunetv2 (`python -m venv ENV; ENV/bin/pip install nnunetv2==2.8.1`, with the
+same torch as here). Both run as whole commands on the CPU: same weights, same step, mirroring off. The models are trained
+here for a minute on made-up volumes. Fails when less than 99.9 % of the labels are equal.
+
+`--wide` runs nnU-Net a second time with its two float16 accumulators changed to float32 (a copy of the package in a
+temporary folder), which shows how much of a difference is its own rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from prediction_phantom import LOWER, UPPER, phantom, train
+from prediction_rows import Rows
+
+from medseg.bundle.import_nnunet import import_nnunet
+from medseg.bundle.predict import PredictOptions, predict_bundle
+from medseg.networks.nnunet import build_nnunet
+
+LEAST_EQUAL = 0.999
+MODULE = "dynamic_network_architectures.architectures.unet."
+RESAMPLING = {"order_z": 0, "force_separate_z": None}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained nnU-Net folder and the volumes it is applied to.
+
+    Args:
+        name: of the row.
+        kind: class of the network.
+        spacing: of the configuration, along the network's axes.
+        patch: window, along the network's axes.
+        shape, source: voxels and mm of the volume (X, Y, Z).
+        scheme: normalization; `masked` for statistics inside the nonzero region.
+        transpose: `transpose_forward`.
+        folds: how many are trained and averaged.
+        margin: voxels of zeros round the volume, which nnU-Net cuts off.
+        features: width of each stage.
+    """
+
+    name: str
+    kind: str = "PlainConvUNet"
+    spacing: tuple[float, ...] = (1.5, 1.5, 1.5)
+    patch: tuple[int, ...] = (48, 48, 48)
+    shape: tuple[int, ...] = (120, 110, 70)
+    source: tuple[float, ...] = (0.9, 0.9, 1.5)
+    scheme: str = "CTNormalization"
+    masked: bool = False
+    transpose: tuple[int, ...] = (0, 1, 2)
+    folds: int = 1
+    margin: int = 0
+    classes: int = 8
+    features: tuple[int, ...] = (8, 16, 32)
+    oblique: bool = False
+    steps: int = 30
+    kernels: tuple[tuple[int, ...], ...] = ((3, 3, 3),) * 3
+    strides: tuple[tuple[int, ...], ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2))
+
+
+MODELS = (
+    Model("CT, isotropic"),
+    Model("CT, residual encoder", kind="ResidualEncoderUNet"),
+    Model("CT, thick slices", spacing=(4.0, 0.8, 0.8), source=(0.7, 0.7, 5.0), shape=(130, 120, 20), patch=(16, 64, 64),
+          kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), strides=((1, 1, 1), (1, 2, 2), (2, 2, 2))),
+    Model("MR, masked z-score, zeros around, oblique", scheme="ZScoreNormalization", masked=True, margin=9,
+          source=(1.1, 1.0, 1.2), shape=(120, 126, 110), spacing=(1.0, 1.0, 1.0), oblique=True),
+    Model("CT, axes permuted", transpose=(2, 0, 1), source=(1.5, 0.8, 0.8), shape=(60, 120, 120)),
+    Model("CT, two folds", folds=2),
+    Model("CT, smaller than the window", shape=(60, 50, 30), source=(1.2, 1.2, 2.0)),
+    Model("CT, four to three along thick slices", spacing=(4.0, 1.0, 1.0), source=(1.0, 1.0, 3.0),
+          shape=(120, 110, 48), patch=(16, 64, 64),
+          kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), strides=((1, 1, 1), (1, 2, 2), (2, 2, 2))),
+)  # fmt: skip
+
+
+def architecture(model: Model) -> dict[str, Any]:
+    """`architecture` of a plans file."""
+    stages = len(model.features)
+    arguments = {
+        "n_stages": stages, "features_per_stage": list(model.features), "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [list(k) for k in model.kernels], "strides": [list(s) for s in model.strides],
+        "n_conv_per_stage_decoder": [2] * (stages - 1), "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None, "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+    }  # fmt: skip
+    blocks = "n_blocks_per_stage" if model.kind == "ResidualEncoderUNet" else "n_conv_per_stage"
+    arguments[blocks] = [2] * stages
+    wanted = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+    return {"network_class_name": MODULE + model.kind, "arch_kwargs": arguments, "_kw_requires_import": wanted}
+
+
+def plans(model: Model) -> dict[str, Any]:
+    """plans.json, with nnU-Net's default resampling."""
+    facts = {"mean": 50.0, "std": 300.0, "percentile_00_5": LOWER, "percentile_99_5": UPPER, "min": -1000.0,
+             "max": 1500.0, "median": 0.0}  # fmt: skip
+    default = "resample_data_or_seg_to_shape"
+    resampling: dict[str, Any] = {}
+    for what, order, is_seg in (("data", 3, False), ("seg", 1, True), ("probabilities", 1, False)):
+        resampling[f"resampling_fn_{what}"] = default
+        resampling[f"resampling_fn_{what}_kwargs"] = {"is_seg": is_seg, "order": order, **RESAMPLING}
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
+        "patch_size": list(model.patch), "median_image_size_in_voxels": list(model.patch),
+        "spacing": list(model.spacing), "normalization_schemes": [model.scheme],
+        "use_mask_for_norm": [model.masked], "architecture": architecture(model), "batch_dice": False, **resampling,
+    }  # fmt: skip
+    back = [model.transpose.index(axis) for axis in range(3)]
+    return {
+        "dataset_name": "Dataset001_Phantom", "plans_name": "nnUNetPlans", "label_manager": "LabelManager",
+        "original_median_spacing_after_transp": list(model.spacing), "experiment_planner_used": "ExperimentPlanner",
+        "original_median_shape_after_transp": list(model.patch), "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": list(model.transpose), "transpose_backward": back,
+        "configurations": {"3d_fullres": configuration}, "foreground_intensity_properties_per_channel": {"0": facts},
+    }  # fmt: skip
+
+
+def normalized(model: Model) -> Any:
+    """HU -> what the network is trained on; the z-score of a whole phantom is near enough to this."""
+    shift, scale = (50.0, 300.0) if model.scheme == "CTNormalization" else (0.0, 250.0)
+    return lambda hu: ((np.clip(hu, LOWER, UPPER) - shift) / scale).astype(np.float32)
+
+
+def make_model(model: Model, results: Path) -> Path:
+    """Train and write what nnU-Net leaves in its results folder; returns the trained folder."""
+    folder = results / "Dataset001_Phantom" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    if (folder / "plans.json").is_file():
+        return folder
+    for fold in range(model.folds):
+        torch.manual_seed(fold)
+        network = build_nnunet(model.kind, architecture(model)["arch_kwargs"], 1, model.classes)
+        axes = [2 - axis for axis in model.transpose]
+        options = {"steps": model.steps, "classes": model.classes, "axes": axes}
+        train(network, normalized(model), model.spacing, model.patch, **options)
+        state = network.state_dict()
+        twice = {f"decoder.{key}": value for key, value in state.items() if key.startswith("encoder.")}
+        checkpoint = {
+            "network_weights": {**with_all_modules(state), **with_all_modules(twice)},
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": "3d_fullres"}, "inference_allowed_mirroring_axes": (0, 1, 2),
+        }  # fmt: skip
+        (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
+    labels = {"background": 0, **{f"organ {k}": k for k in range(1, model.classes)}}
+    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 3, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    (folder / "plans.json").write_text(json.dumps(plans(model)))
+    return folder
+
+
+def with_all_modules(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """nnU-Net's blocks hold their layers a second time, as `all_modules.0` (convolution) and `.1` (norm)."""
+    twice = {}
+    for key, value in state.items():
+        for part, number in ((".conv.", 0), (".norm.", 1)):
+            if part in key:
+                twice[key.replace(part, f".all_modules.{number}.")] = value
+    return {**state, **twice}
+
+
+def make_case(model: Model, folder: Path) -> Path:
+    """The volume, as nnU-Net names it."""
+    hu, _ = phantom(model.shape, model.source, classes=model.classes)
+    if model.margin:
+        zeros = np.zeros_like(hu)
+        inner = tuple(slice(model.margin, -model.margin) for _ in range(3))
+        zeros[inner] = np.where(hu[inner] == 0, 1, hu[inner])
+        hu = zeros
+    affine = np.diag([-model.source[0], -model.source[1], model.source[2], 1.0])
+    if model.oblique:
+        c, s = np.cos(0.2), np.sin(0.2)
+        affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ affine[:3, :3]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "case_0000.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(hu, affine), path)
+    return path
+
+
+def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Run a whole command; wall seconds and its peak memory (of the largest process in it)."""
+    began = time.perf_counter()
+    code = f"import subprocess, resource, sys; r = subprocess.run({command!r}, capture_output=True, text=True); " \
+        "sys.stderr.write(r.stdout[-1500:] + r.stderr[-3000:]) if r.returncode else None; " \
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r.returncode)"  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{Path(command[0]).name} failed:\n{done.stderr}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    peak = int(done.stdout.split()[-1]) / 2**20
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu, "peak_gib": peak}
+
+
+class Contest:
+    """One model, one volume, and the commands that predict it."""
+
+    def __init__(self, model: Model, root: Path, environment: Path, threads: int) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.root, self.threads = root, threads
+        self.results, self.images = root / "results", root / "images"
+        self.folder = make_model(model, self.results)
+        make_case(model, self.images)
+        self.model, self.bin = model, environment / "bin"
+        self.bundle = root / "bundle"
+        import_nnunet(self.folder, self.bundle)
+
+    def nnunet(self) -> tuple[Path, dict[str, float]]:
+        """`nnUNetv2_predict` with its default number of processes."""
+        target = self.root / "nnunet"
+        folds = [str(fold) for fold in range(self.model.folds)]
+        command = [str(self.bin / "nnUNetv2_predict"), "-i", str(self.images), "-o", str(target), "-d", "1",
+                   "-c", "3d_fullres", "-f", *folds, "-device", "cpu", "--disable_tta"]  # fmt: skip
+        return target / "case.nii.gz", timed(command, self.nnunet_environment())
+
+    def nnunet_environment(self) -> dict[str, str]:
+        """Where nnU-Net looks for models."""
+        folders = {"nnUNet_results": self.results, "nnUNet_raw": self.root, "nnUNet_preprocessed": self.root}
+        return {**self._environment(), **{key: str(path) for key, path in folders.items()}}
+
+    def medseg(self, engine: str = "auto", precision: str = "fp32") -> tuple[Path, dict[str, float]]:
+        """`medseg predict` with the imported bundle, as its user types it; a preview and a record are made too."""
+        target = self.root / f"medseg_{engine}_{precision}"
+        command = [sys.executable, "-m", "medseg", "predict", str(self.bundle), "-i", str(self.images), "-o",
+                   str(target), "--mirror", "none", "--engine", engine, "--precision", precision,
+                   "--threads", str(self.threads), "--device", "cpu"]  # fmt: skip
+        return target / "case.nii.gz", timed(command, self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        root = str(Path(__file__).resolve().parents[1])
+        return {**kept, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": f"{root}{os.pathsep}{root}/kernels"}
+
+
+def _wide_copy(binaries: Path, target: Path) -> Path:
+    """nnU-Net with float32 accumulators, to be found before the installed one."""
+    ask = "import nnunetv2, pathlib; print(pathlib.Path(nnunetv2.__file__).parent)"
+    source = subprocess.run([str(binaries / "python"), "-c", ask], check=True, capture_output=True, text=True)
+    shutil.copytree(source.stdout.split()[-1], target / "nnunetv2", dirs_exist_ok=True)
+    path = target / "nnunetv2" / "inference" / "predict_from_raw_data.py"
+    text = path.read_text(encoding="utf-8")
+    if text.count("dtype=torch.half") != 2:
+        raise SystemExit("this nnU-Net does not accumulate in two float16 tensors; run without --wide")
+    path.write_text(text.replace("dtype=torch.half", "dtype=torch.float"), encoding="utf-8")
+    return target
+
+
+def agreement(one: Path, two: Path) -> dict[str, float]:
+    """Share of equal voxels, of equal voxels among those that either calls an organ, and labels there are."""
+    a, b = (nibabel.load(path) for path in (one, two))
+    if not np.allclose(a.affine, b.affine, atol=1e-4):
+        raise SystemExit(f"{one.name}: the grids differ")
+    a, b = np.asanyarray(a.dataobj), np.asanyarray(b.dataobj)
+    organ = (a > 0) | (b > 0)
+    inside = float((a == b)[organ].mean()) if organ.any() else 1.0
+    return {"equal": float((a == b).mean()), "equal_in_organs": inside, "labels": len(np.unique(a))}
+
+
+# Run by nnU-Net's own Python: several trained folders in one process, since starting it takes longer than predicting.
+SEQUENTIAL = """
+import json, sys, torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+torch.set_num_threads(int(sys.argv[2]))
+for job in json.loads(sys.argv[1]):
+    predictor = nnUNetPredictor(tile_step_size=0.5, use_gaussian=True, use_mirroring=False,
+                                perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(job["model"], tuple(range(job["folds"])), "checkpoint_final.pth")
+    predictor.predict_from_files_sequential(job["images"], job["output"], overwrite=True)
+"""
+
+
+def sequential(contests: Sequence[Contest], threads: int, *, wide: bool = False) -> list[Path]:
+    """nnU-Net's label maps of several models."""
+    jobs, outputs = [], []
+    for contest in contests:
+        output = contest.root / ("nnunet_wide" if wide else "nnunet")
+        output.mkdir(exist_ok=True)
+        folder, images = str(contest.folder), str(contest.images)
+        jobs.append({"model": folder, "images": images, "output": str(output), "folds": contest.model.folds})
+        outputs.append(output / "case.nii.gz")
+    first = contests[0]
+    environment = first.nnunet_environment()
+    if wide:
+        environment["PYTHONPATH"] = str(_wide_copy(first.bin, first.root / "wide"))
+    command = [str(first.bin / "python"), "-c", SEQUENTIAL, json.dumps(jobs), str(threads)]
+    timed(command, environment)
+    return outputs
+
+
+def equality(rows: Rows, work: Path, environment: Path, threads: int, *, wide: bool, chosen: str) -> None:
+    """Labels of imported bundles against nnU-Net's own."""
+    numbered = [(number, model) for number, model in enumerate(MODELS) if chosen in model.name]
+    wanted = [(number, model) for number, model in numbered if not rows.has(f"equal: {model.name}")]
+    if not wanted:
+        return
+    contests = [Contest(model, work / f"equal{number}", environment, threads) for number, model in wanted]
+    theirs = sequential(contests, threads)
+    wider = sequential(contests, threads, wide=True) if wide else theirs
+    low = []
+    for (_, model), contest, one, other in zip(wanted, contests, theirs, wider, strict=True):
+        found = {}
+        for kind in ("auto", "float32"):
+            options = PredictOptions(mirror=(), engine="eager", precision="fp32", slab_type=kind)
+            output = contest.root / f"medseg_{kind}"
+            predict_bundle(contest.bundle, contest.images, output, options=options, preview=False)
+            found[kind] = output / "case.nii.gz"
+        facts: dict[str, Any] = agreement(one, found["auto"])
+        facts["float32_equals_nnunet"] = agreement(one, found["float32"])["equal"]
+        if wide:
+            facts["float32_equals_nnunet_in_float32"] = agreement(other, found["float32"])["equal"]
+        rows.put(f"equal: {model.name}", {**facts, "network": model.kind, "folds": model.folds})
+        if facts["equal"] < LEAST_EQUAL:
+            low.append(f"{model.name}: {facts['equal']:.3%}")
+    if low:
+        raise SystemExit(f"fewer than {LEAST_EQUAL:.1%} of the labels are equal: {'; '.join(low)}")
+
+
+def speed(rows: Rows, work: Path, environment: Path, threads: int, shape: tuple[int, ...], rounds: int) -> None:
+    """Seconds of the whole commands."""
+    name = f"whole command: {'x'.join(map(str, shape))}"
+    if rows.has(name):
+        return
+    model = Model(
+        "speed", shape=shape, source=(0.8, 0.8, 1.5), patch=(96, 96, 96), classes=15, steps=40,
+        features=(16, 32, 64, 128), kernels=((3, 3, 3),) * 4, strides=((1, 1, 1), *((2, 2, 2),) * 3),
+    )  # fmt: skip
+    contest = Contest(model, work / "speed", environment, threads)
+    taken: dict[str, list[dict[str, float]]] = {"nnUNetv2_predict": [], "eager": [], "auto": []}
+    for _ in range(rounds):
+        theirs, facts = contest.nnunet()
+        taken["nnUNetv2_predict"].append(facts)
+        for engine in ("eager", "auto"):
+            ours, facts = contest.medseg(engine)
+            taken[engine].append(facts)
+            equal = agreement(theirs, ours)
+            if equal["equal"] < LEAST_EQUAL:
+                raise SystemExit(f"{engine}: only {equal['equal']:.3%} of the labels are equal")
+    found: dict[str, Any] = {"shape": list(shape), "threads": threads, **equal}
+    for engine, runs in taken.items():
+        found[engine] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        found[engine]["faster"] = found["nnUNetv2_predict"]["seconds"] / found[engine]["seconds"]
+    rows.put(name, found)
+
+
+def main() -> None:
+    """Run and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nnunet-env", type=Path, required=True, help="virtual environment with nnunetv2")
+    parser.add_argument("--only", choices=("equal", "speed"))
+    parser.add_argument("--model", default="", help="only models with this in their name")
+    parser.add_argument("--wide", action="store_true", help="also nnU-Net with float32 accumulators")
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 200))
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--work", type=Path, help="folder that keeps the trained models (default: a temporary one)")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there already, too")
+    arguments = parser.parse_args()
+    rows = Rows("prediction_nnunet", again=arguments.again)
+    with tempfile.TemporaryDirectory() as name:
+        work = arguments.work or Path(name)
+        if arguments.only in (None, "equal"):
+            equality(rows, work, arguments.nnunet_env, arguments.threads, wide=arguments.wide, chosen=arguments.model)
+        if arguments.only in (None, "speed"):
+            speed(rows, work, arguments.nnunet_env, arguments.threads, tuple(arguments.shape), arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
