@@ -10,7 +10,12 @@ from .gated_linear_recurrence import (
     retention,
     ssd,
 )
-from .selective_scan.functions import selective_scan, selective_scan_fn, selective_scan_with_state
+from .selective_scan.functions import (
+    selective_scan,
+    selective_scan_fn,
+    selective_scan_scriptable,
+    selective_scan_with_state,
+)
 from .short_conv.functions import short_conv
 from .stitch import (
     AxisTable,
@@ -40,6 +45,7 @@ __all__ = [
     "retention",
     "selective_scan",
     "selective_scan_fn",
+    "selective_scan_scriptable",
     "selective_scan_with_state",
     "short_conv",
     "ssd",

@@ -1,11 +1,12 @@
 """What users call: the selective scan on grids, and under the signature that people know from mamba.
 
-TorchScript knows no keyword-only arguments, so nothing enforces that the options be given by name: give them by name.
-In scripted, traced and exported models the chunked torch form runs, so that a saved model loads where medseg is not
-installed; everywhere else the custom op of op.py runs.
+The options of `selective_scan` are keyword-only. TorchScript knows no keyword-only arguments: modules that are to be scripted
+call `selective_scan_scriptable`, the same function whose options are only by convention given by name. In scripted, traced
+and exported models the chunked torch form runs, so that a saved model loads where medseg is not installed; everywhere else
+the custom op of op.py runs.
 """
 
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -113,7 +114,7 @@ def _eager(
     return out, last
 
 
-def selective_scan(
+def selective_scan_scriptable(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -124,6 +125,33 @@ def selective_scan(
     delta_bias: Optional[Tensor] = None,
     delta_softplus: bool = False,
     traversals: List[str] = ("raster",),  # type: ignore[assignment]
+    merge: str = "sum",
+    initial_state: Optional[Tensor] = None,
+    backend: Optional[str] = None,
+    delta_weight: Optional[Tensor] = None,
+    step_write: Optional[Tensor] = None,
+    merge_weights: Optional[Tensor] = None,
+) -> Tensor:
+    """`selective_scan` for modules that are to be scripted: the same outputs, options in a signature TorchScript can read."""
+    return selective_scan_with_state(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus=delta_softplus, traversals=traversals, merge=merge,
+        initial_state=initial_state, backend=backend, delta_weight=delta_weight, step_write=step_write,
+        merge_weights=merge_weights,
+    )[0]  # fmt: skip
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Optional[Tensor] = None,
+    z: Optional[Tensor] = None,
+    delta_bias: Optional[Tensor] = None,
+    *,
+    delta_softplus: bool = False,
+    traversals: Sequence[str] = ("raster",),
     merge: str = "sum",
     initial_state: Optional[Tensor] = None,
     return_last_state: bool = False,
@@ -156,8 +184,7 @@ def selective_scan(
         merge: sum, mean, concat (R*C channels) or weights.
         initial_state: (B, R, C, S), or (B, C, S) for one traversal: the state before the first step, and before the
             first step of every window of a `windowed` traversal.
-        return_last_state: also return the states (B, R, C, S) after the last step, in float32. In TorchScript use
-            `selective_scan_with_state`.
+        return_last_state: also return the states (B, R, C, S) after the last step, in float32.
         backend: triton, cpu or reference; None takes the first that can run (see `explain_backend`).
         delta_weight: (C, K) or (R, C, K).
         step_write: (7, S) or (R, 7, S), added to B by the direction of the step to a token (Traversal.moves; PlainMamba).
@@ -170,18 +197,22 @@ def selective_scan(
         ValueError: an argument of a wrong rank, size, dtype or device; it names the argument, found and expected.
         BackendError: the backend asked for cannot run; it says why.
 
+    Example:
+        >>> u = torch.ones(1, 1, 1, 3, 1)
+        >>> A, B = torch.zeros(1, 1), torch.ones(1, 1, 1, 3, 1)
+        >>> selective_scan(u, u, A, B, B, traversals=["raster"]).flatten().tolist()
+        [1.0, 2.0, 3.0]
+
+    In TorchScript: `selective_scan_scriptable`, or `selective_scan_with_state` for the last states.
+
     Source: Gu and Dao 2023 (Mamba); several orders: Liu et al. 2024 (VMamba), Xing et al. 2024 (SegMamba).
     """
     out, last = selective_scan_with_state(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus=delta_softplus, traversals=traversals, merge=merge,
-        initial_state=initial_state, backend=backend, delta_weight=delta_weight, step_write=step_write,
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus=delta_softplus, traversals=traversals,  # type: ignore[arg-type]
+        merge=merge, initial_state=initial_state, backend=backend, delta_weight=delta_weight, step_write=step_write,
         merge_weights=merge_weights,
     )  # fmt: skip
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        assert not return_last_state, "selective_scan: in TorchScript call selective_scan_with_state"
-        return out
-    else:
-        return (out, last) if return_last_state else out  # type: ignore[return-value]
+    return (out, last) if return_last_state else out  # type: ignore[return-value]
 
 
 def _tokens_last(x: Tensor, batch: int, length: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
-from medseg_kernels import selective_scan, short_conv
+from medseg_kernels import selective_scan_scriptable, short_conv
 
 from .parts import initial_step_bias, keep_from_decay
 
@@ -59,7 +59,7 @@ class MambaVisionMixer(nn.Module):
         u = short_conv(self.project_in(x), self.taps, None, mode="same", traversals=self.order, silu=True)
         u, z = u.chunk(2, dim=-1)
         dt, write, read = self.project_scan(u).split([self.rank, self.state, self.state], dim=-1)
-        y = selective_scan(
+        y = selective_scan_scriptable(
             u,
             dt,
             -torch.exp(self.log_rate.float()),

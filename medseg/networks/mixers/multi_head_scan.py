@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
-from medseg_kernels import selective_scan
+from medseg_kernels import selective_scan_scriptable
 
 from .parts import LocalMix, initial_step_bias, keep_from_decay, wide
 
@@ -62,7 +62,7 @@ class MultiHeadScan(nn.Module):
         dt, write, read = self.project_scan(u).split(
             [self.rank, self.heads * self.state, self.heads * self.state], dim=-1
         )
-        routes = selective_scan(
+        routes = selective_scan_scriptable(
             u,
             dt,
             -torch.exp(wide(self.log_rate)),

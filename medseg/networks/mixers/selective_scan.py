@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
-from medseg_kernels import selective_scan, short_conv
+from medseg_kernels import selective_scan_scriptable, short_conv
 
 from .parts import initial_step_bias, keep_from_decay
 
@@ -82,7 +82,7 @@ class SelectiveScan(nn.Module):
         dt, write, read = mixed.split([self.rank, self.state, self.state], dim=-1)
         if mixed.dim() == 6:
             write, read = write.unsqueeze(-2), read.unsqueeze(-2)
-        y = selective_scan(
+        y = selective_scan_scriptable(
             u,
             dt,
             -torch.exp(self.log_rate.float()) if self.sets > 1 else -torch.exp(self.log_rate[0].float()),

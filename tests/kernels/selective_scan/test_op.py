@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medseg_kernels import selective_scan, selective_scan_fn, selective_scan_with_state, short_conv
+from medseg_kernels import (
+    selective_scan,
+    selective_scan_fn,
+    selective_scan_scriptable,
+    selective_scan_with_state,
+    short_conv,
+)
 from medseg_kernels.selective_scan.op import scan_op
 from tests.kernels.selective_scan.cases import CASES, Case, error, leaves
 
@@ -31,7 +38,7 @@ class Mixer(nn.Module):
         u, z = self.project(x).chunk(2, dim=-1)
         u = short_conv(u, self.taps, silu=True)
         delta, write, read = self.ssm(u).split([self.channels, self.state, self.state], dim=-1)
-        return selective_scan(
+        return selective_scan_scriptable(
             u, delta, -torch.exp(self.rate), write, read, self.skip, z, delta_softplus=True,
             traversals=["raster", "reversed snake:ZYX", "windowed:2,2,2:morton"],
         )  # fmt: skip
@@ -114,6 +121,17 @@ def test_scripted_states_and_sequences_equal_eager_ones() -> None:
     both = torch.jit.script(selective_scan_with_state)(x, x.abs(), rate, b, b, traversals=["snake"], step_write=added)
     expected = selective_scan_with_state(x, x.abs(), rate, b, b, traversals=["snake"], step_write=added)
     assert all(error(a, e.double()) < 1e-5 for a, e in zip(both, expected, strict=True))
+
+
+def test_options_are_given_by_name_only() -> None:
+    x, b, rate = torch.randn(1, 2, 2, 2, 3), torch.randn(1, 2, 2, 2, 2), -torch.rand(3, 2)
+    with pytest.raises(TypeError, match="positional"):
+        selective_scan(x, x, rate, b, b, None, None, None, True)  # type: ignore[misc]
+    kinds = inspect.signature(selective_scan).parameters.values()
+    named = [p.name for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert named[:6] == ["delta_softplus", "traversals", "merge", "initial_state", "return_last_state", "backend"]
+    expected = selective_scan(x, x, rate, b, b, delta_softplus=True)
+    assert torch.equal(selective_scan_scriptable(x, x, rate, b, b, delta_softplus=True), expected)
 
 
 def test_gradients_reach_every_input_of_the_public_function() -> None:
