@@ -116,11 +116,25 @@ def read_run(folder: Path, fold: int) -> Run:
     plan = Plan.read(layout.plan)
     made = {layout.train: train_config, layout.inference: inference_config, layout.evaluate: evaluate_config}
     for path, make in made.items():
-        if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(make(plan))):
+        key = first_change(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(make(plan))))
+        if key is not None:
             raise BundleError(
-                f"{path}: differs from what plan.json gives; put the change into plan.json and write again"
+                f"{path}: {key} differs from what plan.json gives; put the change into plan.json and write again"
             )
     return Run(layout, fold, plan, records[0], records[1])
+
+
+def first_change(found: Any, written: Any, key: str = "") -> str | None:
+    """The first key of a run's configuration whose value its plan does not give; keys newer than the run do not count."""
+    if not (isinstance(found, dict) and isinstance(written, dict)):
+        return None if found == written else key
+    for name, value in found.items():
+        if name not in written:
+            return f"{key}::{name}" if key else str(name)
+        changed = first_change(value, written[name], f"{key}::{name}" if key else name)
+        if changed is not None:
+            return changed
+    return None
 
 
 def figures(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

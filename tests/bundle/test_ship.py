@@ -85,7 +85,7 @@ def test_an_edited_configuration_is_refused(run: Layout, tmp_path: Path, capsys:
     run.inference.write_text(json.dumps(config))
     words = [str(run.folder), "tiny", "--evaluation", str(evaluation), "--data", "hippocampus"]
     assert ship_bundle.main(words) == 1
-    assert "differs from what plan.json gives" in capsys.readouterr().err
+    assert "inferer::overlap differs from what plan.json gives" in capsys.readouterr().err
 
 
 def test_an_unfinished_fold_is_refused(run: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,8 @@ def test_a_planned_bundle_passes(bundle: Layout, tmp_path: Path) -> None:
 
 def test_the_three_kernel_families_and_the_demo_are_shipped() -> None:
     names = {layout.folder.name for layout in shipped()}
-    assert {"hippocampus_mr_mambavision", "hippocampus_mr_fastervit", "brain_mr_demo"} <= names
+    kernels = {"hippocampus_mr_mambavision", "hippocampus_mr_fastervit", "hippocampus_mr_gated_deltanet"}
+    assert {*kernels, "brain_mr_demo"} <= names
 
 
 @each_shipped
