@@ -10,7 +10,7 @@ from .inference_config import network_def, preprocessing_def
 
 # Settings of `plan.optimization` that are arguments of the module; the others belong to the trainer or the data.
 MODULE_KEYS = ("loss", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup_steps")
-TRAINER_KEYS = ("gradient_clip", "ema_decay", "early_stop")
+TRAINER_KEYS = ("gradient_clip", "ema_decay")
 
 
 def train_config(plan: Plan) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "max_epochs": settings["max_epochs"],
         "steps_per_epoch": settings["steps_per_epoch"],
         "val_interval": settings["val_interval"],
+        "early_stop": settings.get("early_stop"),
         "num_workers": None,
     }
 
@@ -129,6 +130,7 @@ def _trainer(plan: Plan) -> dict[str, Any]:
         "strategy": "auto",
         "precision": "auto",
         "val_interval": "@val_interval",
+        "early_stop": "@early_stop",
         "experiment": plan.name,
         "tracking": True,
         "train_handlers": "@train::handlers",

@@ -140,6 +140,7 @@ def default_optimization(gpu: bool) -> tuple[dict[str, Any], str]:
         "max_epochs": 200 if gpu else 40,
         "steps_per_epoch": 250 if gpu else 50,
         "val_interval": 10,
+        "early_stop": None,
     }
     reason = "AdamW with warm-up suits networks with token stages; " + (
         "50 000 steps, since a GPU was found"

@@ -52,6 +52,17 @@ class RunLogger(MLFlowLogger):
             artifact_location=(store / "mlartifacts").absolute().as_uri() if local else None,
         )
 
+    def log_once(self, settings: dict[str, Any]) -> None:
+        """Record settings of the run; where a continued run has other values, the new ones become tags `resumed.NAME`.
+
+        MLflow refuses to change a parameter, and a resumed run differs at least in its date.
+        """
+        known = self.experiment.get_run(self.run_id).data.params
+        self.log_hyperparams({name: value for name, value in settings.items() if name not in known})
+        for name, value in settings.items():
+            if name in known and known[name] != str(value):
+                self.experiment.set_tag(self.run_id, f"resumed.{name}", str(value))
+
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Keep a file with the run."""
         self.experiment.log_artifact(self.run_id, str(path), folder)

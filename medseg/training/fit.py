@@ -21,6 +21,7 @@ from medseg.tracking.run_record import write_run_id
 from .budget import epochs_within
 from .checkpoint_io import write_weights
 from .datamodule import SegmentationData
+from .early_stop import EarlyStop
 from .module import SegmentationModule
 from .trainer import run_folder
 
@@ -89,6 +90,8 @@ def run_fit(
         for place in weights_folders(bundle_root, fold):
             write_weights(state, place / "model.pt")
         facts = {"seconds": round(time.monotonic() - started, 1), "steps": trainer.global_step, **metrics}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            facts |= callback.facts() if isinstance(callback, EarlyStop) else {}
         write_json(folder / "result.json", facts)
         log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
     return metrics
@@ -148,7 +151,7 @@ def _record(
     write_json(folder / "manifest.json", manifest)
     logger = trainer.logger
     if logger is not None and hasattr(logger, "log_file"):
-        logger.log_hyperparams({key: value for key, value in manifest.items() if not isinstance(value, dict)})
+        logger.log_once({key: value for key, value in manifest.items() if not isinstance(value, dict)})  # type: ignore[attr-defined]
         write_run_id(folder, str(logger.run_id), str(logger.name))  # type: ignore[attr-defined]
         if (folder / "manifest.json").is_file():
             logger.log_file(folder / "manifest.json")

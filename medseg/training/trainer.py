@@ -17,6 +17,7 @@ from medseg.errors import ConfigError
 
 from .callbacks import Curves, Ema, LastCheckpoint, Progress
 from .checkpoint_io import AtomicCheckpointIO
+from .early_stop import EarlyStop
 from .initialize import load_matching
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def make_trainer(
     val_interval: int = 1,
     gradient_clip: float | None = 1.0,
     ema_decay: float | None = None,
+    early_stop: int | None = None,
     train_handlers: Sequence[Any] = (),
     experiment: str = "medseg",
     tracking: bool = True,
@@ -89,6 +91,7 @@ def make_trainer(
         val_interval: epochs between validations on whole volumes.
         gradient_clip: largest gradient norm, or None.
         ema_decay: exponential average of the weights, used for validation and as the result; None for none.
+        early_stop: validations without a better mean Dice after which training ends; None trains to the end.
         train_handlers: accepted since MONAI's tools put handlers here; an MLflow handler's address and a checkpoint loader's
             weights are taken over, other Ignite handlers cannot run under Lightning and are named in a warning.
         tracking, tracking_uri, experiment: MLflow record, see `medseg.tracking.mlflow_logger`.
@@ -106,6 +109,8 @@ def make_trainer(
     callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress()]
     if ema_decay:
         callbacks.insert(0, Ema(float(ema_decay)))
+    if early_stop is not None:
+        callbacks.insert(0, EarlyStop(early_stop))
     tracking_uri = _take_over(train_handlers) or tracking_uri
     first = int(os.environ.get("RANK", "0")) == 0
     interval = max(1, min(int(val_interval), int(max_epochs)))
