@@ -150,9 +150,10 @@ class LevelBuilder:
             body = StageBuilder(site, level.options, self.mixer, own, self.checkpointing).stage(level.layers)
             built.append(
                 EncoderLevel(
-                    entry, body, SKIPS[level.skip](site), from_image=level.from_image, tap_entry=level.tap == "entry"
+                    entry, body, SKIPS[level.skip](site), step=step, from_image=level.from_image,
+                    tap_entry=level.tap == "entry",
                 )
-            )
+            )  # fmt: skip
             channels, index_above = level.width, index
         return Encoder(built)
 

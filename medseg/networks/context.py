@@ -16,11 +16,13 @@ class Context(NamedTuple):
         carriers: (B, Xc, Yc, Zc, C) carrier tokens of FasterViT on their own grid, a block of them per window.
         query: (B, *window, H, C // H) global query of GC ViT, the same for every window of a volume.
         condition: (B, C_condition) vector of the sample (time, label embedding) for `time_attention`.
+        valid: (B, X, Y, Z) booleans, False where a token is padding; None where all are real. Mixers leave padding out.
     """
 
     carriers: Optional[Tensor] = None
     query: Optional[Tensor] = None
     condition: Optional[Tensor] = None
+    valid: Optional[Tensor] = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Final, List, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medseg.networks.gated_blocks import SqueezeExcite
 from medseg.networks.layers import CONVOLUTION
@@ -16,12 +17,21 @@ class EncoderLevel(nn.Module):
     from_image: Final[bool]
     tap_entry: Final[bool]
 
-    def __init__(
-        self, entry: nn.Module, body: nn.Module, skip: nn.Module, *, from_image: bool, tap_entry: bool
-    ) -> None:
+    def __init__(self, entry: nn.Module, body: nn.Module, skip: nn.Module, *, step: tuple[int, ...], from_image: bool,
+                 tap_entry: bool) -> None:  # fmt: skip
         super().__init__()
+        self.step: List[int] = list(step)  # voxels of what the entry reads per voxel here
         self.entry, self.body, self.skip = entry, body, skip
         self.from_image, self.tap_entry = from_image, tap_entry
+
+
+def shrink(valid: Optional[Tensor], step: List[int]) -> Optional[Tensor]:
+    """(B, 1, X, Y[, Z]) booleans on a grid that is `step` times coarser: a voxel is real where any of its part is."""
+    if valid is None or max(step) == 1:
+        return valid
+    if valid.dim() == 4:
+        return functional.max_pool2d(valid.float(), step, step, ceil_mode=True) > 0.5
+    return functional.max_pool3d(valid.float(), step, step, ceil_mode=True) > 0.5
 
 
 class Encoder(nn.Module):
@@ -31,12 +41,18 @@ class Encoder(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList(levels)
 
-    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> List[Tensor]:
+    def forward(
+        self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None
+    ) -> List[Tensor]:
         features: List[Tensor] = []
-        x = image
+        if valid is not None:
+            image = image.masked_fill(~valid, 0.0)
+        x, real = image, valid
         for level in self.levels:  # TorchScript unrolls this loop; each level keeps its own types
             entered = level.entry(image if level.from_image else x)  # type: ignore[operator]
-            x = level.body(entered, condition)  # type: ignore[operator]
+            if valid is not None:
+                real = shrink(valid if level.from_image else real, level.step)  # type: ignore[arg-type]
+            x = level.body(entered, condition, real)  # type: ignore[operator]
             features.append(level.skip(entered if level.tap_entry else x))  # type: ignore[operator]
         return features
 
@@ -64,9 +80,11 @@ class DualEncoder(nn.Module):
         self.gates = nn.ModuleList(SqueezeExcite(width, max(width // 16, 1), act="relu") for width in widths)
         self.channels = [*channels[:offset], *widths]
 
-    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> List[Tensor]:
-        features: List[Tensor] = self.first(image, condition)
-        others: List[Tensor] = self.second(image, condition)
+    def forward(
+        self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None
+    ) -> List[Tensor]:
+        features: List[Tensor] = self.first(image, condition, valid)
+        others: List[Tensor] = self.second(image, condition, valid)
         joined: List[Tensor] = features[: self.offset]
         for index, gate in enumerate(self.gates):
             join = torch.cat([features[self.offset + index], others[index]], dim=1)
@@ -77,7 +95,9 @@ class DualEncoder(nn.Module):
 class SegmentationNetwork(nn.Module):
     """Image (B, C, X, Y[, Z]) in, logits (B, K, X, Y[, Z]) on the same grid out.
 
-    Any grid is accepted: odd sizes are rounded up on the way down and cropped on the way up.
+    Any grid is accepted: odd sizes are rounded up on the way down and cropped on the way up. Volumes of different sizes can
+    share a batch: `valid` (B, 1, X, Y[, Z]) is False on the voxels that only fill up the grid. Whatever they hold changes no
+    logit; mixers leave them out. The statistics of instance norms count them as zeros.
 
     Args:
         encoder: features per level, finest (full resolution) first.
@@ -102,12 +122,14 @@ class SegmentationNetwork(nn.Module):
         self.strides = strides
         self.divisor = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
-    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> Tensor:
-        return self.head(self.decoder(self.encoder(image, condition))[0])
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None) -> Tensor:
+        return self.head(self.decoder(self.encoder(image, condition, valid))[0])
 
     @torch.jit.unused
-    def forward_scales(self, image: Tensor, condition: Optional[Tensor] = None) -> List[Tensor]:
+    def forward_scales(
+        self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None
+    ) -> List[Tensor]:
         """Logits at every decoded scale, finest first, for deep supervision."""
-        decoded = self.decoder(self.encoder(image, condition))
+        decoded = self.decoder(self.encoder(image, condition, valid))
         coarse = [head(x) for head, x in zip(self.coarse_heads, decoded[1:], strict=False)]
         return [self.head(decoded[0]), *coarse]

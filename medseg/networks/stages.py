@@ -16,6 +16,7 @@ from medseg.networks.layers import (
     to_tokens,
     token_norm,
 )
+from medseg.networks.mixers.masking import hide
 
 
 class Residual(nn.Module):
@@ -107,7 +108,7 @@ class ConvStage(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.checkpointing = checkpointing
 
-    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> Tensor:
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None) -> Tensor:
         for layer in self.layers:
             if torch.jit.is_scripting() or not self.checkpointing:  # type: ignore[attr-defined]
                 image = layer(image)
@@ -140,10 +141,15 @@ class TokenStage(nn.Module):
         self.checkpointing, self.pad_windows = checkpointing, pad_windows
         self.window: List[int] = list((site.window_size or (1, 1, 1))[: site.spatial_dims])
 
-    def forward(self, image: Tensor, condition: Optional[Tensor] = None) -> Tensor:
+    def forward(self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None) -> Tensor:
         padded = pad_to_multiple(image, self.window) if self.pad_windows else image
         x = to_tokens(padded).contiguous()
-        context = Context(None, None, condition)
+        real: Optional[Tensor] = None
+        if valid is not None:
+            mask = pad_to_multiple(valid.to(x.dtype), self.window) if self.pad_windows else valid.to(x.dtype)
+            real = to_tokens(mask).squeeze(-1) > 0.5
+            x = hide(x, real)
+        context = Context(None, None, condition, real)
         for step in self.prepare:
             context = step(x, context)
         for layer in self.layers:

@@ -5,6 +5,7 @@ import torch
 
 from medseg.errors import ConfigError
 from medseg.networks import MIXERS, PRESETS, build_network
+from tests.networks.agreement import site
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -63,7 +64,7 @@ def test_heads_that_do_not_fall_into_the_axes_are_refused(mixer: str) -> None:
         build_network("mambavision", spatial_dims=3, mixer=mixer)
 
 
-@pytest.mark.parametrize("preset", ["mambavision", "vir", "segmamba", "fastervit"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_state_dict_round_trip(preset: str) -> None:
     first, second = (build_network(preset, spatial_dims=2).eval() for _ in range(2))
     second.load_state_dict(first.state_dict())
@@ -113,9 +114,61 @@ def test_autocast_keeps_logits_finite_and_close() -> None:
         ({"strides": [1, 2, 2, 2, 2], "roi_size": [8, 32, 32]}, "expected at least"),
         ({"padding": "zero"}, "masked or published"),
         ({"decodr": "light"}, "Did you mean decoder"),
-        ({"out_channels": 0}, "at least 1 of each"),
+        ({"out_channels": 0}, "found 1 in and 0 out, expected at least 1 of each"),
+        ({"spatial_dims": 4}, "found 4, expected 2 or 3"),
+        ({"preset": "mambavison"}, "found 'mambavison'.*Did you mean mambavision"),
+        ({"preset": "transformer"}, "axial.*xlstm_unet"),
+        ({"mixer": "reteniton"}, "found 'reteniton'.*Did you mean retention"),
+        ({"mixer": "rnn"}, "axial_attention.*window_attention"),
+        ({"preset": "segmamba", "strides": [1, 2, 2, 2, 2], "roi_size": [32, 32, 15]}, "found .32, 32, 15.*16, 16, 16"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_construction(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_network("mambavision", **options)
+        build_network(**{"preset": "mambavision", **options})
+
+
+ATTENTION = sorted(name for name in MIXERS if name.endswith("attention") and name != "full_attention")
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTENTION) - {"axial_attention", "sliding_window_attention"}))
+def test_a_window_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"found (window )?\(0, 4(, 1)?\), expected"):
+        MIXERS[name](site(12, num_heads=2, window=(0, 4, 1), condition_width=3))
+
+
+@pytest.mark.parametrize(
+    "name", [*ATTENTION, "full_attention", "gated_delta", "gla", "mlstm", "retention", "multi_head_scan"]
+)
+def test_heads_that_do_not_divide_the_width_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"found (width )?\d+ (inner channels, |and )[45] heads"):
+        MIXERS[name](site(22 if name == "multi_head_scan" else 12, num_heads=5, window=3, condition_width=4))
+
+
+def test_channels_of_ssd_and_mambavision_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"found 24 inner channels, 64 per head.*expected heads that divide"):
+        MIXERS["ssd"](site(12))
+    with pytest.raises(ConfigError, match="found width 13, expected an even one"):
+        MIXERS["mambavision"](site(13))
+
+
+def test_a_time_attention_without_its_condition_is_refused_at_construction_and_at_the_call() -> None:
+    with pytest.raises(ConfigError, match="no conditioning vector; expected build_network"):
+        MIXERS["time_attention"](site(12, num_heads=2, window=3))
+    network = build_network("swin_unetr", spatial_dims=2, mixer="time_attention", condition_width=4)
+    assert network(torch.randn(1, 1, 32, 32), torch.randn(1, 4)).shape == (1, 2, 32, 32)
+    with pytest.raises(AssertionError, match="without its condition"):
+        network(torch.randn(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decay": "mm"}, "spacing_mm None"),
+        ({"decay": "mm", "order": "raster", "spacing_mm": (1.0, 1.0)}, "order 'raster'"),
+        ({"decay": "slow"}, "found .*'slow'.*expected"),
+    ],
+)
+def test_retention_refuses_what_it_cannot_mean(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MIXERS["retention"](site(12, num_heads=2), **options)

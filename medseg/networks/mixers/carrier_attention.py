@@ -15,6 +15,7 @@ from medseg.networks.layers import DropPath, convolution, layer_scale, to_image,
 from medseg_kernels import window_attention, window_attention_with_carriers, window_grid
 
 from .continuous_bias import ContinuousBias, ContinuousPosition
+from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads
 from .window_attention import drop_flat_axis
 
@@ -43,6 +44,7 @@ class CarrierAttention(nn.Module):
             raise ConfigError(f"carrier_attention: found window {site.window_size}, expected tokens per axis")
         dims = site.spatial_dims
         self.spatial_dims, self.num_heads, self.per_axis = dims, site.num_heads, per_axis
+        self.scale = (site.width // site.num_heads) ** -0.5
         self.window: List[int] = list(site.window_size[:dims])
         self.position = ContinuousPosition(dims, site.width)
         self.norm = token_norm(site.token_norm, site.width, site.token_norm_eps)
@@ -60,21 +62,37 @@ class CarrierAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         window, count = window_grid(list(x.shape[1 : 1 + self.spatial_dims]), self.window)
-        x = self.position(x, window)
+        x = self.position(hide(x, context.valid), window)
         qkv = self.split(self.qkv(self.norm(x)))
         table = self.bias(window)
         carriers = context.carriers
         among = self.among
         if carriers is None or among is None:
-            y = window_attention(qkv, window, 0, table)
+            valid = context.valid
+            if valid is None:
+                y = window_attention(qkv, window, 0, table)
+            else:
+                y = window_attention(self.marked(qkv, valid), window, 0, table, scale=self.scale)
+                y = drop_channel(y, self.num_heads)
             return x + self.drop(self.gain(self.project(y).reshape(x.shape))), context
         carriers = among(carriers)
         packed = pack(carriers, count)
         wide = self.qkv(self.norm(packed)).unflatten(-1, [3, self.num_heads, -1])
-        y, z = window_attention_with_carriers(qkv, wide, window, 0, table)
+        valid = context.valid
+        if valid is None:
+            y, z = window_attention_with_carriers(qkv, wide, window, 0, table)
+        else:
+            y, z = window_attention_with_carriers(
+                self.marked(qkv, valid), add_channel(wide, 0), window, 0, table, scale=self.scale
+            )
+            y, z = drop_channel(y, self.num_heads), drop_channel(z, self.num_heads)
         x = x + self.drop(self.gain(self.project(y).reshape(x.shape)))
         packed = packed + self.drop(self.gain(self.project(z)))
-        return x, Context(unpack(packed, count, carriers), context.query, context.condition)
+        return x, Context(unpack(packed, count, carriers), context.query, context.condition, context.valid)
+
+    def marked(self, qkv: Tensor, valid: Tensor) -> Tensor:
+        """Queries, keys and values with the channel that keeps padding unseen."""
+        return mark_keys(qkv, drop_flat_axis(valid, self.spatial_dims), 1)
 
     def split(self, qkv: Tensor) -> Tensor:
         """(B, X, Y, Z, 3 C) -> (B, X, Y[, Z], 3, H, E)."""
@@ -127,7 +145,10 @@ class Carriers(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Context:
         if self.per_axis == 0:
             return context
-        image = self.depthwise(to_image(x, self.spatial_dims))
+        valid = context.valid
+        image = to_image(
+            hide(to_tokens(self.depthwise(to_image(hide(x, valid), self.spatial_dims))), valid), self.spatial_dims
+        )
         window, count = window_grid(list(image.shape[2:]), self.window)
         total = 1
         for windows in count:
@@ -136,7 +157,11 @@ class Carriers(nn.Module):
         for axis, side in enumerate(window):
             each = min(self.per_axis, side) if total <= self.most else 1
             parts.append(each * count[axis])
-        return Context(to_tokens(pool_to(image, parts)), context.query, context.condition)
+        pooled = pool_to(image, parts)
+        if valid is not None:  # the mean of the real tokens alone
+            share = pool_to(to_image(valid.unsqueeze(-1).to(image.dtype), self.spatial_dims), parts)
+            pooled = pooled / share.clamp(min=1e-6)
+        return Context(to_tokens(pooled), context.query, context.condition, valid)
 
 
 def pool_to(image: Tensor, parts: List[int]) -> Tensor:
@@ -182,7 +207,7 @@ class CarrierMLP(nn.Module):
         carriers: Optional[Tensor] = context.carriers
         if carriers is not None:
             carriers = carriers + self.drop(self.gain(self.mlp(self.norm(carriers))))
-        return x, Context(carriers, context.query, context.condition)
+        return x, Context(carriers, context.query, context.condition, context.valid)
 
 
 def pack(carriers: Tensor, count: List[int]) -> Tensor:

@@ -1,12 +1,14 @@
 """Softmax attention over all tokens of the grid."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.networks.context import Context, Site
 
+from .masking import hide, key_scores
 from .parts import check_heads
 
 
@@ -32,12 +34,15 @@ class FullAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         grid = x.shape[1:4]
-        tokens = x.flatten(1, 3)
+        tokens = hide(x, context.valid).flatten(1, 3)
         q = self.query(tokens).unflatten(-1, [self.num_heads, -1]).transpose(1, 2)
         kv = self.key_value(tokens).unflatten(-1, [2, self.key_heads, -1]).permute(2, 0, 3, 1, 4)
         k, v = kv[0], kv[1]
         if self.key_heads != self.num_heads:
             k = k.repeat_interleave(self.num_heads // self.key_heads, 1)
             v = v.repeat_interleave(self.num_heads // self.key_heads, 1)
-        y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        valid, mask = context.valid, torch.jit.annotate(Optional[Tensor], None)
+        if valid is not None:
+            mask = key_scores(valid).to(q.dtype).flatten(1)[:, None, None]
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         return self.project(y).unflatten(1, [grid[0], grid[1], grid[2]]), context

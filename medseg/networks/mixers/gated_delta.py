@@ -12,6 +12,7 @@ from torch.nn import functional
 from medseg.networks.context import Context, Site
 from medseg_kernels import gated_delta_rule
 
+from .masking import hide
 from .parts import HeadNorm, LocalMix, check_heads, initial_step_bias, keep_from_decay, share_heads, split_heads
 
 
@@ -50,13 +51,16 @@ class GatedDelta(nn.Module):
         self.project = nn.Linear(values, width, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        valid = context.valid
+        x = hide(x, valid)
         q = functional.normalize(split_heads(self.mix_query(self.query(x)), self.num_heads).float(), dim=-1)
         k = functional.normalize(split_heads(self.mix_key(self.key(x)), self.num_heads).float(), dim=-1)
         v = split_heads(self.mix_value(self.value(x)), self.num_heads)
         # float32 under autocast: a decay of 0.999 rounds to 1 in 16 bits and the state would never fade
         rate = -torch.exp(self.log_rate.float())
         log_decay = rate * functional.softplus(self.decay(x).float() + self.step_bias.float())
-        strength = self.strength(x).float().sigmoid()
+        log_decay = hide(log_decay, valid)  # padding is passed over: nothing fades, nothing is written
+        strength = hide(self.strength(x).float().sigmoid(), valid)
         y, _ = gated_delta_rule(q, k, v, log_decay, strength, traversals=self.traversals)
         gated = self.norm(y) * functional.silu(split_heads(self.gate(x), self.num_heads).float())
         return self.project(gated.to(x.dtype).flatten(-2)), context

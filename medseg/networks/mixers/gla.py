@@ -11,6 +11,7 @@ from torch.nn import functional
 from medseg.networks.context import Context, Site
 from medseg_kernels import gla
 
+from .masking import hide
 from .parts import HeadNorm, check_heads, share_heads, split_heads
 
 
@@ -40,9 +41,12 @@ class GatedLinearAttention(nn.Module):
         self.project = nn.Linear(values, width, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        valid = context.valid
+        x = hide(x, valid)
         q, k = split_heads(self.query(x), self.num_heads), split_heads(self.key(x), self.num_heads)
         v = split_heads(self.value(x), self.num_heads)
         log_decay = functional.logsigmoid(split_heads(self.decay(x), self.num_heads).float()) / 16.0
+        log_decay = hide(log_decay, valid)  # keys of hidden tokens are 0 already: their map has no bias
         y, _ = gla(q, k, v, log_decay, traversals=self.traversals)
         gated = self.norm(y) * functional.silu(split_heads(self.gate(x), self.num_heads).float())
         return self.project(gated.to(x.dtype).flatten(-2)), context

@@ -5,6 +5,7 @@ H heads, E per-head channels. Source: Hatamizadeh et al. 2023.
 
 from typing import Final, List, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +15,7 @@ from medseg.networks.gated_blocks import FusedMBConv
 from medseg.networks.layers import to_image, to_tokens
 from medseg_kernels import window_attention, window_grid
 
+from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads
 from .window_attention import bias_table, drop_flat_axis
 
@@ -35,6 +37,7 @@ class GlobalQueryAttention(nn.Module):
             raise ConfigError(f"global_query_attention: found window {site.window_size}, expected tokens per axis")
         self.spatial_dims, self.num_heads = site.spatial_dims, site.num_heads
         self.window: List[int] = list(site.window_size[: site.spatial_dims])
+        self.scale = (site.width // site.num_heads) ** -0.5
         self.pad_mode = "mask" if site.padding == "masked" else "input"
         self.key_value = nn.Linear(site.width, 2 * site.width)
         self.project = nn.Linear(site.width, site.width)
@@ -48,13 +51,29 @@ class GlobalQueryAttention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         query = context.query
         assert query is not None
+        x = hide(x, context.valid)
         kv = drop_flat_axis(self.key_value(x), self.spatial_dims).unflatten(-1, [2, self.num_heads, -1])
         padding: Optional[Tensor] = None
         if self.pad_mode == "input":
             padding = functional.pad(self.key_value.bias, [x.shape[-1], 0])
+        valid = context.valid
+        if valid is not None:
+            kv = mark_keys(kv, drop_flat_axis(valid, self.spatial_dims), 0)
+            query = torch.cat([query, torch.ones_like(query[..., :1])], dim=-1)
+            if padding is not None:
+                padding = add_channel(padding.unflatten(0, [3, self.num_heads, -1]), 0).flatten()
         y = window_attention(
-            kv, self.window, 0, self.table, global_query=query, pad_mode=self.pad_mode, pad_qkv=padding
+            kv,
+            self.window,
+            0,
+            self.table,
+            global_query=query,
+            pad_mode=self.pad_mode,
+            pad_qkv=padding,
+            scale=self.scale,
         )
+        if valid is not None:
+            y = drop_channel(y, self.num_heads)
         return self.project(y).reshape(x.shape), context
 
 
@@ -76,7 +95,7 @@ class GlobalQuery(nn.Module):
         self.blocks = nn.ModuleList(FusedMBConv(site) for _ in range(steps))
 
     def forward(self, x: Tensor, context: Context) -> Context:
-        image = to_image(x, self.spatial_dims)
+        image = to_image(hide(x, context.valid), self.spatial_dims)
         target, _ = window_grid(list(image.shape[2:]), self.window)
         for block in self.blocks:
             image = halve_towards(block(image), target)
@@ -86,7 +105,7 @@ class GlobalQuery(nn.Module):
             else:
                 image = functional.adaptive_avg_pool3d(image, target)  # type: ignore[arg-type]
         tokens = drop_flat_axis(to_tokens(image), self.spatial_dims)
-        return Context(context.carriers, tokens.unflatten(-1, [self.num_heads, -1]), context.condition)
+        return Context(context.carriers, tokens.unflatten(-1, [self.num_heads, -1]), context.condition, context.valid)
 
 
 def halve_towards(image: Tensor, target: List[int]) -> Tensor:

@@ -4,7 +4,7 @@ C channels, E = C / 2 channels per branch, S scan state. In the papers: rate = A
 """
 
 import math
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
 from medseg_kernels import selective_scan_scriptable, short_conv
 
+from .masking import exclude, hide
 from .parts import initial_step_bias, keep_from_decay
 
 
@@ -56,9 +57,13 @@ class MambaVisionMixer(nn.Module):
         initialise_steps(self.project_dt, dt_init)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        u = short_conv(self.project_in(x), self.taps, None, mode="same", traversals=self.order, silu=True)
+        valid = context.valid
+        u = short_conv(self.project_in(hide(x, valid)), self.taps, None, mode="same", traversals=self.order, silu=True)
         u, z = u.chunk(2, dim=-1)
         dt, write, read = self.project_scan(u).split([self.rank, self.state, self.state], dim=-1)
+        weight: Optional[Tensor] = self.project_dt.weight
+        if valid is not None:  # steps of length 0: the state passes over padding untouched
+            dt, weight = exclude(torch.nn.functional.linear(dt, self.project_dt.weight), valid), None
         y = selective_scan_scriptable(
             u,
             dt,
@@ -69,7 +74,7 @@ class MambaVisionMixer(nn.Module):
             delta_bias=self.dt_bias_scale * self.project_dt.bias,
             delta_softplus=True,
             traversals=self.order,
-            delta_weight=self.project_dt.weight,
+            delta_weight=weight,
         )
         return self.project_out(torch.cat([y, z], dim=-1)), context
 

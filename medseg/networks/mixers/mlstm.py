@@ -13,6 +13,7 @@ from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
 from medseg_kernels import mlstm
 
+from .masking import exclude, hide
 from .parts import LocalMix, keep_from_decay, split_heads
 
 
@@ -64,13 +65,15 @@ class MLSTM(nn.Module):
         self.project_out = nn.Linear(inner, site.width, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        m, z = self.project_in(x).chunk(2, dim=-1)
+        valid = context.valid
+        m, z = self.project_in(hide(x, valid)).chunk(2, dim=-1)
         mixed = self.mix(m)
         q, k, v = self.query(mixed), self.key(mixed), self.value(m)
         gates = self.gates(torch.cat([q, k, v], dim=-1)).float()
+        taken, kept = gates[..., : self.num_heads], gates[..., self.num_heads :]
         y, _ = mlstm(
             split_heads(q, self.num_heads), split_heads(k, self.num_heads), split_heads(v, self.num_heads),
-            gates[..., : self.num_heads], gates[..., self.num_heads :], traversals=self.traversals, merge="mean",
+            exclude(taken, valid), exclude(kept, valid, 30000.0), traversals=self.traversals, merge="mean",
         )  # fmt: skip
         h = functional.layer_norm(y.float(), [y.shape[-1]], eps=1e-5) * self.norm_gain.float()
         h = h.flatten(-2).to(x.dtype) + self.skip.to(x.dtype) * mixed

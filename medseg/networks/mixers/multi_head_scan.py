@@ -4,7 +4,7 @@ R routes, H sub-spaces, E channels of a sub-space. Source: Ji 2024 (MHS-VM).
 """
 
 import math
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
 from medseg_kernels import selective_scan_scriptable
 
+from .masking import exclude, hide
 from .parts import LocalMix, initial_step_bias, keep_from_decay, wide
 
 # One family of routes per sub-space: rows and snakes over the same axes; a route and its reverse see all tokens together.
@@ -57,11 +58,15 @@ class MultiHeadScan(nn.Module):
         self.project_out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        u, z = self.project_in(x).chunk(2, dim=-1)
+        valid = context.valid
+        u, z = self.project_in(hide(x, valid)).chunk(2, dim=-1)
         u = self.mix(u)
         dt, write, read = self.project_scan(u).split(
             [self.rank, self.heads * self.state, self.heads * self.state], dim=-1
         )
+        weight: Optional[Tensor] = self.project_dt
+        if valid is not None:  # steps of length 0: the state passes over padding untouched
+            dt, weight = exclude(torch.nn.functional.linear(dt, self.project_dt), valid), None
         routes = selective_scan_scriptable(
             u,
             dt,
@@ -73,7 +78,7 @@ class MultiHeadScan(nn.Module):
             delta_softplus=True,
             traversals=self.traversals,
             merge="concat",
-            delta_weight=self.project_dt,
+            delta_weight=weight,
         ).unflatten(-1, [self.routes, -1])
         fused = self.norm(fuse_routes(routes, self.threshold)).to(x.dtype)
         return self.project_out(fused * torch.nn.functional.silu(z)), context

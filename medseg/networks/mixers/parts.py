@@ -62,8 +62,8 @@ class HeadNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps) * self.weight.float()
+        y = wide(x)
+        return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps) * wide(self.weight)
 
 
 def wide(x: Tensor) -> Tensor:

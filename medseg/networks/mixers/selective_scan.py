@@ -5,7 +5,7 @@ orders after Zhu et al. 2024 (Vim), Xing et al. 2024 (SegMamba), Yang et al. 202
 """
 
 import math
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
 from medseg_kernels import selective_scan_scriptable, short_conv
 
+from .masking import exclude, hide
 from .parts import initial_step_bias, keep_from_decay
 
 MOVES = 7  # kinds of step in a traversal: a jump, and one to either side along each axis
@@ -71,7 +72,8 @@ class SelectiveScan(nn.Module):
         self.project_out = nn.Linear(inner, site.width, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        u, z = self.project_in(x).chunk(2, dim=-1)
+        valid = context.valid
+        u, z = self.project_in(hide(x, valid)).chunk(2, dim=-1)
         u = self.convolve(u)
         if self.sets > 1:
             mixed = torch.einsum(
@@ -82,6 +84,9 @@ class SelectiveScan(nn.Module):
         dt, write, read = mixed.split([self.rank, self.state, self.state], dim=-1)
         if mixed.dim() == 6:
             write, read = write.unsqueeze(-2), read.unsqueeze(-2)
+        weight: Optional[Tensor] = self.project_dt if self.sets > 1 else self.project_dt[0]
+        if valid is not None:  # steps of length 0: the state passes over padding untouched
+            dt, weight = self.steps(dt, valid), None
         y = selective_scan_scriptable(
             u,
             dt,
@@ -94,7 +99,7 @@ class SelectiveScan(nn.Module):
             delta_softplus=True,
             traversals=self.traversals,
             merge=self.merge,
-            delta_weight=self.project_dt if self.sets > 1 else self.project_dt[0],
+            delta_weight=weight,
             step_write=self.step_write,
         )
         return self.project_out(y), context
@@ -108,6 +113,13 @@ class SelectiveScan(nn.Module):
         count = len(self.traversals)
         taps, bias = self.taps.expand(count, -1, -1), self.taps_bias.expand(count, -1)
         return short_conv(u, taps, bias, traversals=self.traversals, silu=True)
+
+    def steps(self, dt: Tensor, valid: Tensor) -> Tensor:
+        """Step sizes before their bias and softplus, at full width; so low at padding that the softplus is 0."""
+        if dt.dim() == 6:
+            full = torch.einsum("brxyzk,rck->brxyzc", dt, self.project_dt.to(dt.dtype))
+            return exclude(full, valid.unsqueeze(1).expand(-1, full.shape[1], -1, -1, -1))
+        return exclude(torch.nn.functional.linear(dt, self.project_dt[0]), valid)
 
     def spread(self, u: Tensor) -> Tensor:
         """(B, X, Y, Z, C) -> (B, R, X, Y, Z, C), a view."""

@@ -14,6 +14,7 @@ from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
 from medseg_kernels import ssd
 
+from .masking import hide
 from .parts import LocalMix, initial_step_bias, keep_from_decay, share_heads, split_heads
 
 
@@ -52,10 +53,12 @@ class SSD(nn.Module):
         self.project_out = nn.Linear(inner, site.width, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        z, mixed, dt = self.project_in(x).split(self.widths, dim=-1)
+        valid = context.valid
+        z, mixed, dt = self.project_in(hide(x, valid)).split(self.widths, dim=-1)
         mixed = self.mix(mixed)
         u, write, read = mixed.split([self.inner, self.groups * self.state, self.groups * self.state], dim=-1)
         step = functional.softplus(dt.float() + self.step_bias.float())
+        step = hide(step, valid)  # 0: nothing fades, nothing is written
         y, _ = ssd(
             split_heads(u, self.num_heads), step, -torch.exp(self.log_rate.float()), split_heads(write, self.groups),
             split_heads(read, self.groups), traversals=self.traversals,

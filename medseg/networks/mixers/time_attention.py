@@ -11,6 +11,7 @@ from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
 from medseg_kernels import window_attention
 
+from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads
 from .window_attention import bias_table, drop_flat_axis
 
@@ -32,6 +33,11 @@ class TimeAttention(nn.Module):
             raise ConfigError("time_attention: no conditioning vector; expected build_network(..., condition_width=C)")
         self.spatial_dims, self.num_heads = site.spatial_dims, site.num_heads
         self.window = list((site.window_size or ())[: site.spatial_dims])
+        if self.window and min(self.window) < 1:
+            raise ConfigError(
+                f"time_attention: found window {site.window_size}, expected at least 1 token per axis, or None for the grid"
+            )
+        self.scale = (site.width // site.num_heads) ** -0.5
         self.spatial = nn.Linear(site.width, 3 * site.width)
         self.temporal = nn.Linear(site.condition_width, 3 * site.width)
         self.project = nn.Linear(site.width, site.width)
@@ -40,9 +46,16 @@ class TimeAttention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         condition = context.condition
         assert condition is not None, "the network was called without its condition"
-        qkv = drop_flat_axis(self.spatial(x), self.spatial_dims).unflatten(-1, [3, self.num_heads, -1])
-        grid: List[int] = list(qkv.shape[1 : 1 + self.spatial_dims])
-        y = window_attention(
-            qkv, grid if len(self.window) == 0 else self.window, 0, self.table, sample_qkv=self.temporal(condition)
+        qkv = drop_flat_axis(self.spatial(hide(x, context.valid)), self.spatial_dims).unflatten(
+            -1, [3, self.num_heads, -1]
         )
+        grid: List[int] = list(qkv.shape[1 : 1 + self.spatial_dims])
+        sample, valid = self.temporal(condition), context.valid
+        if valid is not None:
+            qkv = mark_keys(qkv, drop_flat_axis(valid, self.spatial_dims), 1)
+            sample = add_channel(sample.unflatten(-1, [3, self.num_heads, -1]), -1)
+        window = grid if len(self.window) == 0 else self.window
+        y = window_attention(qkv, window, 0, self.table, sample_qkv=sample, scale=self.scale)
+        if valid is not None:
+            y = drop_channel(y, self.num_heads)
         return self.project(y).reshape(x.shape), context

@@ -14,6 +14,7 @@ from medseg.networks.context import Context, Site
 from medseg.networks.layers import convolution, to_image, to_tokens
 from medseg_kernels import window_attention
 
+from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads, keep_from_decay
 
 
@@ -65,6 +66,7 @@ class WindowAttention(nn.Module):
         self.geometry, self.bias_index = geometry, bias_index
         self.pad_mode = "mask" if site.padding == "masked" else "input"
         self.window = list(window or ())
+        self.scale = (site.width // site.num_heads) ** -0.5
         moved = shift == "half" or (shift == "alternate" and site.index % 2 == 1)
         self.shift = [side // 2 if moved else 0 for side in self.window]
         self.radius: Optional[List[int]] = None if radius is None else [radius] * dims
@@ -77,23 +79,31 @@ class WindowAttention(nn.Module):
             self.local = convolution(dims, site.width, site.width, 3, groups=site.width)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        qkv = drop_flat_axis(self.qkv(x), self.spatial_dims).unflatten(-1, [3, self.num_heads, -1])
+        valid = context.valid
+        qkv = drop_flat_axis(self.qkv(hide(x, valid)), self.spatial_dims).unflatten(-1, [3, self.num_heads, -1])
         grid: List[int] = list(qkv.shape[1 : 1 + self.spatial_dims])
         whole = len(self.window) == 0
+        pad_qkv: Optional[Tensor] = self.qkv.bias if self.pad_mode == "input" else None
+        asked = qkv
+        if valid is not None:
+            asked = mark_keys(qkv, drop_flat_axis(valid, self.spatial_dims), 1)
+            if pad_qkv is not None:
+                pad_qkv = add_channel(pad_qkv.unflatten(0, [3, self.num_heads, -1]), 0).flatten()
         y = window_attention(
-            qkv,
+            asked,
             grid if whole else self.window,
             [0] * self.spatial_dims if whole else self.shift,
             self.table,
             bias_index=self.bias_index,
             pad_mode=self.pad_mode,
-            pad_qkv=self.qkv.bias if self.pad_mode == "input" else None,
+            pad_qkv=pad_qkv,
             geometry=self.geometry,
             radius=self.radius,
+            scale=self.scale,
         )
-        y = y.reshape(x.shape)
+        y = (y if valid is None else drop_channel(y, self.num_heads)).reshape(x.shape)
         if self.adds_local:
-            values = qkv.select(-3, 2).reshape(x.shape)
+            values = hide(qkv.select(-3, 2).reshape(x.shape), valid)
             y = y + to_tokens(self.local(to_image(values, self.spatial_dims)))
         return self.project(y), context
 
