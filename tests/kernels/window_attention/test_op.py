@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +61,59 @@ def test_export_script_and_trace_need_nothing_of_ours() -> None:
     traced = torch.jit.trace(Block(), (qkv, table))
     for form in (exported.module(), torch.jit.script(Block()), traced):
         assert torch.allclose(form(qkv, table), expected, atol=1e-5)
+
+
+LOAD = """
+import sys
+for name in ("medseg", "medseg_kernels"):
+    sys.modules[name] = None  # importing them fails from here on
+import torch
+x, expected = torch.load(sys.argv[2])
+model = torch.export.load(sys.argv[1]).module() if sys.argv[1].endswith(".pt2") else torch.jit.load(sys.argv[1])
+assert not hasattr(torch.ops.medseg, "window_attention"), "the op must not be there"
+print(float((model(x) - expected).abs().max() / expected.abs().max()))
+"""
+
+
+class Layer(nn.Module):
+    """Every way to call the operator that a network has: shifted, stripes, a shared query, carriers, a learned bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(12, 36)
+        self.table = nn.Parameter(torch.randn(7 * 7 * 7, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, [3, 3, 4])
+        y = window_attention(
+            qkv, [4, 4, 4], [2, 2, 2], self.table, pad_mode="input", pad_qkv=self.qkv.bias, bias_index="monai"
+        )
+        y = y + window_attention(qkv, [1, 1, 1], geometry="stripe")
+        y = y + window_attention(qkv, [2, 2, 2], geometry="grid", causal=True, radius=[1, 1, 1])
+        y = y + window_attention(qkv[:, :, :, :, 1:], [2, 2, 2], global_query=qkv[:, :2, :2, :2, 0])
+        carriers = qkv[:, :2, 0, 0].unsqueeze(1).expand(-1, 12, -1, -1, -1, -1)
+        tokens, extra = window_attention_with_carriers(qkv, carriers, [2, 2, 2])
+        return y + tokens + extra.mean()
+
+
+@pytest.mark.parametrize("kind", ["scripted.ts", "traced.ts", "exported.pt2"])
+def test_saved_models_load_where_medseg_is_not_installed(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer, x, path = Layer(), torch.randn(1, 5, 3, 4, 12), tmp_path / kind
+    with torch.no_grad():
+        torch.save((x, layer(x)), tmp_path / "expected.pt")
+        if kind == "scripted.ts":
+            torch.jit.script(layer).save(path)
+        elif kind == "traced.ts":
+            torch.jit.trace(layer, x).save(path)
+        else:
+            torch.export.save(torch.export.export(layer, (x,)), path)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD, str(path), str(tmp_path / "expected.pt")],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
 
 
 @pytest.mark.parametrize(
