@@ -157,31 +157,34 @@ class Carriers(nn.Module):
         for axis, side in enumerate(window):
             each = min(self.per_axis, side) if total <= self.most else 1
             parts.append(each * count[axis])
-        pooled = pool_to(image, parts)
+        pooled = pool_to(image, parts, window)
         if valid is not None:  # the mean of the real tokens alone
-            share = pool_to(to_image(valid.unsqueeze(-1).to(image.dtype), self.spatial_dims), parts)
+            share = pool_to(to_image(valid.unsqueeze(-1).to(image.dtype), self.spatial_dims), parts, window)
             pooled = pooled / share.clamp(min=1e-6)
         return Context(to_tokens(pooled), context.query, context.condition, valid)
 
 
-def pool_to(image: Tensor, parts: List[int]) -> Tensor:
-    """Means of equal, overlapping boxes, `parts` of them per axis: stride n // p, length n - (p - 1) * (n // p), as published.
+def pool_to(image: Tensor, parts: List[int], window: List[int]) -> Tensor:
+    """Means of boxes, `parts` of them per axis.
 
-    Where n is a multiple of p the boxes do not overlap. A grid with fewer tokens than parts on an axis is pooled adaptively.
+    On a grid of whole windows, as published, boxes of equal length that overlap: stride n // p, length n - (p - 1) (n // p).
+    On any other grid that rule would blur the carriers far beyond their windows, and the boxes are those of adaptive pooling.
     """
     kernel: List[int] = []
     stride: List[int] = []
+    whole = True
     for axis in range(len(parts)):
         length, count = image.shape[axis + 2], parts[axis]
+        whole = whole and length % window[axis] == 0
         stride.append(length // count)
         kernel.append(length - (count - 1) * (length // count))
     if len(parts) == 2:
-        if min(stride) < 1:
-            return functional.adaptive_avg_pool2d(image, parts)  # type: ignore[arg-type]
-        return functional.avg_pool2d(image, kernel, stride)
-    if min(stride) < 1:
-        return functional.adaptive_avg_pool3d(image, parts)  # type: ignore[arg-type]
-    return functional.avg_pool3d(image, kernel, stride)
+        if whole:
+            return functional.avg_pool2d(image, kernel, stride)
+        return functional.adaptive_avg_pool2d(image, parts)  # type: ignore[arg-type]
+    if whole:
+        return functional.avg_pool3d(image, kernel, stride)
+    return functional.adaptive_avg_pool3d(image, parts)  # type: ignore[arg-type]
 
 
 class CarrierMLP(nn.Module):
