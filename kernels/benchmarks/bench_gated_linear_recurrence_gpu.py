@@ -4,15 +4,17 @@ bf16, B = 1, H = 6, K = V = 64, 48^3 tokens, forward + backward. Targets: 1.5 ti
 one sequence, for every member that flash-linear-attention has. Without it only our times are written; without a GPU nothing is.
 
 Run: python kernels/benchmarks/bench_gated_linear_recurrence_gpu.py
+     python kernels/benchmarks/bench_gated_linear_recurrence_gpu.py --dry-run   (no GPU: inputs and permuted copies on a tiny grid)
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import NOT_MEASURED, error, gpu_peak_growth, interleaved, save
+from harness import NOT_MEASURED, error, gpu_peak_growth, interleaved, require_close, save
 from torch import Tensor
 
 from medseg_kernels import gated_linear_recurrence
@@ -22,21 +24,21 @@ AXES = {"raster": (0, 1, 2), "raster:YZX": (1, 2, 0), "raster:ZXY": (2, 0, 1)}
 MEMBERS = ("retention", "simple gla", "gla", "delta rule", "gated delta rule")
 
 
-def inputs(member: str) -> dict[str, Tensor]:
+def inputs(member: str, grid: tuple[int, int, int] = GRID, device: str = "cuda") -> dict[str, Tensor]:
     """Leaves over the grid: tokens in bf16, decays and betas in float32."""
     torch.manual_seed(0)
-    shape = (1, *GRID, HEADS)
-    given = {name: torch.randn(*shape, CHANNELS, device="cuda") for name in "qkv"}
+    shape = (1, *grid, HEADS)
+    given = {name: torch.randn(*shape, CHANNELS, device=device) for name in "qkv"}
     given["k"] = torch.nn.functional.normalize(given["k"], dim=-1)
     given = {name: x.bfloat16() for name, x in given.items()}
     if member == "retention":  # the constants flash-linear-attention has built in
-        given["g"] = (1 - 2.0 ** (-5 - torch.arange(HEADS, device="cuda"))).log()
+        given["g"] = (1 - 2.0 ** (-5 - torch.arange(HEADS, device=device))).log()
     if member in ("simple gla", "gated delta rule"):
-        given["g"] = -0.1 * torch.rand(*shape, device="cuda")
+        given["g"] = -0.1 * torch.rand(*shape, device=device)
     if member == "gla":
-        given["g"] = -0.1 * torch.rand(*shape, CHANNELS, device="cuda")
+        given["g"] = -0.1 * torch.rand(*shape, CHANNELS, device=device)
     if "delta" in member:
-        given["beta"] = torch.rand(*shape, device="cuda")
+        given["beta"] = torch.rand(*shape, device=device)
     return {name: x.requires_grad_(member != "retention" or name != "g") for name, x in given.items()}
 
 
@@ -62,11 +64,11 @@ def theirs(member: str) -> Callable[[dict[str, Tensor]], Tensor] | None:
 
 def permuted(given: dict[str, Tensor], axes: tuple[int, ...], call: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
     """A sequence function on copies of a volume in another order, and its output turned back."""
-    flat = {}
+    flat, grid = {}, given["q"].shape[1:4]
     for name, x in given.items():
         turned = x if x.dim() == 1 else x.permute(0, *(1 + a for a in axes), *range(4, x.dim()))
         flat[name] = turned if x.dim() == 1 else turned.flatten(1, 3).contiguous()
-    output = call(flat).unflatten(1, [GRID[a] for a in axes])
+    output = call(flat).unflatten(1, [grid[a] for a in axes])
     back = [0, *(1 + axes.index(a) for a in range(3)), 4, 5]
     return output.permute(back).contiguous()
 
@@ -97,7 +99,22 @@ def measure(member: str, orders: list[str]) -> dict[str, Any]:
     return row
 
 
+def dry_run() -> None:
+    """Without a GPU: inputs of every member, and the permuted copies, whose sum must be that of one call over all orders."""
+    for member in MEMBERS:
+        given = inputs(member, (3, 4, 5), "cpu")
+        leaves = tuple(x for x in given.values() if x.requires_grad)
+        sequence = lambda x: gated_linear_recurrence(**x, backend="reference")[0]  # noqa: E731
+        copies = torch.stack([permuted(given, AXES[o], sequence) for o in AXES]).sum(0)
+        expected = gated_linear_recurrence(**given, traversals=list(AXES), backend="reference")[0]
+        distance = require_close(f"{member}, permuted copies", copies.detach(), expected.detach(), 2e-2)
+        torch.autograd.grad(copies.sum(), leaves)
+        print(f"gated_linear_recurrence: dry run: {member}: copies equal one call to {distance:.1e}")
+
+
 def main() -> None:
+    if "--dry-run" in sys.argv[1:]:
+        return dry_run()
     if not torch.cuda.is_available():
         print(f"gated_linear_recurrence: {NOT_MEASURED}: none is visible")
         return

@@ -5,10 +5,12 @@ bf16, B = 1, S = 16, forward + backward. Targets: 4 times faster at 48^3 and 64^
 traversal. Without mamba_ssm the ratio is left out; without a GPU nothing is measured.
 
 Run: python kernels/benchmarks/bench_selective_scan_gpu.py
+     python kernels/benchmarks/bench_selective_scan_gpu.py --dry-run   (no GPU: inputs and permuted copies on a tiny grid, no times)
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from harness import NOT_MEASURED, gpu_peak_growth, interleaved, require_close, save
 from torch import Tensor
 
-from medseg_kernels import selective_scan
+from medseg_kernels import selective_scan, selective_scan_fn
 
 SHAPES = [((48, 48, 48), 96), ((64, 64, 64), 96), ((32, 32, 32), 192)]
 ORDERS = ["raster", "reversed raster", "raster:YZX"]  # SegMamba: forward, backward, between slices
@@ -28,27 +30,25 @@ EXP_PER_SECOND = {
 }  # 16 per clock and SM
 
 
-def inputs(grid: tuple[int, int, int], channels: int) -> dict[str, Tensor]:
+def inputs(grid: tuple[int, int, int], channels: int, device: str = "cuda") -> dict[str, Tensor]:
     """Leaves: activations in bf16, parameters in float32."""
     torch.manual_seed(0)
     wide = {name: (1, *grid, channels) for name in ("u", "delta", "z")}
     narrow = {name: (1, *grid, STATE) for name in ("B", "C")}
-    given = {n: torch.randn(shape, device="cuda", dtype=torch.bfloat16) for n, shape in {**wide, **narrow}.items()}
-    given["A"] = -torch.rand(channels, STATE, device="cuda") - 0.5
-    given["D"] = torch.randn(channels, device="cuda")
-    given["delta_bias"] = torch.randn(channels, device="cuda") - 3
+    given = {n: torch.randn(shape, device=device, dtype=torch.bfloat16) for n, shape in {**wide, **narrow}.items()}
+    given["A"] = -torch.rand(channels, STATE, device=device) - 0.5
+    given["D"] = torch.randn(channels, device=device)
+    given["delta_bias"] = torch.randn(channels, device=device) - 3
     return {name: x.requires_grad_() for name, x in given.items()}
 
 
-def ours(given: dict[str, Tensor]) -> Tensor:
+def ours(given: dict[str, Tensor], backend: str = "triton") -> Tensor:
     """All traversals in one call."""
-    return selective_scan(**given, delta_softplus=True, traversals=ORDERS, backend="triton")
+    return selective_scan(**given, delta_softplus=True, traversals=ORDERS, backend=backend)
 
 
-def with_copies(given: dict[str, Tensor]) -> Tensor:
-    """mamba_ssm once per traversal on permuted and flipped copies, as SegMamba does."""
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
+def with_copies(given: dict[str, Tensor], scan: Callable[..., Tensor]) -> Tensor:
+    """mamba_ssm's function, or one of its signature, once per traversal on permuted and flipped copies, as SegMamba does."""
     total = torch.zeros_like(given["u"])
     for order in ORDERS:
         axes = (0, 2, 3, 1, 4) if order.endswith("YZX") else (0, 1, 2, 3, 4)
@@ -56,7 +56,7 @@ def with_copies(given: dict[str, Tensor]) -> Tensor:
         if order.startswith("reversed"):
             turned = {n: x.flip(1) for n, x in turned.items()}
         flat = {n: x.transpose(1, 2).contiguous() for n, x in turned.items()}
-        y = selective_scan_fn(
+        y = scan(
             flat["u"], flat["delta"], given["A"], flat["B"], flat["C"], given["D"], z=flat["z"], delta_bias=given["delta_bias"],
             delta_softplus=True,
         ).transpose(1, 2)  # fmt: skip
@@ -73,9 +73,9 @@ def measure(grid: tuple[int, int, int], channels: int) -> dict[str, Any]:
     grad = torch.randn_like(given["u"])
     forwards: dict[str, Callable[[], Tensor]] = {"triton": lambda: ours(given)}
     try:
-        import mamba_ssm  # noqa: F401
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as theirs
 
-        forwards["mamba_ssm, copies"] = lambda: with_copies(given)
+        forwards["mamba_ssm, copies"] = lambda: with_copies(given, theirs)
     except ImportError:
         print("mamba_ssm is not installed: its column is left out")
     exact = {name: x.detach().float() for name, x in given.items()}
@@ -100,7 +100,20 @@ def measure(grid: tuple[int, int, int], channels: int) -> dict[str, Any]:
     return row
 
 
+def dry_run() -> None:
+    """Without a GPU: the inputs, our call and the permuted copies, whose result must be the same, on a tiny grid."""
+    given = inputs((3, 4, 5), 8, "cpu")
+    copies = with_copies(given, selective_scan_fn)
+    distance = require_close("permuted copies", copies.detach(), ours(given, "reference").detach(), 2e-2)
+    torch.autograd.grad(copies.sum(), tuple(given.values()))
+    floors = {name: len(ORDERS) * 48**3 * 96 * STATE / rate * 1e6 for name, rate in EXP_PER_SECOND.items()}
+    print(f"selective_scan: dry run: copies equal one call to {distance:.1e}")
+    print("one exponential per step, 48^3 x 96:", ", ".join(f"{name} {us:.0f} us" for name, us in floors.items()))
+
+
 def main() -> None:
+    if "--dry-run" in sys.argv[1:]:
+        return dry_run()
     if not torch.cuda.is_available():
         print(f"selective_scan: {NOT_MEASURED}: none is visible")
         return
