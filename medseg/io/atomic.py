@@ -53,6 +53,13 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         raise
     except OSError as error:
         raise ResourceError(_cannot_write(path, error)) from error
+    except Exception as error:
+        if not _is_write_failure(error):
+            raise
+        raise ResourceError(
+            f"{path}: cannot be written: the disk is full or the file size limit is reached "
+            f"({' '.join(str(error).split())[:120]}); free some space or choose another folder."
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -134,6 +141,13 @@ def _cannot_write(path: Path, error: OSError) -> str:
         122: "the quota is used up; free some space or choose another folder",  # EDQUOT
     }.get(error.errno or 0, "choose a folder that you may write to")
     return f"{path}: cannot be written: {cause}; {remedy}."
+
+
+def _is_write_failure(error: Exception) -> bool:
+    """Whether a writer of tensors met a full disk: torch and safetensors raise no OSError then."""
+    text = str(error)
+    by_torch = isinstance(error, RuntimeError) and ("inline_container" in text or "PytorchStreamWriter" in text)
+    return by_torch or (type(error).__name__ == "SafetensorError" and "I/O error" in text)
 
 
 def _host() -> str:

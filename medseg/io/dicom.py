@@ -68,6 +68,8 @@ def is_dicom_file(path: Path) -> bool:
         return True
     if path.suffix and not path.suffix[1:].isdigit():  # names such as CT.1.2.840.113619 are common
         return False
+    if not path.is_file():
+        return False  # opening a pipe would wait for ever
     try:
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"

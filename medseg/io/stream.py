@@ -164,6 +164,8 @@ def open_file(path: Path) -> BinaryIO:
     try:
         if path.is_dir():
             raise UnreadableFileError(f"{path}: is a folder, expected a file.")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UnreadableFileError(f"{path}: is a pipe or a device, expected a file; write it to a file first.")
         return open(path, "rb")
     except FileNotFoundError:
         raise UnreadableFileError(f"{path}: no such file; check the path.") from None
