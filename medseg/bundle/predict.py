@@ -36,6 +36,7 @@ class PredictOptions:
         precision: fp32, bf16, fp16.
         max_memory: bytes for the logits.
         slab_type: auto, float32, float16.
+        fast: let the bundle's low-resolution network find the box in which the full-resolution one works.
     """
 
     device: str = "auto"
@@ -46,10 +47,12 @@ class PredictOptions:
     precision: str | None = None
     max_memory: int | None = None
     slab_type: str = "auto"
+    fast: bool = False
 
     def request(self) -> dict[str, Any]:
         """The settings that decide the labels (not how fast they come), for `--continue`."""
-        return {"overlap": self.overlap, "mirror": self.mirror, "precision": self.precision, "slab": self.slab_type}
+        asked = {"overlap": self.overlap, "mirror": self.mirror, "precision": self.precision, "slab": self.slab_type}
+        return asked | ({"fast": True} if self.fast else {})
 
 
 @dataclass
@@ -151,12 +154,16 @@ def make_segmenter(
     from medseg.inference.predictor import Predictor
     from medseg.transforms.postprocessing import Postprocessing
 
+    from .low_resolution import locating, settings_of
+
+    if options.fast:
+        settings_of(bundle)  # before weights are read
     if "preprocessing_def" not in bundle.config:
         return _foreign_segmenter(bundle, options)
     settings = bundle.inference_settings
     extra = bundle.plan.inference if bundle.plan is not None else {}
     mirror = settings["mirror_axes"] if options.mirror is None else options.mirror
-    return Predictor(
+    full = Predictor(
         bundle.networks(),
         bundle.preprocessing,
         bundle.roi_size,
@@ -178,6 +185,7 @@ def make_segmenter(
         keep_probabilities=probabilities,
         postprocessing=[Postprocessing(settings["postprocessing"])] if settings["postprocessing"] else (),
     )
+    return locating(bundle, full) if options.fast else full
 
 
 def _foreign_segmenter(bundle: Bundle, options: PredictOptions) -> Segmenter:

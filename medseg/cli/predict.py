@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mirror", metavar="AXES", help="test-time mirroring: none, or axes such as xyz (default: bundle's)"
     )
+    parser.add_argument(
+        "--fast", action="store_true", help="find the organs at low resolution first, where the bundle provides it"
+    )
     parser.add_argument("--engine", default="auto", metavar="E", help="auto (timed), eager, compile or openvino")
     parser.add_argument(
         "--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32 on a CPU, 16 bits on a GPU)"
@@ -108,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         precision=arguments.precision,
         max_memory=arguments.max_memory,
+        fast=arguments.fast,
     )
     screen = _Screen(quiet=arguments.quiet or arguments.json)
     result = predict_bundle(

@@ -27,6 +27,7 @@ from .ensemble import averaged
 from .half_slab import HalfSlab
 from .memory import StepDown, is_shortage, plan_memory
 from .mirroring import mirrored
+from .part import Box, Part, part_of_plan
 from .slab import ProbabilityMap, Slab, Start, WindowPlan, plan_windows, stream_labels
 from .windows import importance_map, per_axis
 
@@ -134,15 +135,29 @@ class Predictor:
         """The volume on the network's grid; afterwards the volume itself is not needed any more."""
         return self.preprocessing.apply(volume.array, volume.affine)
 
-    def segment(self, prepared: Prepared, progress: Progress | None = None) -> NDArray[np.integer]:
-        """The label map of a prepared volume; on shortage of memory it steps down and starts anew."""
+    def segment(
+        self, prepared: Prepared, progress: Progress | None = None, *, box: Box | None = None
+    ) -> NDArray[np.integer]:
+        """The label map of a prepared volume; on shortage of memory it steps down and starts anew.
+
+        Args:
+            prepared: of `prepare`.
+            progress: called with (windows done, windows in all).
+            box: compute only this box of the source array, (first, end) per axis; 0 outside, the same labels inside.
+        """
         plan = plan_windows(prepared.image.shape[1:], self.roi_size, self.overlap, placement=self.placement)
         image = _padded(prepared.image, plan)
-        self.steps = []
+        self.steps, part = [], None
+        if box is not None:
+            part = part_of_plan(plan, prepared.grid, box)
+            if part is None:
+                raise DataError(f"the box {box} lies outside the part of the image that is not zero")
+            plan = part.plan
+            image = image[(slice(None), *(slice(f, f + n) for f, n in zip(part.first, plan.shape, strict=True)))]
         step = StepDown(self.device, self.sw_batch_size, self.slab_planes, self.slab_type)
         while True:
             try:
-                label = self._run(prepared, image, plan, step, progress)
+                label = self._run(prepared, image, plan, step, progress, part)
                 break
             except NonFiniteLogitsError as error:
                 raise DataError(f"{error}; the weights or the image are damaged, or 16 bits are too few") from error
@@ -158,7 +173,13 @@ class Predictor:
         return label
 
     def _run(
-        self, prepared: Prepared, image: torch.Tensor, plan: WindowPlan, step: StepDown, progress: Progress | None
+        self,
+        prepared: Prepared,
+        image: torch.Tensor,
+        plan: WindowPlan,
+        step: StepDown,
+        progress: Progress | None,
+        part: Part | None,
     ) -> NDArray[np.integer]:
         first = _window(image, (0, 0, 0), plan).to(step.device)
         self._ensure_engines(first if not self.flat else first[..., 0], step, plan.count * self.cases)
@@ -199,6 +220,8 @@ class Predictor:
                 label_values=self.label_values,
                 advance=advance,
                 probabilities=kept,
+                tables=None if part is None else part.tables,
+                region=None if part is None else part.region,
             )
         self.probabilities = None if kept is None else kept.values
         return label

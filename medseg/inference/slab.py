@@ -203,6 +203,8 @@ def stream_labels(
     label_values: NDArray[np.integer] | None = None,
     advance: Callable[[int], None] | None = None,
     probabilities: ProbabilityMap | None = None,
+    tables: Sequence[AxisTable] | None = None,
+    region: tuple[slice, ...] | None = None,
 ) -> NDArray[np.integer]:
     """Run all windows and return the label map of the source grid.
 
@@ -215,13 +217,14 @@ def stream_labels(
         label_values: (K,) label of each class; 0, 1, 2 ... by default. With a slab of regions, what each of them writes.
         advance: called with the number of windows done since the last call.
         probabilities: filled as well when given.
+        tables, region: of a `Part`, when only a box of the source grid is wanted.
 
     Returns:
-        (X, Y, Z) of `grid.source_shape`; 0 outside a cut box.
+        (X, Y, Z) of `grid.source_shape`; 0 outside a cut box and outside the region.
     """
     slab: Slab | None = None
     output: NDArray[np.integer] | None = None
-    tables = source_tables(grid, plan.pads)
+    target = _Target(grid, tuple(tables or source_tables(grid, plan.pads)), region)
     done = 0
     for number, layer in enumerate(plan.layers):
         for starts in batches(plan, layer, window_batch):
@@ -239,9 +242,24 @@ def stream_labels(
         last = number + 1 == len(plan.layers)
         complete = plan.shape[plan.axis] if last else plan.layers[number + 1][0][plan.axis]
         if last or complete + plan.roi[plan.axis] - slab.first > slab.planes:
-            done = _flush(slab, plan, grid, tables, output, done, complete, label_values, probabilities)
+            done = _flush(slab, plan, target, output, done, complete, label_values, probabilities)
     assert output is not None
     return output
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where labels go: the source grid or a region of it, and which network voxels make each of its voxels."""
+
+    grid: GridMap
+    tables: tuple[AxisTable, ...]
+    region: tuple[slice, ...] | None
+
+    def place(self, axis: int, begin: int, end: int) -> tuple[slice, ...]:
+        """Planes begin .. end - 1 of the region, in turned and cut source voxels."""
+        sides = self.region or (slice(None),) * 3
+        offset = sides[axis].start or 0
+        return tuple(slice(offset + begin, offset + end) if a == axis else side for a, side in enumerate(sides))
 
 
 def _output_type(classes: int, label_values: NDArray[np.integer] | None) -> type[np.unsignedinteger]:
@@ -252,8 +270,7 @@ def _output_type(classes: int, label_values: NDArray[np.integer] | None) -> type
 def _flush(
     slab: Slab,
     plan: WindowPlan,
-    grid: GridMap,
-    tables: list[AxisTable],
+    target: _Target,
     output: NDArray[np.integer],
     done: int,
     complete: int,
@@ -261,7 +278,7 @@ def _flush(
     probabilities: ProbabilityMap | None,
 ) -> int:
     """Reduce the source planes whose network planes are all complete; returns the first source plane not yet done."""
-    axis = plan.axis
+    axis, tables = plan.axis, target.tables
     second = tables[axis].index[1]
     end = int(torch.searchsorted(second.contiguous(), complete, right=False))
     slab.complete(complete)
@@ -273,10 +290,10 @@ def _flush(
             labels = slab.labels(parts).numpy()
             if label_values is not None:
                 labels = label_values.astype(output.dtype)[labels]
-        place = tuple(slice(done, end) if a == axis else slice(None) for a in range(3))
-        grid.cut(grid.turn(output))[place] = labels
+        place = target.place(axis, done, end)
+        target.grid.cut(target.grid.turn(output))[place] = labels
         if probabilities is not None:
-            probabilities.put(grid, place, slab.logits(parts))
+            probabilities.put(target.grid, place, slab.logits(parts))
     following = int(tables[axis].index[0][end]) if end < len(second) else complete
     slab.release(min(following, complete))
     return max(done, end)

@@ -1,0 +1,119 @@
+"""The key `low_resolution` of inference.json: a second, coarse network that `medseg predict --fast` asks first where to look.
+
+    "low_resolution": {
+        "network_def": {...},                    as at the top of the file
+        "preprocessing_def": {...},              with a coarse spacing
+        "roi_size": [64, 64, 64],
+        "checkpoint": "models/low_resolution.pt",
+        "margin_mm": 20.0,                       added round the box of what it finds
+        "find": [1, 2]                           labels that make the box; left out: all but 0
+    }
+
+`attach_low_resolution` writes it from a bundle that was trained on the same data at a coarse spacing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from medseg.errors import BundleError, ConfigError
+from medseg.io.atomic import write_json
+from medseg.types import FilePath
+
+from .layout import Layout
+from .load import Bundle, load_bundle
+from .weights import load_into, read_state_dict, write_state_dict
+
+if TYPE_CHECKING:
+    from medseg.inference.locate import LocatingPredictor
+    from medseg.inference.predictor import Predictor
+
+KEY = "low_resolution"
+NEEDED = ("network_def", "preprocessing_def", "roi_size", "checkpoint")
+WEIGHTS = "models/low_resolution.pt"
+
+
+def locating(bundle: Bundle, full: Predictor) -> LocatingPredictor:
+    """The bundle's predictor behind its low-resolution network.
+
+    Raises:
+        ConfigError: the bundle provides none.
+        BundleError: the key or the weights are broken.
+    """
+    from medseg.inference.locate import MARGIN_MM, LocatingPredictor
+    from medseg.inference.predictor import Predictor
+
+    facts = settings_of(bundle)
+    path = bundle.folder / str(facts["checkpoint"])
+    if bundle.folder.resolve() not in path.resolve().parents:
+        raise BundleError(f"{bundle.layout.inference}: {KEY}::checkpoint names {path}, which lies outside the bundle")
+    network = bundle.config.build(f"{KEY}::network_def")
+    load_into(network, read_state_dict(path), path)
+    coarse = Predictor(
+        network.eval(),
+        bundle.config.build(f"{KEY}::preprocessing_def"),
+        [int(extent) for extent in facts["roi_size"]],
+        overlap=float(facts.get("overlap", 0.25)),
+        device=full.device,
+        engine=full.engine_name,
+        precision=full.precision,
+        memory_limit=full.memory_limit,
+        cases=full.cases,
+    )
+    return LocatingPredictor(coarse, full, margin_mm=float(facts.get("margin_mm", MARGIN_MM)), find=facts.get("find"))
+
+
+def settings_of(bundle: Bundle) -> dict[str, Any]:
+    """The key's content.
+
+    Raises:
+        ConfigError: the bundle has no such key.
+        BundleError: something is missing in it.
+    """
+    facts = bundle.config.raw.get(KEY)
+    if facts is None:
+        raise ConfigError(
+            f"{bundle.name} has no low-resolution network, which --fast needs (inference.json: {KEY}); predict without --fast"
+        )
+    missing = [key for key in NEEDED if not isinstance(facts, Mapping) or key not in facts]
+    if missing:
+        raise BundleError(f"{bundle.layout.inference}: {KEY} has no {', '.join(missing)}")
+    return dict(facts)
+
+
+def attach_low_resolution(
+    bundle: FilePath, coarse: FilePath, *, margin_mm: float = 20.0, find: Sequence[int] | None = None
+) -> None:
+    """Give a bundle the network of another one as its low-resolution network, weights included.
+
+    Args:
+        bundle: folder of the bundle that gets it.
+        coarse: a bundle trained on the same kind of images at a coarse spacing.
+        margin_mm: added to the box of what it finds.
+        find: labels of the coarse network that make the box; None for all but 0.
+
+    Raises:
+        BundleError: one of them cannot be opened, or they take different images.
+        ConfigError: the coarse one averages several networks, which would not be quick.
+    """
+    target, source = load_bundle(str(bundle)), load_bundle(str(coarse))
+    if target.channels != source.channels:
+        raise BundleError(f"{coarse}: takes the channels {source.channels}, {bundle} takes {target.channels}")
+    if len(source.weight_files) > 1:
+        raise ConfigError(f"{coarse}: averages {len(source.weight_files)} networks; a low-resolution one must be quick")
+    state = read_state_dict(source.weight_files[0])
+    load_into(source.untrained_network(), state, source.weight_files[0])
+    layout = Layout(target.folder)
+    write_state_dict(layout.folder / WEIGHTS, state)
+    facts: dict[str, Any] = {
+        "network_def": source.config.raw["network_def"],
+        "preprocessing_def": source.config.raw["preprocessing_def"],
+        "roi_size": list(source.roi_size),
+        "checkpoint": WEIGHTS,
+        "margin_mm": float(margin_mm),
+        **({} if find is None else {"find": [int(value) for value in find]}),
+    }
+    config = json.loads(layout.inference.read_text(encoding="utf-8"))
+    write_json(layout.inference, {**config, KEY: facts})
