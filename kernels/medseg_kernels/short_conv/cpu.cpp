@@ -5,8 +5,8 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace {
@@ -51,7 +51,23 @@ inline void gather(const Conv &p, const float *x, int64_t stride, int64_t r, int
   }
 }
 
-inline float sigmoid(float v) { return 1.0f / (1.0f + std::exp(-v)); }
+// 1 / (1 + exp(-v)) without a call, so that loops over channels become vector code: std::exp made the whole convolution five
+// times slower. 2^t by its exponent's bits and a polynomial of least relative error (2e-9) on [-0.5, 0.5], t in [-126, 127].
+inline float sigmoid(float v) {
+  float t = -1.44269504088896341f * v;
+  t = t > 127.0f ? 127.0f : t;
+  t = t < -126.0f ? -126.0f : t;
+  const int32_t i = int32_t(t + 127.5f), exponent = i << 23;  // 127 + round(t)
+  const float f = t - float(i - 127);
+  float p = 1.5353342187e-4f * f + 1.3398868214e-3f, power;
+  p = p * f + 9.6184373723e-3f;
+  p = p * f + 5.5503324862e-2f;
+  p = p * f + 2.4022647914e-1f;
+  p = p * f + 6.9314720285e-1f;
+  p = p * f + 1.0f;
+  std::memcpy(&power, &exponent, sizeof power);
+  return 1.0f / (1.0f + p * power);
+}
 
 // Value before the activation of one token of one traversal.
 inline void before(const Conv &p, int64_t b, int64_t r, int64_t token, float *sum) {

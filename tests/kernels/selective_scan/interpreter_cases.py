@@ -12,7 +12,7 @@ import torch
 from medseg_kernels import selective_scan
 from medseg_kernels.selective_scan import triton_call
 from medseg_kernels.selective_scan.chunked_backward import Inputs
-from tests.kernels.selective_scan.cases import Case, error, truth, worst
+from tests.kernels.selective_scan.cases import Case, error, worst
 
 WINDOWED = "windowed:2,2,2:snake"
 CASES = {
@@ -64,15 +64,23 @@ def repeated() -> bool:
 
 
 def far_apart() -> float:
-    """Error with tokens more than 2**31 elements apart: a sparse file stands for the memory in between."""
+    """Error, forward and backward, with tokens more than 2**31 elements apart: a sparse file stands for the memory between."""
     case = Case(grid=(1, 1, 3), channels=2, state=2, batch=1, options="")
     given, stride = case.inputs(), 2**30 + 2**20
     with tempfile.NamedTemporaryFile() as file:
         memory = torch.from_numpy(np.memmap(file.name, dtype=np.float32, mode="w+", shape=(2 * stride + 2,)))
         far = memory.as_strided((1, 1, 3, 2), (0, 0, stride, 1))
         far.copy_(given.u)
-        out, _, _ = triton_call.forward(Inputs(far, *given[1:]), *case.settings(), False)
-    return error(out, truth(case, given)[0])
+        return max(worst(case, Inputs(far, *given[1:]), triton_call.forward, triton_call.backward).values())
+
+
+def expanded() -> float:
+    """Error with inputs repeated by strides of 0 and offsets above 2**31 elements: an expanded axis in front of a far one."""
+    case = Case(grid=(1, 2, 2), channels=2, state=2, batch=2, options="z", traversals=("raster", "snake"))
+    given = case.inputs()
+    one = given.u[:1, :, :1].expand(2, 1, 4, 2)
+    same = Inputs(one, given.delta[:, :, :1].expand(-1, -1, 4, -1), *given[2:])
+    return max(worst(case, same, triton_call.forward, triton_call.backward).values())
 
 
 def by_name() -> float:
@@ -91,7 +99,7 @@ def main() -> None:
         name: max(worst(case, case.inputs(), triton_call.forward, triton_call.backward).values())
         for name, case in CASES.items()
     }
-    for check in (poisoned, half_precision, repeated, far_apart, by_name):
+    for check in (poisoned, half_precision, repeated, far_apart, expanded, by_name):
         results[check.__name__] = check()
     print(json.dumps(results))
 

@@ -196,6 +196,23 @@ def test_16_bit_inputs_are_computed_in_float32(backend: str, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_gradients(backend: str, dtype: torch.dtype) -> None:
+    results = []
+    for kind in (dtype, torch.float64):
+        given = {
+            n: x.to(kind) if torch.is_tensor(x) and x.dtype == dtype else x for n, x in arguments(dtype=dtype).items()
+        }
+        if kind == torch.float64:
+            given = {n: x.double() if torch.is_tensor(x) else x for n, x in given.items()}
+        leaves = {n: x.requires_grad_() for n, x in given.items() if torch.is_tensor(x)}
+        out = selective_scan(**given, backend=backend if kind == dtype else "reference")
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(out.dtype)
+        results.append([out.detach(), *torch.autograd.grad(out, tuple(leaves.values()), weights)])
+    assert max(error(a, b) for a, b in zip(*results, strict=True)) < 2e-2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_repeated_runs_are_bit_identical(backend: str) -> None:
     results = []
     for _ in range(2):

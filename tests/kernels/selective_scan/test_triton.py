@@ -22,7 +22,7 @@ def results() -> dict[str, Any]:
 
 def test_kernels_equal_the_reference(results: dict[str, Any]) -> None:
     cases = {name: value for name, value in results.items() if name not in ("half_precision", "repeated")}
-    assert len(cases) == 10
+    assert len(cases) == 11
     assert {name: value for name, value in cases.items() if not value < FP32} == {}
 
 

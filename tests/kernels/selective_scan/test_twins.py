@@ -93,6 +93,29 @@ def test_few_channels_are_cut_into_segments_for_many_threads(names: tuple[str, .
 
 
 @needs_compiler
+def test_compiled_form_writes_every_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **more: real(*size, **more).fill_(float("nan")))
+    case = Case(
+        grid=(3, 5, 7), channels=19, state=3, traversals=("raster", WINDOWED), merge="weights", each="delta read"
+    )
+    assert max(with_threads(4, lambda: worst(case, case.inputs(), cpu.forward, cpu.backward)).values()) < FP32
+
+
+@needs_compiler
+def test_compiled_form_with_strides_beyond_32_bits() -> None:
+    """8 GiB of addresses, of which only the pages that are written become memory; B and C are expanded, with strides of 0."""
+    case = Case(grid=(2, 2, 2), channels=5, state=4, batch=2, options="skip z")
+    near = case.inputs()
+    memory = torch.empty(2**31 + 100)
+    far = memory.as_strided((2, 1, 8, 5), (2**31, 40, 5, 1))
+    far.copy_(near.u)
+    spread = [x[:, :, :1].expand(-1, -1, 8, -1, -1) for x in (near.write, near.read)]
+    given = Inputs(far, near.delta, near.rate, *spread, *near[5:])
+    assert max(worst(case, given, cpu.forward, cpu.backward).values()) < FP32
+
+
+@needs_compiler
 def test_compiled_form_on_a_long_sequence() -> None:
     """Against the chunked form in float64: the reference would take minutes. More than one chunk of either form."""
     case = Case(grid=(20, 16, 13), channels=24, state=16, batch=1, traversals=("raster:ZYX", "snake"))
