@@ -1,0 +1,105 @@
+"""Whole commands under kills, shortages, deaths, full disks and load: a short round on every run, the full one marked slow.
+
+The rounds run in one process of their own (`tests/reliability/scenario.py`): the imports are paid once, and the forks do not
+inherit pytest's threads.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+SHORT = ("kill_fit=2", "kill_prepare=2", "kill_predict=2", "mixed=10", "repeat=3", "scope", "load=60", "fit_inputs")
+FULL = ("kill_fit=20", "kill_prepare=20", "kill_predict=20", "mixed=50", "repeat=10", "load=1000")
+
+
+def play(*names: str) -> dict[str, dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.reliability.scenario", *names]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not result.stdout.strip():
+        raise RuntimeError(result.stderr[-2000:])
+    return dict(json.loads(result.stdout))
+
+
+@pytest.fixture(scope="module")
+def short() -> dict[str, dict[str, Any]]:
+    return play(*SHORT)
+
+
+@pytest.mark.requirement("R5")
+def test_a_killed_training_resumes_to_bitwise_equal_weights(short: dict[str, dict[str, Any]]) -> None:
+    assert short["kill_fit"]["faults"] == []
+    assert short["kill_fit"]["counts"]["resumed to bitwise equal weights"] == 2
+
+
+@pytest.mark.requirement("R6")
+@pytest.mark.parametrize("name", ["kill_prepare", "kill_predict"])
+def test_killed_commands_leave_whole_files_and_go_on(short: dict[str, dict[str, Any]], name: str) -> None:
+    assert short[name]["faults"] == []
+    assert any("killed" in what for what in short[name]["counts"])
+
+
+@pytest.mark.requirement("R4")
+def test_bad_cases_are_named_and_the_others_equal_single_runs(short: dict[str, dict[str, Any]]) -> None:
+    assert short["mixed"]["faults"] == []
+    assert short["mixed"]["counts"]["equal bit for bit to a single run"] == 9
+
+
+@pytest.mark.requirement("R12")
+def test_repeats_are_identical(short: dict[str, dict[str, Any]]) -> None:
+    assert short["repeat"]["faults"] == []
+    assert short["repeat"]["counts"]["repeats"] == 3
+
+
+@pytest.mark.requirement("Scope")
+def test_cases_out_of_scope_are_warned_of_by_name(short: dict[str, dict[str, Any]]) -> None:
+    assert short["scope"]["faults"] == []
+    assert short["scope"]["counts"]["warned of by name"] == 4
+
+
+@pytest.mark.requirement("R15")
+def test_many_cases_keep_nothing(short: dict[str, dict[str, Any]]) -> None:
+    assert short["load"]["faults"] == []
+    assert short["load"]["counts"]["cases"] == 60
+
+
+@pytest.mark.requirement("R1", "R8")
+def test_fit_refuses_broken_datasets_and_rebuilds_damaged_caches(short: dict[str, dict[str, Any]]) -> None:
+    assert short["fit_inputs"]["faults"] == []
+    assert short["fit_inputs"]["counts"]["refused"] >= 20
+
+
+@pytest.mark.requirement("R10")
+@pytest.mark.slow
+def test_deaths_in_the_middle_of_a_case_are_named_within_ten_seconds() -> None:
+    result = play("workers")["workers"]
+    assert result["faults"] == []
+    assert result["counts"]["faults planted"] == 11
+
+
+@pytest.mark.requirement("R9")
+@pytest.mark.slow
+def test_a_shortage_of_memory_steps_down_and_finishes() -> None:
+    result = play("memory")["memory"]
+    assert result["faults"] == []
+    assert result["counts"]["finished after stepping down"] == 10
+
+
+@pytest.mark.requirement("R7")
+@pytest.mark.slow
+def test_full_disks_and_impossible_places_are_named() -> None:
+    result = play("disk")["disk"]
+    assert result["faults"] == []
+    assert result["counts"]["situations"] >= 12
+
+
+@pytest.mark.requirement("R4", "R5", "R6", "R12", "R15")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_the_full_round(name: str) -> None:
+    (result,) = play(name).values()
+    assert result["faults"] == []
