@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from medseg.bundle.grammar import GrammarError, check, imported_names, parse, references
 from medseg.bundle.interpreter import evaluate
-from tests.bundle.zoo_expressions import KINDS, OWN_CODE, ZOO
+from medseg.bundle.targets import TargetError, check_component
+from tests.bundle.zoo_expressions import KINDS, OWN_CODE, TARGETS, ZOO
 
 ALIASES = {
     "Path": "pathlib.Path",
@@ -104,6 +105,33 @@ def test_model_zoo_opens_but_for_four() -> None:
     }
     assert len(ZOO) - len(closed) >= 25
     assert set(ZOO) >= OWN_CODE
+
+
+def refused_targets(name: str) -> list[str]:
+    """Why the components that a file names are not allowed."""
+    reasons = []
+    for component in TARGETS[name]:
+        try:
+            check_component({"_target_": component} if isinstance(component, str) else component)
+        except TargetError as error:
+            reasons.append(str(error))
+    return reasons
+
+
+def test_model_zoo_opens_with_its_targets_unless_it_brings_code() -> None:
+    """Half of the files name Python of their own as targets and rightly need --trust; four of the others do as well."""
+    assert len(ZOO) == 29
+    assert len(OWN_CODE) == 15
+    assert set(TARGETS) == set(ZOO) - OWN_CODE
+    closed = {name for name in TARGETS if not opens(name) or refused_targets(name)}
+    assert closed == {
+        "inbody_outbody_classification",  # a transform that MONAI 1.6 no longer has
+        "pathology_nuclei_classification",  # registers a writer of its own
+        "pathology_tumor_detection",  # downloads pretrained weights
+        "prostate_mri_anatomy",  # takes a column of a table as an attribute
+    }
+    with pytest.raises(TargetError, match="not on the list"):
+        check_component({"_target_": "scripts.custom.Network"})
 
 
 def test_every_kind_is_used() -> None:

@@ -1,8 +1,8 @@
 """What the public model zoo's inference configurations compute, restated: kinds of expression, and who uses which.
 
 Read in November 2026 from one stored version of each file. The expressions are ours, of the same form (same calls,
-operators and syntax, other names and paths). Targets of components are not in this table: a bundle that names classes
-in its own `scripts/` needs --trust whatever its expressions are (`OWN_CODE`).
+operators and syntax, other names and paths). `TARGETS` holds the components that the files name, those of MONAI by their
+bare names. A bundle that names classes in its own `scripts/` needs --trust whatever its expressions are (`OWN_CODE`).
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ KINDS = {
     "switch": "setattr(torch.backends.cudnn, 'benchmark', True)",
     "search path": "sys.path.append(@root)",
     "call component": "@loader(@engine)",
+    "call choice": "@loader(@engine) if @flag else None",
     "call with dict": "lambda batch: [@steps({**item['pred'], 'image': item['image']}) for item in batch]",
     "each meta": "lambda batch: [item['image_meta_dict'] for item in batch]",
     "run": "@engine.run()",
@@ -136,7 +137,8 @@ ZOO = {
     ],
     "CoronSegmentator": ["import", "path", "files", "device", "first", "reference", "run"],
     "endoscopic_inbody_classification": [
-        "import", "path", "open", "json load", "close", "device", "to device", "torch dtype", "switch", "run",
+        "import", "path", "open", "json load", "close", "device", "to device", "torch dtype", "determinism", "call choice",
+        "run",
     ],
     "endoscopic_tool_segmentation": [
         "import", "path", "joined files", "device", "to device", "each", "lambda slice", "determinism", "run",
@@ -212,3 +214,57 @@ OWN_CODE = {
     "vista3d",
     "wholeBrainSeg_Large_UNEST_segmentation",
 }
+
+_EVALUATOR = ["Compose", "Dataset", "DataLoader", "CheckpointLoader", "SupervisedEvaluator"]
+_USUAL_TARGETS = [*_EVALUATOR, "LoadImaged", "EnsureTyped", "Activationsd", "AsDiscreted", "SaveImaged"]
+_VOLUMES = [*_USUAL_TARGETS, "EnsureChannelFirstd", "Orientationd", "Spacingd", "SlidingWindowInferer", "Invertd"]
+_CLASSIFIER = [
+    *_EVALUATOR, "SEResNet50", "LoadImaged", "EnsureTyped", "AsDiscreted", "Resized", "CastToTyped", "NormalizeIntensityd",
+    "SimpleInferer", "StatsHandler",
+]  # fmt: skip
+
+# What the files that need none of their own code name as components; a dictionary where an argument matters too.
+TARGETS: dict[str, list[str | dict[str, object]]] = {
+    "brats_mri_segmentation": [
+        *_EVALUATOR, "SegResNet", "LoadImaged", "NormalizeIntensityd", "SlidingWindowInferer", "Activationsd", "Invertd",
+        "AsDiscreted", "Lambdad", "SaveImaged", "StatsHandler",
+    ],
+    "endoscopic_inbody_classification": [*_CLASSIFIER, "EnsureChannelFirstd", "SaveClassificationd"],
+    "endoscopic_tool_segmentation": [
+        *_EVALUATOR, "FlexibleUNet", "LoadImaged", "EnsureChannelFirstd", "Resized", "ScaleIntensityd", "SimpleInferer",
+        "Invertd", "AsDiscreted", "Lambdad", "SaveImaged", "StatsHandler",
+    ],
+    "inbody_outbody_classification": [*_CLASSIFIER, "ToTensord", "AsChannelFirstd"],
+    "mednist_gan": [*_EVALUATOR, "Generator", "SimpleInferer", "Activationsd", "SaveImaged"],
+    "pathology_nuclei_classification": [
+        *_EVALUATOR, "DenseNet121", "LoadImaged", "EnsureChannelFirstd", "ScaleIntensityRanged", "AddLabelAsGuidanced",
+        "SimpleInferer", "Activationsd", "SaveImaged", "StatsHandler",
+    ],
+    "pathology_nuclei_segmentation_classification": [
+        *_EVALUATOR, "HoVerNet", "LoadImaged", "EnsureChannelFirstd", "CastToTyped", "ScaleIntensityRanged",
+        "SlidingWindowHoVerNetInferer", "FlattenSubKeysd", "HoVerNetInstanceMapPostProcessingd",
+        "HoVerNetNuclearTypePostProcessingd", "FromMetaTensord", "SaveImaged",
+    ],
+    "pathology_nuclick_annotation": [
+        *_EVALUATOR, "BasicUNet", "LoadImaged", "EnsureChannelFirstd", "ScaleIntensityRanged", "AddClickSignalsd",
+        "SqueezeDimd", "SimpleInferer", "Activationsd", "AsDiscreted", "KeepLargestConnectedComponentd", "SaveImaged",
+        "StatsHandler",
+    ],
+    "pathology_tumor_detection": [
+        *_EVALUATOR, {"_target_": "TorchVisionFCModel", "pretrained": True}, "CastToTyped", "ScaleIntensityRanged",
+        "ToTensord", "CSVDataset", "Lambdad", "MaskedPatchWSIDataset", "SimpleInferer", "EnsureTyped", "Activationsd",
+        "ToNumpyd", "StatsHandler", "monai.handlers.ProbMapProducer",
+    ],
+    "prostate_mri_anatomy": [
+        *_VOLUMES, "UNet", "ScaleIntensityd", "NormalizeIntensityd", "KeepLargestConnectedComponentd", "StatsHandler",
+        "torch.device",
+    ],
+    "spleen_ct_segmentation": [*_VOLUMES, "UNet", "ScaleIntensityRanged", "StatsHandler"],
+    "swin_unetr_btcv_segmentation": [
+        *_VOLUMES, "SwinUNETR", "ScaleIntensityRanged", "StatsHandler", {"_target_": "LoadImaged", "reader": "ITKReader"},
+    ],
+    "ventricular_short_axis_3label": [
+        *_USUAL_TARGETS, "UNet", "EnsureChannelFirstd", "ScaleIntensityd", "SliceInferer", "Invertd",
+    ],
+    "wholeBody_ct_segmentation": [*_VOLUMES, "SegResNet", "NormalizeIntensityd", "ScaleIntensityd", "StatsHandler"],
+}  # fmt: skip
