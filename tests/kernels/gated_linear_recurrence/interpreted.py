@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import torch
 
 from medseg_kernels.gated_linear_recurrence import segments, triton_backend
@@ -64,6 +65,21 @@ def run(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {"output": output, "final_state": final, **{n: x for n, x in grads._asdict().items() if x is not None}}
 
 
+def far_apart() -> dict[str, float]:
+    """Errors, forward and backward, of samples 2**31 elements apart; memory that nobody touches costs nothing."""
+    far = torch.from_numpy(np.empty(2**31 + 1000, dtype=np.float32)).as_strided((2, 10, 2, 8), (2**31, 16, 8, 1))
+    far.copy_(torch.randn(2, 10, 2, 8, generator=torch.Generator().manual_seed(0)))
+    near = torch.randn(2, 10, 2, 8, generator=torch.Generator().manual_seed(0))
+    results = []
+    for x in (far, near.double()):
+        form = (triton_backend.forward, triton_backend.backward) if x is far else (chunkwise, chunkwise_backward)
+        outputs = form[0](x, x, x, None, None, 1.0, None, None, None, False)
+        weights = (weight.to(x.dtype) for weight in weights_for(*outputs))
+        results.append([*outputs, *form[1](*weights, x, x, x, None, None, 1.0, None, None, None, False)[:3]])
+    names = ("output", "final_state", "q", "k", "v")
+    return {name: error(a, b) for name, a, b in zip(names, *results, strict=True)}
+
+
 def truth(case: Case) -> dict[str, torch.Tensor]:
     """The same in float64 by the chunked torch form, which test_forms.py holds against the recurrence."""
     scale = case.q.shape[-1] ** -0.5
@@ -103,6 +119,7 @@ def main() -> None:
             again = run(case, dtype)
             line["repeats"] = all(torch.equal(found[n], again[n]) for n in found)
         print(json.dumps(line), flush=True)
+    print(json.dumps({"name": "strides beyond 2**31", "half": False, "errors": far_apart()}), flush=True)
 
 
 if __name__ == "__main__":

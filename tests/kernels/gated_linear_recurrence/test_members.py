@@ -182,6 +182,32 @@ def test_several_traversals_equal_single_calls_with_states() -> None:
     assert error(again, sum(parts)) < 1e-12
 
 
+@pytest.mark.parametrize("backend", ["reference", None])
+def test_packed_sequences_equal_single_calls_with_gradients(backend: str | None) -> None:
+    """cu_seqlens with empty pieces at the start, inside and at the end; states and their gradients, one per piece."""
+    bounds, dtype = [0, 0, 5, 70, 70, 100, 100], torch.float64 if backend == "reference" else torch.float32
+    q, k, v = (tokens(2, 100, 2, e, seed=s).to(dtype) for s, e in enumerate((8, 8, 5)))
+    k = torch.nn.functional.normalize(k, dim=-1)
+    g, beta = -torch.rand(2, 100, 2).to(dtype), torch.rand(2, 100, 2).to(dtype)
+    start = tokens(2 * 6, 2, 8, 5, seed=9).to(dtype)
+    given = [x.requires_grad_() for x in (q, k, v, g, beta, start)]
+    packed = gated_delta_rule(*given[:5], initial_state=start, cu_seqlens=torch.tensor(bounds), backend=backend)
+    outputs, states = [], []
+    for w, (a, b) in enumerate(itertools.pairwise(bounds)):
+        piece = [x[:, a:b].double() for x in given[:5]]
+        output, state = recurrent(*piece, None, start.view(2, 6, 2, 8, 5)[:, w].double(), True)
+        outputs.append(output)
+        states.append(state)
+    expected = torch.cat(outputs, 1), torch.stack(states, 1).flatten(0, 1)
+    weights = tokens(2, 100, 2, 5, seed=7), tokens(12, 2, 8, 5, seed=8)
+    bound = 1e-9 if backend == "reference" else 1e-5
+    results = []
+    for pair in (packed, expected):
+        loss = sum((x.double() * w).sum() for x, w in zip(pair, weights, strict=True))
+        results.append([*pair, *torch.autograd.grad(loss, given)])
+    assert max(error(a, b) for a, b in zip(*results, strict=True)) < bound
+
+
 def test_streaming_in_parts_equals_the_whole() -> None:
     q, k, v = (tokens(2, 100, 2, 6, seed=s) for s in range(3))
     k = torch.nn.functional.normalize(k, dim=-1)

@@ -75,6 +75,18 @@ def test_compiled_whole_and_for_any_size_with_gradients() -> None:
             assert error(found, expected) < 1e-5
 
 
+@pytest.mark.slow
+def test_compiled_by_inductor_with_gradients() -> None:
+    model = Members(["snake"])
+    results = []
+    for call in (model, torch.compile(model, fullgraph=True, dynamic=True)):
+        leaves = [x.clone().requires_grad_() for x in grid_inputs()]
+        output = call(*leaves)
+        results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
+    for found, expected in zip(results[1], results[0], strict=True):
+        assert error(found, expected) < 1e-5
+
+
 def test_exported_graph_holds_no_op_of_ours() -> None:
     model, inputs = Members(["snake"]), grid_inputs()
     exported = torch.export.export(model, inputs)
@@ -116,7 +128,8 @@ def test_autocast_keeps_decays_and_states_in_float32() -> None:
 @pytest.mark.parametrize(
     ("decay", "write"), [("const", "plain"), ("scalar", "gate"), ("vector", "plain"), ("scalar", "delta")]
 )
-def test_bfloat16_outputs_and_gradients(decay: str, write: str) -> None:
+@pytest.mark.parametrize("backend", ["reference", None])
+def test_bfloat16_outputs_and_gradients(decay: str, write: str, backend: str | None) -> None:
     case = make_case(decay, write, size_n=300, size_k=32, size_v=32)
     tokens = [x.detach().bfloat16().requires_grad_() for x in (case.q, case.k, case.v)]
     others = [None if x is None else x.detach().float().requires_grad_() for x in (case.g, case.beta)]
@@ -127,7 +140,7 @@ def test_bfloat16_outputs_and_gradients(decay: str, write: str) -> None:
         q, k, v, *rest = leaves
         named = dict(zip([n for n, x in zip(("g", "beta"), others, strict=True) if x is not None], rest, strict=True))
         gate = {"input_gate": named.pop("beta")} if write == "gate" else {}
-        output, state = gated_linear_recurrence(q, k, v, **named, **gate)
+        output, state = gated_linear_recurrence(q, k, v, **named, **gate, backend=backend)
         results.append([output, state, *gradients(output, state, leaves)])
     for found, expected in zip(*results, strict=True):
         assert rms_ratio(found, expected) < 5e-3

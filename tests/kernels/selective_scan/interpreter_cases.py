@@ -75,7 +75,7 @@ def far_apart() -> float:
 
 
 def expanded() -> float:
-    """Error with inputs repeated by strides of 0 and offsets above 2**31 elements: an expanded axis in front of a far one."""
+    """Error with inputs repeated by strides of 0, over samples and tokens."""
     case = Case(grid=(1, 2, 2), channels=2, state=2, batch=2, options="z", traversals=("raster", "snake"))
     given = case.inputs()
     one = given.u[:1, :, :1].expand(2, 1, 4, 2)
