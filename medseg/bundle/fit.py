@@ -17,6 +17,7 @@ from medseg.tracking.run_record import read_run_id, write_run_id
 from .figures import update_figures
 from .layout import Layout, find_bundle
 from .load import open_trusted
+from .metadata import read_metadata
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def fit_bundle(
         ConfigError, BundleError, DataError: before anything is trained, see the functions called.
     """
     folder = find_bundle(bundle)
+    read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
     open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:

@@ -16,6 +16,10 @@ from medseg.errors import BundleError
 from medseg.io.atomic import atomic_path
 
 
+# What Lightning needs to go on where a training stopped; it would end in a KeyError without.
+NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written atomically and read without running pickled code."""
 
@@ -31,10 +35,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except FileNotFoundError:
             raise
         except Exception as error:
+            reason = (str(error).splitlines() or ["no details"])[0]
             raise BundleError(
-                f"{path}: is no readable checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                "Delete it to start again."
+                f"{path}: is no readable checkpoint ({type(error).__name__}: {reason}). Delete it to start again."
             ) from error
+        missing = [key for key in NEEDED if not isinstance(loaded, dict) or key not in loaded]
+        if missing:
+            raise BundleError(
+                f"{path}: is no checkpoint of a training: {missing[0]!r} is missing. Delete it to start again."
+            )
         return loaded
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from medseg.errors import MedsegError, ResourceError
+from medseg.errors import BundleError, MedsegError, ResourceError
 from medseg.io.atomic import remove_leftovers, write_json
 from medseg.tracking.manifest import data_fingerprint, make_manifest
 from medseg.tracking.privacy import without_paths
@@ -53,6 +53,7 @@ def run_fit(
         The last metrics, by name.
 
     Raises:
+        BundleError: the checkpoint belongs to another network.
         ResourceError: the run's folder cannot be written, or a loader process died; the case it read is named.
     """
     started = time.monotonic()
@@ -67,6 +68,9 @@ def run_fit(
             remove_leftovers(place)  # of a run that was killed while it wrote
     data.prepare_data()
     data.setup()
+    if trainer.is_global_zero:
+        parts = {"train": data.train_dataset.report(), "val": data.validation_dataset.report()}
+        write_json(folder / "preparation.json", parts)
     if pretrained is not None and not resuming:
         from .initialize import load_matching
 
@@ -79,6 +83,11 @@ def run_fit(
         trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resuming else None)
     except (RuntimeError, MedsegError) as error:
         told = data.explain(error)
+        if told is None and resuming and "loading state_dict" in str(error):
+            told = BundleError(
+                f"{checkpoint}: belongs to another network than train.json describes; restore the settings it was trained "
+                "with, or train without --resume."
+            )
         if told is None:
             raise
         raise told from error

@@ -59,10 +59,9 @@ def csv_list(text: str) -> Change:
     """The bundle's dataset becomes a csv list."""
 
     def change(bundle: Path, data: Path) -> None:
-        (data / "list.csv").write_text(text)
-        train = json.loads((bundle / "configs/train.json").read_text())
-        train["dataset_dir"] = str(data / "list.csv")
-        (bundle / "configs/train.json").write_text(json.dumps(train))
+        for place in ("images", "labels"):
+            (data / place).rename(data / f"the_{place}")
+        (data / "cases.csv").write_text(text)
 
     return change
 
@@ -102,13 +101,16 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "label fractions": (data_file(LABEL, lambda: np.full(CUBE, 0.5, np.float32)), "ball_0001"),
     "folds are text": (bundle_text("configs/splits.json", "folds"), "splits.json"),
     "folds are no list": (bundle_text("configs/splits.json", "{}"), "splits.json|fold"),
-    "folds name strangers": (bundle_text("configs/splits.json", '[{"train": ["x"], "val": ["y"]}]'), "'x'|'y'"),
+    "folds name strangers": (
+        bundle_text("configs/splits.json", '[{"train": ["x"], "val": ["y"]}]'),
+        "does not have: x, y",
+    ),
     "fold leaks": (bundle_text("configs/splits.json", '[{"train": ["ball_0001"], "val": ["ball_0001"]}]'), "ball_0001"),
     "train.json cut": (bundle_cut("configs/train.json"), "train.json"),
     "train.json lost": (lambda bundle, data: (bundle / "configs/train.json").unlink(), "train.json"),
     "metadata cut": (bundle_cut("configs/metadata.json"), "metadata.json"),
-    "csv empty": (csv_list(""), "list.csv"),
-    "csv without images": (csv_list("picture,label\na,b\n"), "list.csv"),
+    "csv empty": (csv_list(""), "cases.csv"),
+    "csv without images": (csv_list("picture,label\na,b\n"), "cases.csv"),
     "csv of lost files": (csv_list("name,image,label\nball_0001,lost.nii.gz,lost.nii.gz\n"), "lost.nii.gz"),
     "checkpoint empty": (bundle_text("runs/fold_0/last.ckpt", ""), "last.ckpt"),
     "checkpoint is text": (bundle_text("runs/fold_0/last.ckpt", "weights"), "last.ckpt"),
