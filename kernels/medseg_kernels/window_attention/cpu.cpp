@@ -20,18 +20,15 @@ float soften(float* score, int64_t first, int64_t last, float* maximum) {
         const vec x = load(score + j);
         top = x > top ? x : top;
     }
-    float m = NEG;
-    for (int u = 0; u < LANES; u++) m = top[u] > m ? top[u] : m;
+    const float m = largest(top);
     vec sum = {};
     for (int64_t j = first; j < last; j += LANES) {
         const vec p = exp2v(load(score + j) - m);
         store(score + j, p);
         sum += p;
     }
-    float total = 0.0f;
-    for (int u = 0; u < LANES; u++) total += sum[u];
     *maximum = m;
-    return total;
+    return total_of(sum);
 }
 
 void forward_window(const Call& c, int64_t b, int64_t w, int64_t h, Space& s) {

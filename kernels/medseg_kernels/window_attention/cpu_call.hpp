@@ -89,7 +89,8 @@ inline void read_row(const View& view, int64_t offset, int64_t format, int64_t n
     const int64_t step = view.channel;
     if (format == FLOAT32) {
         const float* from = static_cast<const float*>(view.data) + offset;
-        for (int64_t e = 0; e < n; e++) to[e] = from[e * step];
+        if (step == 1) std::memcpy(to, from, sizeof(float) * n);
+        else for (int64_t e = 0; e < n; e++) to[e] = from[e * step];
     } else {
         const uint16_t* from = static_cast<const uint16_t*>(view.data) + offset;
         if (format == BFLOAT16)
@@ -102,7 +103,8 @@ inline void write_row(const View& view, int64_t offset, int64_t format, int64_t 
     const int64_t step = view.channel;
     if (format == FLOAT32) {
         float* to = static_cast<float*>(view.data) + offset;
-        for (int64_t e = 0; e < n; e++) to[e * step] = from[e];
+        if (step == 1) std::memcpy(to, from, sizeof(float) * n);
+        else for (int64_t e = 0; e < n; e++) to[e * step] = from[e];
     } else {
         uint16_t* to = static_cast<uint16_t*>(view.data) + offset;
         if (format == BFLOAT16)

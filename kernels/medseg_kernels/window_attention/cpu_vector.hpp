@@ -24,6 +24,22 @@ inline void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
 inline vec splat(float x) { return vec{} + x; }
 inline int64_t up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 
+// Largest entry and sum, by halves: a chain over all lanes would cost more than the rest of a short row.
+inline float largest(vec x) {
+    float a[LANES];
+    std::memcpy(a, &x, sizeof a);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int u = 0; u < half; u++) a[u] = a[u] > a[u + half] ? a[u] : a[u + half];
+    return a[0];
+}
+inline float total_of(vec x) {
+    float a[LANES];
+    std::memcpy(a, &x, sizeof a);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int u = 0; u < half; u++) a[u] += a[u + half];
+    return a[0];
+}
+
 // 2^x for x <= 0 (a rounding error above is harmless), exactly 0 below -126; relative error 2e-7.
 inline vec exp2v(vec x) {
     const vec low = x < splat(-127.0f) ? splat(-127.0f) : x;

@@ -70,10 +70,11 @@ void find_tokens(const Call& c, int64_t w, Space& s) {
                 for (int a = 0; a < 3; a++) {
                     const int64_t length = c.counts[a] * c.window[a];
                     const int64_t p = c.dilated ? local[a] * c.counts[a] + at[a] : at[a] * c.window[a] + local[a];
-                    const int64_t g = (p + c.shift[a]) % length;
+                    const bool wrapped = p + c.shift[a] >= length;
+                    const int64_t g = p + c.shift[a] - (wrapped ? length : 0);
                     s.place[3 * n + a] = g;
                     inside = inside && g < c.grid[a];
-                    region = 2 * region + (p >= length - c.shift[a]);
+                    region = 2 * region + wrapped;
                 }
                 if (inside) s.row[s.rows++] = int32_t(n);
                 else s.place[3 * n] = -1;
