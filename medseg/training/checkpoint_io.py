@@ -15,7 +15,6 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from medseg.errors import BundleError
 from medseg.io.atomic import atomic_path
 
-
 # What Lightning needs to go on where a training stopped; it would end in a KeyError without.
 NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")
 

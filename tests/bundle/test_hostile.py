@@ -20,6 +20,8 @@ from medseg.bundle.pack import pack_bundle
 from medseg.bundle.verify import verify_bundle
 from medseg.errors import MedsegError, UntrustedBundleError
 
+pytestmark = pytest.mark.requirement("R13")
+
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content = json.loads(path.read_text())

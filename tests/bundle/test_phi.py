@@ -23,6 +23,8 @@ from medseg.bundle.weights import write_state_dict
 from medseg.bundle.write import write_bundle
 from tests.bundle.samples import make_dataset, make_plan
 
+pytestmark = pytest.mark.requirement("R14")
+
 CANARY = "MUSTERMANN"
 
 

@@ -12,6 +12,8 @@ from medseg.inference.scope import Scope, modality_of
 from medseg.io import Header, Volume, read_image
 from medseg.planning.plan import Plan
 
+pytestmark = pytest.mark.requirement("Scope")
+
 FINGERPRINT = {
     "median_shape": [100.0, 80.0, 40.0],
     "median_spacing": [1.0, 1.0, 2.0],

@@ -14,6 +14,8 @@ import pytest
 from medseg.errors import ResourceError
 from medseg.io.atomic import atomic_path, is_temporary, remove_leftovers, write_bytes, write_json, write_text
 
+pytestmark = pytest.mark.requirement("R7")
+
 
 def test_the_name_appears_whole_and_keeps_its_suffix(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "new" / "a.nii.gz") as temporary:

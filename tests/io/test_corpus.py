@@ -17,6 +17,8 @@ from medseg.errors import MedsegError
 from medseg.io.volume import read_image, read_label
 from tests.corpus.inputs import BROKEN, CORPUS, LEGITIMATE
 
+pytestmark = pytest.mark.requirement("R1")
+
 READERS = {"image": read_image, "label": read_label}
 
 

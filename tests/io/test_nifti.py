@@ -12,6 +12,8 @@ import pytest
 from medseg.errors import DataError, GeometryError, LabelError, MedsegError, UnreadableFileError
 from medseg.io.volume import read_header, read_image, read_label
 
+pytestmark = pytest.mark.requirement("R2")
+
 AFFINE = np.array([[-1.5, 0.1, 0.0, 10.0], [0.1, 1.5, 0.0, -20.0], [0.0, 0.0, 3.0, 5.0], [0, 0, 0, 1]])
 TYPES = ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
 

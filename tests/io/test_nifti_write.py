@@ -14,6 +14,8 @@ from medseg.io import nifti_write
 from medseg.io.header import Header
 from medseg.io.volume import read_header, read_image, read_label, write_image, write_label
 
+pytestmark = pytest.mark.requirement("R11")
+
 SHAPE = (4, 5, 6)
 GEOMETRY = ["qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"]
 GEOMETRY += ["srow_x", "srow_y", "srow_z", "xyzt_units"]

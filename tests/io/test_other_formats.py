@@ -15,6 +15,8 @@ from medseg.errors import DataError, GeometryError, MedsegError, UnreadableFileE
 from medseg.io.header import Header
 from medseg.io.volume import read_header, read_image, read_label, write_image, write_label
 
+pytestmark = pytest.mark.requirement("R2")
+
 DIRECTION = nib.eulerangles.euler2mat(0.3, -0.2, 0.1) @ np.diag([1, -1, 1])
 SPACING, ORIGIN = (0.7, 1.3, 2.9), (-11.5, 22.25, 3.0)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -13,6 +13,8 @@ from medseg.io.datalist import Case
 from medseg.io.store import DamagedStoreError, Store, StoredArrays, sample_foreground
 from tests.volumes import make_case
 
+pytestmark = pytest.mark.requirement("R8")
+
 
 class Builder:
     """Builds arrays that tell which case they are of, and counts how often."""

@@ -11,6 +11,8 @@ from tests.bundle.samples import make_bundle
 from tests.corpus.command_inputs import BUNDLES, COMMANDS, DATASETS, LISTS
 from tests.reliability.commands import PRELOAD_TORCH, run_commands
 
+pytestmark = pytest.mark.requirement("R1")
+
 QUICK = [*LISTS, *DATASETS, "bundle without weights"]
 
 

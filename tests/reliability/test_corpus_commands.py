@@ -16,6 +16,8 @@ from tests.corpus.inputs import BROKEN, CORPUS, LEGITIMATE
 from tests.datasets.layouts import make_folder
 from tests.reliability.commands import PRELOAD_TORCH, Ran, run_commands
 
+pytestmark = pytest.mark.requirement("R1")
+
 IMAGES = [name for name in BROKEN if CORPUS[name].kind == "image"]
 FILES = [name for name in IMAGES if not name.startswith("dicom")]
 SLOWEST_S, LARGEST_MB = 2.0, 200.0

@@ -17,6 +17,8 @@ from tests.reliability.fuzz import SLOWEST_S, fuzz
 from tests.reliability.mutations import mutate
 from tests.reliability.targets import outcome, targets
 
+pytestmark = pytest.mark.requirement("R3")
+
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,6 +26,7 @@ def noise(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 200, SHAPE).astype(np.uint8)
 
 
+@pytest.mark.requirement("R2")
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_truncation_point_gives_the_good_voxels_or_an_error(tmp_path: Path, suffix: str) -> None:
     """R2: a reader that fills up with zeros would be found here."""
@@ -38,6 +39,7 @@ def test_every_truncation_point_gives_the_good_voxels_or_an_error(tmp_path: Path
             read_label(tmp_path / f"b{suffix}")
 
 
+@pytest.mark.requirement("R7")
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_full_disk_while_writing_names_the_file_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
     """R7: the kernel refuses the write in the middle of the file, as a full disk does."""
@@ -62,6 +64,7 @@ except ResourceError as error:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.requirement("R7")
 def test_output_that_is_a_file_or_below_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
     with pytest.raises(ResourceError, match=r"out/label\.nii\.gz: cannot be written"):
@@ -69,6 +72,7 @@ def test_output_that_is_a_file_or_below_a_file_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "a file, not a folder"
 
 
+@pytest.mark.requirement("R7")
 def test_two_writers_on_one_output_leave_one_whole_winner(tmp_path: Path) -> None:
     """R7: eight threads write two label maps to one name; every read in between gives one of them, whole."""
     maps, like, path = [noise(1), noise(2)], Header.of_array(SHAPE, np.eye(4)), tmp_path / "label.nii.gz"
@@ -84,6 +88,7 @@ def test_two_writers_on_one_output_leave_one_whole_winner(tmp_path: Path) -> Non
     assert [one.name for one in tmp_path.iterdir()] == ["label.nii.gz"]
 
 
+@pytest.mark.requirement("R6")
 def test_kill_in_the_middle_of_writing_leaves_the_old_file(tmp_path: Path) -> None:
     """R6 for one file: a process killed while it writes; the final name still reads as before."""
     path = tmp_path / "label.nii"
@@ -104,6 +109,7 @@ while True:
     assert not final.exists() or read_label(final).array.shape == (256, 256, 200)
 
 
+@pytest.mark.requirement("R14")
 def test_names_in_headers_do_not_reach_outputs(tmp_path: Path) -> None:
     """R14: a canary in every text field of the input, in its extension, in DICOM tags and in file names."""
     image = nib.Nifti1Image(noise().astype(np.int16), np.eye(4))
@@ -122,6 +128,7 @@ def test_names_in_headers_do_not_reach_outputs(tmp_path: Path) -> None:
             assert b"canary" not in (content + plain).lower()
 
 
+@pytest.mark.requirement("R15")
 def test_a_thousand_cases_keep_no_memory_no_descriptor_no_temporary_file(tmp_path: Path) -> None:
     """R15 for reading and writing."""
     array, like = noise().astype(np.float32), Header.of_array(SHAPE, np.eye(4))
