@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from tests.reliability.run import FIGURES, ROOT, Figure, report, run_tests
+import importlib
+from pathlib import Path
+
+from medseg.io.atomic import write_json
+from tests.reliability.run import FIGURES, ROOT, Row, read_rows, report, run_tests
 
 
-def test_every_figure_names_tests_that_exist() -> None:
+def test_every_figure_names_tests_or_a_scenario_that_exist() -> None:
     missing = [test for figure in FIGURES for test in figure.tests if not (ROOT / test).exists()]
     assert missing == []
+    for figure in FIGURES:
+        if figure.scenario:
+            name = figure.scenario.partition("=")[0]
+            assert callable(importlib.import_module(f"tests.reliability.scenarios.{name}").run)
 
 
-def test_a_figure_is_counted_and_a_missing_one_is_not_called_passed() -> None:
-    words, seconds = run_tests(Figure("R7", "", ("tests/io/test_atomic.py",)))
-    assert words.endswith("passed")
-    assert seconds > 0
-    assert "passed" not in run_tests(Figure("R0", "", ("tests/reliability/run.py",)))[0]
+def test_tests_are_counted_and_missing_ones_are_not_called_passed() -> None:
+    ok, words, failed = run_tests(("tests/reliability/test_requirements.py",))
+    assert (ok, words, failed) == (True, "2 passed", [])
+    ok, words, _ = run_tests(("tests/reliability/run.py",))
+    assert not ok
+    assert "passed" not in words
 
 
-def test_the_page_holds_each_row() -> None:
-    page = report([("R1", "claim", "167 passed", 4.2, "`tests/x.py`")], 100, 1)
-    assert "| R1 | claim | 167 passed | 4 | `tests/x.py` |" in page
+def test_the_page_holds_each_row_and_says_what_did_not_hold(tmp_path: Path) -> None:
+    held = Row("R7", True, "situations: 15", [], 4.2, "python -m x", "abc1234", "2026-01-02", "a machine")
+    broken = Row(
+        "R9", False, "shortages: 3", ["planned: 0.5 | equal"], 1.0, "python -m y", "abc1234", "2026-01-02", "a machine"
+    )
+    write_json(tmp_path / "rows.json", [held.__dict__, broken.__dict__])
+    rows = read_rows(tmp_path / "rows.json")
+    assert rows == {"R7": held, "R9": broken}
+    page = report(rows)
+    assert "| yes | situations: 15 | `python -m x` | abc1234 | 4 | 2026-01-02 |" in page
+    assert "| **no** | shortages: 3 |" in page
+    assert "* R9: planned: 0.5 / equal" in page
+    assert page.count("not measured") == len(FIGURES) - 2
