@@ -105,6 +105,19 @@ def test_mlflow_answers_to_its_name_in_the_network(compose: dict[str, Any]) -> N
     assert "--serve-artifacts" in words
 
 
+def test_the_object_store_has_its_bucket_before_the_server_starts(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert services["objects"]["profiles"] == services["bucket"]["profiles"] == ["s3"]
+    assert services["bucket"]["image"] == services["objects"]["image"]
+    assert not services["objects"]["image"].startswith("minio/")  # no longer published
+    wanted = services["mlflow"]["depends_on"]["bucket"]
+    assert wanted == {"condition": "service_completed_successfully", "required": False}
+    assert services["bucket"]["depends_on"]["objects"]["condition"] == "service_healthy"
+    bucket = re.search(r"-name (\w+)", services["bucket"]["command"][0])
+    assert bucket
+    assert f"s3://{bucket.group(1)}" in (FOLDER / "README.md").read_text()
+
+
 def test_no_password_is_written_down(compose: dict[str, Any]) -> None:
     text = (FOLDER / "compose.yaml").read_text()
     for secret in re.findall(r"(?:PASSWORD|SECRET\w*|ACCESS_KEY\w*):\s*(\S+)", text):
