@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -142,12 +143,19 @@ def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
     """Predict all cases in order, yielding each result as soon as its files are written (or it failed)."""
     segmenter: Segmenter | None = None
     writing: Future[CaseResult] | None = None
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+    with (
+        contextlib.ExitStack() as after,
+        ThreadPoolExecutor(1, "read") as reader,
+        ThreadPoolExecutor(1, "write") as writer,
+    ):
+        after.callback(gc.unfreeze)
         for case, box in _read_ahead(cases, reader, job):
             began = time.perf_counter()
             task: Callable[[], CaseResult]
             if segmenter is None and isinstance(box[0], Volume):
                 segmenter = job.segmenter()  # what is wrong here (weights, device) is wrong for every case: not caught
+                gc.collect()
+                gc.freeze()  # modules and weights are looked through once, not after each case
             try:
                 if isinstance(box[0], Exception):
                     raise box.pop()  # type: ignore[misc]

@@ -35,7 +35,7 @@ def usage(pid: int) -> tuple[float, int]:
 def run(times: int, seed: int, folder: Path) -> Outcome:
     """`times` cases; the first tenth, at least 20, is warming up."""
     outcome, first = Outcome(), max(20, times // 10)
-    bundle = make_predicting(folder / "bundle", make_data(folder / "data", 3, (8, 8, 8)))
+    bundle = make_predicting(folder / "bundle", make_data(folder / "data", 3))
     scans, out = make_many(folder / "scans", times), folder / "out"
     words = ["predict", str(bundle), str(scans), "-o", str(out), "--threads", "1", "--engine", "eager"]
     child = Child(words, folder / "log")
