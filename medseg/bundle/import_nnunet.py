@@ -26,6 +26,7 @@ from .model_card import license_text, model_card
 from .weights import load_into
 from .write import LOGGING_CONF
 
+RESAMPLING = "resample_data_or_seg_to_shape"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 
@@ -93,6 +94,19 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise BundleError(f"configuration {name!r} is two-dimensional; only 3D configurations can be imported")
     if values.get("previous_stage"):
         raise BundleError(f"configuration {name!r} is the second stage of a cascade, which cannot be imported")
+    for what, order in (("data", 3), ("probabilities", 1)):
+        function = str(values.get(f"resampling_fn_{what}", RESAMPLING))
+        options = {"order": order, "order_z": 0, "force_separate_z": None} | values.get(
+            f"resampling_fn_{what}_kwargs", {}
+        )
+        if function != RESAMPLING or (options["order"], options["order_z"], options["force_separate_z"]) != (
+            order,
+            0,
+            None,
+        ):
+            raise BundleError(
+                f"configuration {name!r} resamples {what} by {function} {options}; only nnU-Net's default can be imported"
+            )
     if "architecture" not in values:
         raise BundleError(
             f"configuration {name!r} names no architecture: the plans are older than nnU-Net 2.5; plan anew"

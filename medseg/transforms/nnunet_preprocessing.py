@@ -21,6 +21,9 @@ from .preprocessing import Prepared
 
 # An axis counts as coarse when its spacing is more than this many times the finest (nnU-Net's ANISO_THRESHOLD).
 ANISOTROPY = 3.0
+# voxels that the edge is repeated by before splines are fitted, as scipy does
+_SPLINE_PAD = 12
+_PIECE_VOXELS = 1 << 20
 SCHEMES = ("CTNormalization", "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization")
 
 
@@ -33,13 +36,45 @@ def coarse_axis(current: Sequence[float], wanted: Sequence[float]) -> int | None
     return None
 
 
-def _spline(values: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
-    """Cubic resize, edge to edge, kept within the input's range."""
+def _spline(values: NDArray[np.floating], shape: Sequence[int]) -> NDArray[np.floating]:
+    """Cubic resize, edge to edge, kept within the input's range.
+
+    `scipy.ndimage.zoom(order=3, mode="nearest", grid_mode=True)` to 1e-14, axis by axis: 4 products per axis instead of 64 per
+    voxel, and no copy of the whole in float64.
+    """
     if tuple(values.shape) == tuple(shape):
         return values
-    zoom = [new / old for new, old in zip(shape, values.shape, strict=True)]
-    resized = ndimage.zoom(values, zoom, order=3, mode="nearest", grid_mode=True)
-    return np.clip(resized, values.min(), values.max(), out=resized)
+    low, high = values.min(), values.max()
+    for axis in sorted(
+        range(values.ndim), key=lambda a: shape[a] / values.shape[a]
+    ):  # first those that make it smaller
+        values = _spline_along(values, axis, int(shape[axis]))
+    return np.clip(values, low, high, out=values)
+
+
+def _spline_along(values: NDArray[np.floating], axis: int, new: int) -> NDArray[np.floating]:
+    """Cubic resize of one axis, in pieces along another one that fit into the cache."""
+    old = values.shape[axis]
+    if old == new:
+        return values
+    position = (np.arange(new) + 0.5) * (old / new) - 0.5 + _SPLINE_PAD
+    first = np.floor(position).astype(int)
+    t = position - first
+    shares = ((1 - t) ** 3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * (1 - t) ** 2 + 3 * (1 - t) ** 3) / 6, t**3 / 6)
+    column = [-1 if a == axis else 1 for a in range(values.ndim)]
+    pads = [(_SPLINE_PAD, _SPLINE_PAD) if a == axis else (0, 0) for a in range(values.ndim)]
+    across = 0 if axis else 1
+    result = np.empty([new if a == axis else n for a, n in enumerate(values.shape)], dtype=np.float64)
+    step = max(1, _PIECE_VOXELS * values.shape[across] // values.size)
+    for begin in range(0, values.shape[across], step):
+        here = tuple(slice(begin, begin + step) if a == across else slice(None) for a in range(values.ndim))
+        padded = np.pad(values[here].astype(np.float64), pads, mode="edge")
+        nodes = ndimage.spline_filter1d(padded, 3, axis, mode="nearest")
+        total = np.take(nodes, first - 1, axis=axis) * shares[0].reshape(column)
+        for offset, share in enumerate(shares[1:]):
+            total += np.take(nodes, first + offset, axis=axis) * share.reshape(column)
+        result[here] = total
+    return result
 
 
 def resize_cubic(channel: NDArray[np.float32], shape: Sequence[int], separate: int | None) -> NDArray[np.float32]:
@@ -47,10 +82,10 @@ def resize_cubic(channel: NDArray[np.float32], shape: Sequence[int], separate: i
     if tuple(channel.shape) == tuple(shape):
         return channel
     if separate is None:
-        return _spline(channel.astype(np.float64), shape).astype(np.float32)
+        return _spline(channel, shape).astype(np.float32)
     flat = [n for axis, n in enumerate(shape) if axis != separate]
     slices = np.moveaxis(channel, separate, 0)
-    resized = np.stack([_spline(one.astype(np.float64), flat).astype(np.float32) for one in slices])
+    resized = np.stack([_spline(one, flat).astype(np.float32) for one in slices])
     old, new = channel.shape[separate], shape[separate]
     # in this order of operations: where a position lies half-way, the last bit decides which slice is taken
     position = (np.arange(new) + 0.5) * (float(old) / new) - 0.5

@@ -193,3 +193,38 @@ def test_broken_keys_are_named(tmp_path: Path) -> None:
         run(**whole, checkpoint="../elsewhere.pt")
     with pytest.raises(BundleError, match="is missing"):
         run(**whole, checkpoint="models/none.pt")
+
+
+def test_short_memory_is_a_line_and_in_the_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The smallest slab, then 16 bits: one line for each thing given up, and the same sentences in the record."""
+    small = {
+        "_target_": "UNet",
+        "spatial_dims": 3,
+        "in_channels": 1,
+        "out_channels": 3,
+        "channels": [4, 8],
+        "strides": [2],
+    }
+    bundle = bundle_of(tmp_path / "full", small, roi_size=[16, 16, 16])
+    write_image(tmp_path / "a.nii.gz", scan().array[0], Header.of_array(SHAPE, AFFINE))
+    command = [
+        "predict",
+        str(bundle.folder),
+        str(tmp_path / "a.nii.gz"),
+        "-o",
+        str(tmp_path / "out"),
+        "--engine",
+        "eager",
+    ]
+    assert main([*command, "--max-memory", "400KB"]) == 0
+    lines = [record.getMessage() for record in caplog.records if "memory is short" in record.getMessage()]
+    assert len(lines) == len(set(lines)) == 2
+    assert "identical labels" in lines[0]
+    assert "16 bits" in lines[1]
+    settings = json.loads((tmp_path / "out" / "a.json").read_text())["settings"]
+    assert settings["stepped_down"] == lines
+    assert settings["engines"] == [{"name": "eager", "precision": "fp32", "reason": "asked for", "refused": {}}]
+    assert main([*command, "--max-memory", "5KB"]) == 1
+    assert "GiB are needed" in capfd.readouterr().err

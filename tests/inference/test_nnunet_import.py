@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from medseg.bundle.import_nnunet import import_nnunet
@@ -18,6 +19,7 @@ from medseg.errors import BundleError, ConfigError, UntrustedBundleError
 from medseg.inference.windows import even_starts, importance_map
 from medseg.io import Header, read_label, write_image
 from medseg.networks.nnunet import build_nnunet, own_names
+from medseg.transforms import nnunet_preprocessing
 from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing, coarse_axis, resize_cubic
 
 PLAIN = {
@@ -161,6 +163,18 @@ def test_cubic_resize_keeps_ramps_and_range() -> None:
     np.testing.assert_array_equal(slices[:, 0, 0], np.arange(1, 20, 2))
 
 
+@pytest.mark.parametrize("shapes", [((20, 31, 17), (33, 12, 17)), ((5, 9, 3), (20, 4, 7)), ((1, 8, 40), (3, 4, 12))])
+def test_cubic_resize_is_scipys_zoom(shapes, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = shapes
+    values = np.random.default_rng(0).normal(size=old).astype(np.float32)
+    zoom = [b / a for a, b in zip(old, new, strict=True)]
+    expected = ndimage.zoom(values.astype(np.float64), zoom, order=3, mode="nearest", grid_mode=True)
+    expected = np.clip(expected, values.min(), values.max()).astype(np.float32)
+    for piece in (1 << 20, 7):
+        monkeypatch.setattr(nnunet_preprocessing, "_PIECE_VOXELS", piece)
+        np.testing.assert_allclose(resize_cubic(values, new, None), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_box_and_axes_lead_back() -> None:
     image = np.zeros((1, 10, 12, 14), np.float32)
     image[0, 2:9, 3:8, 4:13] = np.random.default_rng(0).uniform(1, 2, (7, 5, 9))
@@ -183,6 +197,18 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
         import_nnunet(folder, tmp_path / "bundle", fold="3")
     with pytest.raises(BundleError, match="there are 3d_fullres"):
         import_nnunet(folder, tmp_path / "bundle", configuration="3d_lowres")
+    plans = json.loads((folder / "plans.json").read_text())
+    for key, value in (
+        ("resampling_fn_data", "resample_torch_fornnunet"),
+        ("resampling_fn_probabilities_kwargs", {"order": 0}),
+        ("resampling_fn_data_kwargs", {"force_separate_z": False}),
+    ):
+        changed = json.loads(json.dumps(plans))
+        changed["configurations"]["3d_fullres"][key] = value
+        (folder / "plans.json").write_text(json.dumps(changed))
+        with pytest.raises(BundleError, match="only nnU-Net's default"):
+            import_nnunet(folder, tmp_path / "bundle")
+    (folder / "plans.json").write_text(json.dumps(plans))
     torch.save({"network_weights": {}, "harm": Path}, folder / "fold_0" / "checkpoint_final.pth")
     with pytest.raises(UntrustedBundleError, match="more than tensors"):
         import_nnunet(folder, tmp_path / "bundle")
