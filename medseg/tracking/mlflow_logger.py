@@ -6,11 +6,18 @@ Without a server the runs go into an SQLite file. Lightning's own default, a fol
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import MLFlowLogger
+
+from .run_report import curves_picture, plan_record, run_page
+
+log = logging.getLogger(__name__)
 
 
 def tracking_uri(store: Path, uri: str | None = None) -> str:
@@ -27,6 +34,8 @@ class RunLogger(MLFlowLogger):
         run_name: such as `fold_0`.
         uri: a tracking server, see `tracking_uri`.
         run_id: an earlier run to continue.
+        system_metrics: also record use of processor, memory and GPU. Lightning starts runs through the client, where
+            MLflow's own switch has no effect, so its monitor is started here with the first metrics.
     """
 
     def __init__(
@@ -38,6 +47,7 @@ class RunLogger(MLFlowLogger):
         uri: str | None = None,
         run_id: str | None = None,
         tags: dict[str, str] | None = None,
+        system_metrics: bool = True,
     ) -> None:
         where = tracking_uri(store, uri)
         local = where.startswith("sqlite:")
@@ -51,6 +61,58 @@ class RunLogger(MLFlowLogger):
             tags=tags,
             artifact_location=(store / "mlartifacts").absolute().as_uri() if local else None,
         )
+        self.store = store
+        self.run_folder = store / run_name
+        self.resumed = run_id is not None
+        self.monitor: Any = None
+        self.wants_monitor = system_metrics
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        if self.wants_monitor:
+            self.wants_monitor = False
+            self._start_monitor()
+        super().log_metrics(metrics, step)
+
+    def finalize(self, status: str = "success") -> None:
+        """End the run; a successful one keeps its plan, curves and page."""
+        if self.monitor is not None:
+            self.monitor.finish()
+            self.monitor = None
+        if status == "success" and self._initialized:
+            try:
+                self._keep_results()
+            except (OSError, ValueError, KeyError) as error:
+                log.warning("the run's plan and curves were not recorded: %s", error)
+        super().finalize(status)
+
+    def _start_monitor(self) -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        try:
+            monitor = SystemMetricsMonitor(self.run_id, resume_logging=self.resumed, tracking_uri=self._tracking_uri)
+            monitor.start()
+        except (MlflowException, OSError) as error:
+            log.info("system metrics are not recorded: %s", str(error).splitlines()[0])
+            return
+        self.monitor = monitor
+
+    def _keep_results(self) -> None:
+        plan, metrics = self.store.parent / "plan.json", self.run_folder / "metrics.json"
+        if plan.is_file():
+            self.log_json("plan.json", plan_record(plan))
+        if not metrics.is_file():
+            return
+        rows = json.loads(metrics.read_text(encoding="utf-8"))
+        record = self.run_folder / "manifest.json"
+        manifest = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        picture = curves_picture(rows)
+        with tempfile.TemporaryDirectory() as place:
+            (Path(place) / "curves.png").write_bytes(picture)
+            self.log_file(Path(place) / "curves.png", "pictures")
+        page = run_page(f"{self.name} {self.run_folder.name}", rows, manifest, picture)
+        self.experiment.log_text(self.run_id, page, "report.html")
 
     def log_once(self, settings: dict[str, Any]) -> None:
         """Record settings of the run; where a continued run has other values, the new ones become tags `resumed.NAME`.
@@ -83,7 +145,7 @@ def open_parent(store: Path, experiment: str, *, uri: str | None = None, run_id:
         store, experiment, uri: as in `RunLogger`.
         run_id: an earlier parent to continue with.
     """
-    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id)
+    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id, system_metrics=False)
     return str(logger.run_id)
 
 
@@ -91,6 +153,6 @@ def close_parent(
     store: Path, experiment: str, run_id: str, metrics: dict[str, float], *, uri: str | None = None
 ) -> None:
     """Log the means over the folds and mark the parent run as finished."""
-    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id)
+    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id, system_metrics=False)
     logger.log_metrics(metrics)
     logger.finalize("success")
