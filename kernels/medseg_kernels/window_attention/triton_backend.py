@@ -15,6 +15,7 @@ from .problem import Gradients, Problem
 LOG2E = math.log2(math.e)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MOST_CHANNELS = 128
+MOST_ROWS = 64  # of a tile, at most
 
 
 def refuse(*tensors: Tensor) -> str | None:
@@ -29,11 +30,27 @@ def refuse(*tensors: Tensor) -> str | None:
     return None
 
 
-def block_sizes(tokens: int, channels: int) -> tuple[int, int]:
-    """(queries, keys) of a tile: 64 x 64, less for small windows and wide heads."""
+def tile_options(kernel: str, tokens: int, channels: int, carriers: int, amd: bool) -> dict[str, int]:
+    """BQ and BK (queries and keys of a tile), warps and stages of one kernel.
+
+    Chosen so that next to nothing spills on any architecture of the ahead-of-time gate, not by time: no GPU was at hand. The
+    backward kernels hold more tiles, so there the side that the loop goes along is half as long.
+
+    Args:
+        kernel: "forward", "query", "key" or "bias".
+        tokens: of a window, carriers included.
+        channels: per head.
+        carriers: extra tokens of a window, which are read apart.
+        amd: for AMD's GPUs, whose warps have 64 lanes and more registers.
+    """
     most = 64 if channels <= 64 else 32
     size = max(16, min(most, 1 << (tokens - 1).bit_length()))
-    return size, size
+    short = min(size, 32)
+    if amd:
+        return {"BQ": size, "BK": short if kernel == "forward" else size, "num_warps": 4, "num_stages": 2}
+    wide = short if carriers else size
+    queries, keys = {"query": (size, short), "key": (short, wide), "bias": (short, size)}.get(kernel, (size, size))
+    return {"BQ": queries, "BK": keys, "num_warps": 8 if size >= 32 else 4, "num_stages": 2}
 
 
 class _Launch:
@@ -54,21 +71,21 @@ class _Launch:
         self.seed = p.seed if p.seed is not None else torch.zeros(1, dtype=torch.int64, device=p.qkv.device)
         self.tensors = {"q": q, "k": k, "v": v, "carriers": self.carriers, "sample": self.sample, "padding": self.padding,
                         "bias": self.bias, "row_code": self.rows, "column_code": self.columns, "seed": self.seed}  # fmt: skip
-        self.block_q, self.block_k = block_sizes(p.tokens, p.channels)
 
     def _bias(self) -> None:
         p = self.problem
         if p.bias_table is not None:
             self.bias = (p.bias_table.detach().float() * LOG2E).t().contiguous()
             self.code = bias_codes(p.table_window, p.window, p.bias_index, p.qkv.device)
-            lead = torch.zeros(p.extra, dtype=self.code.dtype, device=self.code.device)
-            self.rows = torch.cat([lead, self.code + bias_center(p.table_window)]).to(torch.int32)
-            self.columns = torch.cat([lead, -self.code]).to(torch.int32)
+            # a code of 0 for carriers and beyond the end: with any other code it makes an entry that exists
+            code = torch.nn.functional.pad(self.code, (p.extra, MOST_ROWS))
+            self.rows, self.columns = (code + bias_center(p.table_window)).to(torch.int32), (-code).to(torch.int32)
             self.entries, self.free = p.bias_table.shape[0], p.extra
         elif p.dense_bias is not None:
             self.bias = (p.dense_bias.detach().float() * LOG2E).contiguous()
             token = torch.arange(p.tokens, dtype=torch.int32, device=p.qkv.device)
-            self.rows, self.columns = token * p.tokens, token
+            self.columns = torch.nn.functional.pad(token, (0, MOST_ROWS))
+            self.rows = self.columns * p.tokens
             self.entries = p.tokens * p.tokens
 
     def strides(self) -> dict[str, int]:
@@ -92,14 +109,15 @@ class _Launch:
             zip(names, values, strict=True), H=p.heads, E=p.channels, entries=self.entries, scale=p.scale * LOG2E,
             threshold=threshold(p.dropout), kept=1.0 / (1.0 - p.dropout), M=p.extra, FREE=self.free,
             EB=max(16, 1 << (p.channels - 1).bit_length()), DILATED=p.geometry == "grid", HIDE=p.pad_mode == "mask",
-            SHARED=p.global_query is not None, HAS_SAMPLE=p.sample is not None, HAS_PADDING=p.padding is not None,
+            SHARED=p.global_query is not None, HAS=(p.sample is not None) + 2 * (p.padding is not None),
             HAS_BIAS=p.bias_table is not None or p.dense_bias is not None, CAUSAL=p.causal, DROP=p.dropout > 0.0,
-            BQ=self.block_q, BK=self.block_k, num_warps=8 if self.block_q == 64 and torch.version.hip is None else 4, num_stages=2,
         )  # fmt: skip
 
-    def blocks(self, size: int) -> int:
-        """Tiles that cover a window's tokens."""
-        return -(-self.problem.tokens // size)
+    def tiles(self, kernel: str) -> tuple[dict[str, int], int, int]:
+        """(launch options, tiles of queries, tiles of keys) of one kernel."""
+        p, tokens = self.problem, self.problem.tokens
+        options = tile_options(kernel, tokens, p.channels, p.extra, torch.version.hip is not None)
+        return options, -(-tokens // options["BQ"]), -(-tokens // options["BK"])
 
 
 def _by_task(tensor: Tensor, heads: int) -> Tensor:
@@ -115,9 +133,9 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     out = p.qkv.new_empty(p.batch, *p.grid, p.heads * p.channels)
     carriers = p.qkv.new_empty(p.batch, p.windows, p.heads, p.extra, p.channels)
     lse = p.qkv.new_empty(p.batch, p.windows, p.heads, p.tokens, dtype=torch.float32)
-    size = (p.batch * p.windows * p.heads, launch.blocks(launch.block_q))
-    forward_kernel[size](
-        out=out, out_carriers=carriers, lse=lse, **launch.tensors, **launch.strides(), **launch.settings()
+    options, blocks, _ = launch.tiles("forward")
+    forward_kernel[(p.batch * p.windows * p.heads, blocks)](
+        out=out, out_carriers=carriers, lse=lse, **launch.tensors, **launch.strides(), **launch.settings(), **options
     )
     return out, carriers.transpose(2, 3).flatten(3).contiguous(), lse
 
@@ -142,17 +160,18 @@ def backward(
         per_window = p.qkv.new_empty(shape, dtype=torch.float32)
     dq, dk, dv = p.roles(found.qkv, found.kv, per_window)
     dcarriers = torch.empty_like(launch.carriers)
-    blocks_k = launch.blocks(launch.block_k)
+    (query_options, blocks_q, _), (key_options, _, blocks_k) = launch.tiles("query"), launch.tiles("key")
     tasks, sums = p.batch * p.windows * p.heads, p.padded and p.pad_mode == "input"
     dpadding = p.qkv.new_empty(p.batch, p.windows, p.heads, blocks_k if sums else 0, 2, p.channels, dtype=torch.float32)
     to_q = dq if per_window is None else dk  # a shared query's gradient needs no strides
-    query_kernel[(tasks, launch.blocks(launch.block_q))](
+    query_kernel[(tasks, blocks_q)](
         out=out, out_carriers=_by_task(out_carriers, p.heads), dq=dq, dcarriers=dcarriers, factor=p.scale,
-        **_steps(to_q), **shared,
+        **_steps(to_q), **shared, **query_options,
     )  # fmt: skip
     key_kernel[(tasks, blocks_k)](
-        dk=dk, dv=dv, dcarriers=dcarriers, dpadding=dpadding, factor=p.scale, SUM_PADDING=sums, **_steps(dk), **shared
-    )
+        dk=dk, dv=dv, dcarriers=dcarriers, dpadding=dpadding, factor=p.scale, SUM_PADDING=sums, **_steps(dk), **shared,
+        **key_options,
+    )  # fmt: skip
     if p.carriers is not None:
         found.carriers = dcarriers.permute(0, 1, 3, 4, 2, 5).contiguous()
     if p.bias_table is not None or p.dense_bias is not None:
@@ -171,10 +190,11 @@ def _bias_gradients(launch: _Launch, shared: dict[str, Any], found: Gradients) -
     from .triton_backward import bias_kernel, table_kernel
 
     p = launch.problem
-    tiles = launch.blocks(launch.block_q) * launch.blocks(launch.block_k)
+    options, blocks_q, blocks_k = launch.tiles("bias")
+    tiles = blocks_q * blocks_k
     groups = max(1, min(p.batch * p.windows // 4, 1024 // max(1, tiles * p.heads), 16))
     pairs = p.qkv.new_empty(groups, p.heads, p.tokens, p.tokens, dtype=torch.float32)
-    bias_kernel[(tiles, p.heads, groups)](dpairs=pairs, B=p.batch, **shared)
+    bias_kernel[(tiles, p.heads, groups)](dpairs=pairs, B=p.batch, **shared, **options)
     if p.dense_bias is not None:
         found.dense_bias = pairs.sum(0).to(p.dense_bias.dtype)
         return

@@ -2,9 +2,18 @@
 
 B batch, H heads, E per-head channels, T tokens of a window, M carriers, U = M + T, W windows. Scores are in units of log 2.
 Only offsets of a tile's rows are 64-bit; the bias is addressed with 32-bit numbers from a scalar base.
+
+Arguments that always travel together are tuples:
+    grid      X, Y, Z, windows per axis n0, n1, n2, shifts s0, s1, s2
+    window    tokens per axis W0, W1, W2, carriers M, and the flags DILATED and HIDE (padding is seen by none), all constexpr
+    where     of a tile of tokens: x, y, z, on the grid, in the window; see `place`
+    strides   of q, k or v: batch, x, y, z, head, channel
+    given     carriers (B * W * H, M, 3, E), sample (B, 3, H, E) and padding (3, H, E)
+    head      task = (b * W + w) * H + h, b, h, H, E
 """
 
 # mypy: ignore-errors
+# ruff: noqa: RUF059, tuples are unpacked whole so that their parts have names
 # (the bodies are in Triton's language)
 
 import triton
@@ -12,14 +21,24 @@ import triton.language as tl
 
 
 @triton.jit
-def place(
-    i, w, X, Y, Z, n0, n1, n2, s0, s1, s2,
-    W0: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, M: tl.constexpr, DILATED: tl.constexpr,
-):  # fmt: skip
-    """Grid coordinates, region, on-grid and in-window flags of tokens i of window w; a carrier is in no window."""
+def task_of(grid, H):
+    """(window, b, h) of this program: one head of one window of one sample."""
+    task = tl.program_id(0)
+    windows = grid[3] * grid[4] * grid[5]
+    return task // H % windows, task // H // windows, task % H
+
+
+@triton.jit
+def place(i, w, grid, window):
+    """Where tokens i of window w are, and their group: queries see the keys of their own group.
+
+    Groups 0 to 7 say along which axes a token wrapped around. 8 is the group of what no real query sees: padding if HIDE,
+    and what lies beyond the window's end. -1 is the group of carriers, which see all but 8 and are seen by all.
+    """
+    X, Y, Z, n0, n1, n2, s0, s1, s2 = grid
+    W0, W1, W2, M, DILATED, HIDE = window
     local = i - M
     in_window = (local >= 0) & (local < W0 * W1 * W2)
-    local = tl.where(in_window, local, 0)
     if DILATED:
         p0 = local // (W1 * W2) * n0 + w // (n1 * n2)
         p1 = (local // W2) % W1 * n1 + (w // n2) % n1
@@ -28,61 +47,122 @@ def place(
         p0 = w // (n1 * n2) * W0 + local // (W1 * W2)
         p1 = (w // n2) % n1 * W1 + (local // W2) % W1
         p2 = w % n2 * W2 + local % W2
-    wrapped0, wrapped1, wrapped2 = p0 >= n0 * W0 - s0, p1 >= n1 * W1 - s1, p2 >= n2 * W2 - s2
-    region = wrapped0.to(tl.int32) * 4 + wrapped1.to(tl.int32) * 2 + wrapped2.to(tl.int32)
-    x, y, z = (p0 + s0) % (n0 * W0), (p1 + s1) % (n1 * W1), (p2 + s2) % (n2 * W2)
+    x, y, z = p0 + s0, p1 + s1, p2 + s2
+    wrapped0, wrapped1, wrapped2 = x >= n0 * W0, y >= n1 * W1, z >= n2 * W2
+    group = wrapped0.to(tl.int32) * 4 + wrapped1.to(tl.int32) * 2 + wrapped2.to(tl.int32)
+    x, y, z = tl.where(wrapped0, x - n0 * W0, x), tl.where(wrapped1, y - n1 * W1, y), tl.where(wrapped2, z - n2 * W2, z)
     on_grid = in_window & (x < X) & (y < Y) & (z < Z)
-    return x, y, z, region, on_grid, in_window
+    group = tl.where(on_grid if HIDE else in_window, group, 8)
+    if M > 0:
+        group = tl.where(i < M, -1, group)
+    return (x, y, z, on_grid, in_window), group
 
 
 @triton.jit
-def grid_rows(x, y, z, b, h, sb, sx, sy, sz, sh):
+def grid_rows(where, b, h, strides):
     """64-bit element offsets of tokens."""
-    row = x.to(tl.int64) * sx + y.to(tl.int64) * sy + z.to(tl.int64) * sz
-    return row + b.to(tl.int64) * sb + h.to(tl.int64) * sh
+    row = where[0].to(tl.int64) * strides[1] + where[1].to(tl.int64) * strides[2] + where[2].to(tl.int64) * strides[3]
+    return row + (b.to(tl.int64) * strides[0] + h.to(tl.int64) * strides[4])
 
 
 @triton.jit
-def tile(
-    grid_ptr, rows, on_grid, step, carriers_ptr, sample_ptr, padding_ptr, i, in_window, task, b, h, H, E,
-    ROLE: tl.constexpr, M: tl.constexpr, HAS_SAMPLE: tl.constexpr, HAS_PADDING: tl.constexpr, EB: tl.constexpr,
-):  # fmt: skip
-    """q, k or v (ROLE) of some tokens, (rows, EB), wherever each comes from. carriers: (B * W * H, M, 3, E)."""
+def _complete(
+    x, i, in_window, unfilled, given, head, ROLE: tl.constexpr, M: tl.constexpr, HAS: tl.constexpr, EB: tl.constexpr
+):
+    """A tile of q, k or v with what comes from elsewhere than the grid: padding, the sample's vector, carriers."""
+    kind = x.dtype
+    carriers, sample, padding = given
+    task, b, h, H, E = head
     e = tl.arange(0, EB)
     real = e < E
-    x = tl.load(grid_ptr + rows[:, None] + (e * step)[None, :], mask=on_grid[:, None] & real[None, :], other=0.0)
-    kind = x.dtype
-    if HAS_PADDING:
-        fill = tl.load(padding_ptr + (ROLE * H + h) * E + e, mask=real, other=0.0)
-        x = tl.where((in_window & ~on_grid)[:, None], fill[None, :], x.to(tl.float32))
-    if HAS_SAMPLE:
-        more = tl.load(sample_ptr + ((b * 3 + ROLE) * H + h) * E + e, mask=real, other=0.0)
+    if HAS & 2:
+        fill = tl.load(padding + (ROLE * H + h) * E + e, mask=real, other=0.0)
+        x = tl.where(unfilled[:, None], fill[None, :], x.to(tl.float32))
+    if HAS & 1:
+        more = tl.load(sample + ((b * 3 + ROLE) * H + h) * E + e, mask=real, other=0.0)
         x = x.to(tl.float32) + tl.where(in_window[:, None], more[None, :], 0.0)
     if M > 0:
-        rows_c = (task.to(tl.int64) * M + i) * (3 * E) + ROLE * E
+        rows = (task.to(tl.int64) * M + i) * (3 * E) + ROLE * E
         own = (i < M)[:, None] & real[None, :]
-        x = x.to(tl.float32) + tl.load(carriers_ptr + rows_c[:, None] + e[None, :], mask=own, other=0.0)
+        x = x.to(tl.float32) + tl.load(carriers + rows[:, None] + e[None, :], mask=own, other=0.0)
     return x.to(kind)
 
 
 @triton.jit
-def bias_tile(
-    bias_ptr, row_code, column_code, i, j, h, entries, U,
-    W1: tl.constexpr, W2: tl.constexpr, M: tl.constexpr, FREE: tl.constexpr, HAS_BIAS: tl.constexpr,
-    CAUSAL: tl.constexpr, R0: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
-):  # fmt: skip
-    """Bias of a tile of pairs with -inf where the predicate or the end of the window hides a key.
+def grid_tile(
+    tokens, strides, i, where, given, head, ROLE: tl.constexpr, M: tl.constexpr, HAS: tl.constexpr, EB: tl.constexpr
+):
+    """q, k or v (ROLE) of some tokens, (rows, EB), wherever each comes from. HAS: 1 a sample vector, 2 padding."""
+    task, b, h, H, E = head
+    e = tl.arange(0, EB)
+    rows = grid_rows(where, b, h, strides)
+    there = where[3][:, None] & (e < E)[None, :]
+    x = tl.load(tokens + rows[:, None] + (e * strides[5])[None, :], mask=there, other=0.0)
+    return _complete(x, i, where[4], where[4] & ~where[3], given, head, ROLE, M, HAS, EB)
 
-    FREE carriers have no bias (a table's case). The codes add up to the entry of the bias.
+
+@triton.jit
+def query_tile(
+    q, strides, i, where, given, head, M: tl.constexpr, HAS: tl.constexpr, SHARED: tl.constexpr, EB: tl.constexpr
+):
+    """q of some tokens. SHARED: of the sample's one window of queries, whose strides are batch, token, -, -, head, channel."""
+    if SHARED:
+        task, b, h, H, E = head
+        e = tl.arange(0, EB)
+        rows = (i - M).to(tl.int64) * strides[1] + (b.to(tl.int64) * strides[0] + h.to(tl.int64) * strides[4])
+        there = where[4][:, None] & (e < E)[None, :]
+        x = tl.load(q + rows[:, None] + (e * strides[5])[None, :], mask=there, other=0.0)
+        return _complete(x, i, where[4], where[4], given, head, 0, M, HAS & 1, EB)
+    else:
+        return grid_tile(q, strides, i, where, given, head, 0, M, HAS, EB)
+
+
+@triton.jit
+def output_rows(where, grid, head):
+    """64-bit offsets of tokens in an output-shaped tensor (B, X, Y, Z, H * E)."""
+    task, b, h, H, E = head
+    return (((b.to(tl.int64) * grid[0] + where[0]) * grid[1] + where[1]) * grid[2] + where[2]) * (H * E) + h * E
+
+
+@triton.jit
+def output_tile(tokens, carriers, i, where, grid, head, M: tl.constexpr, EB: tl.constexpr):
+    """Rows of an output-shaped tensor, carriers' (B * W * H, M, E); zero at padded tokens."""
+    task, b, h, H, E = head
+    e = tl.arange(0, EB)
+    rows = output_rows(where, grid, head)
+    found = tl.load(tokens + rows[:, None] + e[None, :], mask=where[3][:, None] & (e < E)[None, :], other=0.0)
+    if M > 0:
+        rows = (task.to(tl.int64) * M + i) * E
+        found += tl.load(carriers + rows[:, None] + e[None, :], mask=(i < M)[:, None] & (e < E)[None, :], other=0.0)
+    return found
+
+
+@triton.jit
+def store_tile(to, rows, x, there, E, EB: tl.constexpr):
+    """Store the rows of a tile that are there, E channels of each."""
+    e = tl.arange(0, EB)
+    tl.store(to + rows[:, None] + e[None, :], x.to(to.dtype.element_ty), mask=there[:, None] & (e < E)[None, :])
+
+
+@triton.jit
+def add_bias(
+    score, i, j, h, bias, window, FREE: tl.constexpr, HAS_BIAS: tl.constexpr, CAUSAL: tl.constexpr,
+    R0: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
+):  # fmt: skip
+    """Scores with the bias of their pairs, and -inf where the predicate hides a key.
+
+    bias: values (H, entries), row and column codes, entries. The codes add up to an entry for every i and j of a tile, also
+    beyond the window's end (the caller lengthens them). FREE carriers have no bias (a table's case).
     """
-    seen = (j < U)[None, :] & (i < U)[:, None]
-    score = tl.where((j < U)[None, :], 0.0, float("-inf")) + tl.zeros_like(i)[:, None].to(tl.float32)
+    values, row_code, column_code, entries = bias
+    W0, W1, W2, M, DILATED, HIDE = window
     if HAS_BIAS:
-        rows = tl.load(row_code + i, mask=i < U, other=0)
-        columns = tl.load(column_code + j, mask=j < U, other=0)
-        known = seen & (i >= FREE)[:, None] & (j >= FREE)[None, :]
-        head = bias_ptr + h * entries.to(tl.int64)
-        score += tl.load(head + (rows[:, None] + columns[None, :]), mask=known, other=0.0)
+        place = tl.load(row_code + i)[:, None] + tl.load(column_code + j)[None, :]
+        head = values + h.to(tl.int64) * entries
+        if FREE > 0:
+            score += tl.load(head + place, mask=(i >= FREE)[:, None] & (j >= FREE)[None, :], other=0.0)
+        else:
+            score += tl.load(head + place)
     if CAUSAL:
         score = tl.where((i >= M)[:, None] & (j[None, :] > i[:, None]), float("-inf"), score)
     a, c = tl.maximum(i - M, 0), tl.maximum(j - M, 0)
@@ -99,13 +179,12 @@ def bias_tile(
 
 
 @triton.jit
-def hide(score, i, j, region_i, region_j, on_grid_j, M: tl.constexpr, HIDE: tl.constexpr):
-    """-inf where a key lies in another region or, if HIDE, is padding."""
-    both = (i >= M)[:, None] & (j >= M)[None, :]
-    score = tl.where(both & (region_i[:, None] != region_j[None, :]), float("-inf"), score)
-    if HIDE:
-        score = tl.where(((j >= M) & ~on_grid_j)[None, :], float("-inf"), score)
-    return score
+def hide(score, group_i, group_j, M: tl.constexpr):
+    """-inf where a key is not to be seen; see `place`."""
+    seen = group_i[:, None] == group_j[None, :]
+    if M > 0:
+        seen = seen | ((group_i < 0)[:, None] & (group_j != 8)[None, :]) | (group_j < 0)[None, :]
+    return tl.where(seen, score, float("-inf"))
 
 
 @triton.jit
