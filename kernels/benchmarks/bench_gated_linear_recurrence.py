@@ -6,17 +6,19 @@ form, not slower than the naive chunk functions, memory linear in N.
 At 32768 the recurrent form would keep about 10 GB for its backward: it is run in 8 parts of 4096 whose states are detached,
 which is less work. The slow contenders run once there, the others in turn; medians.
 
-Run: python kernels/benchmarks/bench_gated_linear_recurrence.py  (needs fla-core and einops for the comparison)
+Run: python kernels/benchmarks/bench_gated_linear_recurrence.py  (needs fla-core and einops for the
+comparison; --memory measures the memory alone)
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Work, interleaved, peak_memory, require_close, save
+from harness import Work, interleaved, memory_table, peak_memory, require_close, save
 from torch import Tensor
 
 from medseg_kernels import gated_linear_recurrence
@@ -123,7 +125,20 @@ def measure(member: str, length: int) -> dict[str, Any]:
     return row
 
 
+def memory() -> None:
+    """The memory alone, and how it grows: linear in N means 8 times the growth for 8 times the tokens."""
+    cases = [{"member": member, "tokens": length} for member in MEMBERS for length in (PART, 8 * PART)]
+    rows = memory_table(__file__, cases, {"tokens": 64})
+    ratios = {
+        f"{short['member']}, {short['threads']} threads": long["growth_bytes"] / short["growth_bytes"]
+        for short, long in zip(rows[::2], rows[1::2], strict=True)
+    }
+    save("gated_linear_recurrence-memory", {"target": "O(N)", "growth_32768_over_4096": ratios, "rows": rows})
+
+
 def main() -> None:
+    if "--memory" in sys.argv[1:]:
+        return memory()
     rows = []
     for length in (PART, 8 * PART):
         for member in MEMBERS:

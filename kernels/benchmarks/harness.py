@@ -127,6 +127,33 @@ def peak_memory(script: str, function: str, small: list[Any], large: list[Any], 
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def memory_table(
+    script: str, cases: list[dict[str, Any]], small: dict[str, Any], threads: tuple[int, ...] = (1, 2)
+) -> list[dict[str, Any]]:
+    """`peak_memory` of a script's `memory_work` for cases that differ in "tokens" only or not, and whether it is linear.
+
+    Args:
+        script: file of the benchmark.
+        cases: arguments of `memory_work` by name, in its order; one of them is "tokens".
+        small: values that make a case tiny.
+        threads: numbers of threads to measure with.
+
+    Returns:
+        one row per case and number of threads; "growth_per_token" is the growth beyond the inputs in bytes.
+    """
+    rows = []
+    for count in threads:
+        for case in cases:
+            found = peak_memory(script, "memory_work", list({**case, **small}.values()), list(case.values()), count)
+            rows.append({**case, "threads": count, **found, "growth_per_token": found["growth_bytes"] / case["tokens"]})
+            print(
+                {k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()},
+                file=sys.stderr,
+                flush=True,
+            )
+    return rows
+
+
 def _measure_peak(script: str, function: str, small: str, large: str, threads: str) -> None:
     """What the process of `peak_memory` does."""
     torch.set_num_threads(int(threads))
