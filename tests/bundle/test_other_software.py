@@ -1,7 +1,8 @@
 """What MONAI Label and MONAI Deploy read from a bundle, restated: the same steps in the same order, on our files.
 
 Restated from their public sources (MONAI Label's bundle inference and training tasks, the Deploy SDK's bundle operator);
-their own packages pin older versions of numpy and are not installed here.
+their own packages pin older versions of numpy and are not installed here. docs/bundles-elsewhere.md records a run of
+their own code on the shipped bundles.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, Resize, SaveImaged
+from monai.transforms import Compose, LoadImaged, MapTransform, Resize, SaveImaged
 
 from medseg.bundle.layout import Layout
 from medseg.bundle.load import load_bundle
 from medseg.bundle.weights import read_state_dict
 from tests.bundle.samples import make_bundle
+from tests.bundle.shipped import each_shipped
 from tests.bundle.test_monai import predicted_by_hand
 
 
@@ -178,3 +180,27 @@ def test_folder_name_does_not_change_the_kind_of_task(bundle_and_data: tuple[Lay
     """Words in a folder's name set the task in MONAI Label; none of its special ones stands in ours."""
     name = load_bundle(bundle_and_data[0].folder).name
     assert not any(word in name for word in ("detection", "deepedit", "deepgrow", "classification"))
+
+
+@each_shipped
+def test_shipped_bundles_have_what_each_loader_reads(layout: Layout) -> None:
+    """The table of docs/bundles-elsewhere.md, key by key."""
+    raw = json.loads(layout.inference.read_text())
+    for key in ("bundle_root", "device", "network_def", "network", "preprocessing", "postprocessing", "inferer"):
+        assert key in raw, key
+    parser = label_server_config(layout)
+    weights = torch.load(layout.weights, weights_only=True)
+    for key in ("network_def", "network"):
+        parser.get_parsed_content(key).load_state_dict(weights, strict=True)
+    for key in ("preprocessing", "postprocessing"):
+        steps = parser.get_parsed_content(key)
+        assert isinstance(steps, Compose)
+        assert all(isinstance(step, MapTransform) for step in steps.transforms)
+    formats = json.loads(layout.metadata.read_text())["network_data_format"]
+    assert (next(iter(formats["inputs"])), next(iter(formats["outputs"]))) == ("image", "pred")
+    names = next(iter(formats["outputs"].values()))["channel_def"]
+    assert list(names) == [str(number) for number in range(len(names))]
+    assert names["0"] == "background"
+    assert not (layout.models / "model.ts").exists()  # Deploy would take it instead of model.pt
+    words = ("detection", "deepedit", "deepgrow", "classification")
+    assert not any(word in layout.folder.name for word in words)
