@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.planning.plan import Plan
 
-from .inference_config import SHARED_KEYS, channel_names
+from .inference_config import SHARED_KEYS, channel_names, preprocessing_def
 from .layout import Layout
 
 
@@ -38,8 +38,9 @@ def check_drift(layout: Layout, configs: Mapping[str, Mapping[str, Any]]) -> lis
         if found is not None and list(found) != list(plan.roi_size):
             faults.append(f"{name}: roi_size is {found}, plan.json has {list(plan.roi_size)}")
     spacing = train.get("preprocessing_def", {}).get("spacing")
-    if spacing is not None and list(spacing) != list(plan.spacing):
-        faults.append(f"train.json: preprocessing_def::spacing is {spacing}, plan.json has {list(plan.spacing)}")
+    expected = preprocessing_def(plan)["spacing"]
+    if spacing is not None and list(spacing) != expected:
+        faults.append(f"train.json: preprocessing_def::spacing is {spacing}, plan.json has {expected}")
     return faults
 
 

@@ -240,7 +240,10 @@ def validation_cases(bundle: Bundle, folds: Sequence[int]) -> dict[int, list[Cas
         raise ConfigError(
             f"{bundle.layout.plan}: data_folder {bundle.plan.data_folder} does not exist; correct it to where the data lies"
         )
-    splits, dataset = read_splits(bundle.folder), open_dataset(bundle.plan.data_folder)
+    splits, dataset = (
+        read_splits(bundle.folder),
+        open_dataset(bundle.plan.data_folder, missing_channels=bundle.plan.missing_channels),
+    )
     check_splits(splits, dataset.cases)
     by_name = {case.name: case for case in dataset.cases}
     return {fold: [by_name[name] for name in splits[fold]["val"]] for fold in folds}

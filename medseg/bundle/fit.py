@@ -17,7 +17,9 @@ from medseg.tracking.run_record import read_run_id, write_run_id
 from .figures import update_figures
 from .layout import Layout, find_bundle
 from .load import open_trusted
+from .low_resolution import attach_low_resolution
 from .metadata import read_metadata
+from .stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ def fit_bundle(
     device: str = "auto",
     trust: bool = False,
 ) -> dict[int, dict[str, float]]:
-    """Train a bundle.
+    """Train a bundle; the low-resolution network first, where the plan has one.
 
     Args:
         bundle: folder or name.
@@ -81,7 +83,7 @@ def fit_bundle(
         overrides: "key::path" -> value, checked against train.json.
         files: JSON files stacked on train.json.
         resume: continue where the run stopped.
-        budget_s: seconds for each fold.
+        budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
         init_from: another bundle (or a state dict) whose weights are the start.
         device: see `medseg.config.choose_device`.
         trust: let the bundle's files name any Python object and run any expression.
@@ -102,19 +104,40 @@ def fit_bundle(
     folds = list(range(count)) if fold == "all" else [int(fold)]
     choose_device(device)
     pretrained = _weights_of(init_from) if init_from is not None else None
+    coarse = low_resolution_bundle(folder)
+    if coarse is not None:
+        share = None if budget_s is None else budget_s * SHARE_OF_BUDGET
+        common = common_overrides(overrides)
+        fit_bundle(coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust)
+        attach_low_resolution(folder, coarse)
+        budget_s = None if budget_s is None or share is None else budget_s - share
+    settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
+    return _fit_folds(folder, folds, overrides, files, settings, nested=fold == "all", device=device)
+
+
+def _fit_folds(
+    folder: Path,
+    folds: Sequence[int],
+    overrides: Mapping[str, Any] | None,
+    files: Sequence[Path],
+    run_settings: Mapping[str, Any],
+    *,
+    nested: bool,
+    device: str,
+) -> dict[int, dict[str, float]]:
+    """Train one fold after the other; nested ones below one MLflow run."""
+    resume = bool(run_settings["resume"])
     results: dict[int, dict[str, float]] = {}
     parent = None
     for number in folds:
         if resume and _finished(folder, number):
             log.info("fold %d is finished", number)
             continue
-        config = resolve_config(
-            folder, overrides, fold=number, files=files, resume=resume, budget_s=budget_s, pretrained=pretrained
-        )
+        config = resolve_config(folder, overrides, fold=number, files=files, **run_settings)
         if device != "auto":
             config["device"] = {"_target_": "medseg.config.choose_device", "name": device}
         settings = config.get("train", {}).get("trainer", {})
-        if fold == "all" and settings.get("tracking"):
+        if nested and settings.get("tracking"):
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
         results[number] = run_config(folder, number, config, resume=resume)

@@ -46,9 +46,12 @@ def channel_names(plan: Plan) -> list[str]:
 
 def preprocessing_def(plan: Plan) -> dict[str, Any]:
     """What happens to an image before the network, in training and in prediction alike."""
+    spacing: list[float | None] = list(plan.spacing)
+    if plan.spatial_dims == 2:
+        spacing[2] = None  # slices are computed one by one, whatever lies between them
     return {
         "_target_": "medseg.transforms.preprocessing.Preprocessing",
-        "spacing": list(plan.spacing),
+        "spacing": spacing,
         "normalization": [dict(entry) for entry in plan.normalization],
         "orientation": plan.orientation,
     }

@@ -16,6 +16,7 @@ from medseg.datasets.regions import class_order
 from medseg.errors import BundleError, ResourceError
 from medseg.networks import build_network
 from medseg.planning.fingerprint import measure
+from medseg.planning.grid import choose_dimensions
 from medseg.planning.memory import measure_step
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
@@ -39,6 +40,9 @@ def plan_bundle(
     folds: int = 5,
     device: str = "auto",
     regions: Mapping[str, Sequence[int]] | None = None,
+    spatial_dims: int | None = None,
+    stages: int | None = None,
+    missing_channels: str = "error",
 ) -> Plan:
     """Plan a dataset and write the bundle.
 
@@ -50,11 +54,39 @@ def plan_bundle(
         folds: number of folds when the dataset brings no splits.
         device: where it will be trained.
         regions: overlapping targets to learn instead of the plain labels, larger ones first; by default the dataset's own.
+        spatial_dims: 2 or 3; by default what the slices' thickness asks for.
+        stages: 2 for a low-resolution network before the full one, 1 for none; by default where crops see little context.
+        missing_channels: `zero` accepts cases that lack a channel file, `error` refuses them.
 
     Raises:
         DataError: the dataset is faulty.
         BundleError: the output holds trained weights already.
     """
+    name = _bundle_name(output)
+    dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
+    labelled = [case for case in dataset.cases if case.label is not None]
+    with progress_bar("measuring", len(labelled), unit="case") as advance:
+        fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
+    splits = dataset.splits or make_splits(labelled, folds)
+    check_splits(splits, labelled)
+    gpu = choose_device(device).type == "cuda"
+    dims, _ = choose_dimensions(fingerprint, spatial_dims)
+    request = {
+        "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
+        "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
+        "preset_strides": _preset_strides(preset, size, dims, dataset),
+    }  # fmt: skip
+
+    def make(bytes_per_voxel: float | None) -> Plan:
+        return make_plan(dataset, fingerprint, splits, bytes_per_voxel=bytes_per_voxel, **request)
+
+    plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
+    write_bundle(output, plan, dataset)
+    return plan
+
+
+def _bundle_name(output: Path) -> str:
+    """A bundle name made of the folder's. Raises BundleError where the folder cannot take a new bundle."""
     name = re.sub(r"[^a-z0-9]+", "_", output.resolve().name.lower()).strip("_") or "bundle"
     name = name if name[0].isalpha() else f"bundle_{name}"
     check_name(name)
@@ -62,36 +94,18 @@ def plan_bundle(
         raise BundleError(f"{output} holds trained weights already; plan into another folder, or move that one away")
     if output.exists() and not output.is_dir():
         raise BundleError(f"{output} is a file; expected the folder of a bundle")
-    dataset = _with_regions(open_dataset(data), regions)
-    labelled = [case for case in dataset.cases if case.label is not None]
-    with progress_bar("measuring", len(labelled), unit="case") as advance:
-        fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
-    splits = dataset.splits or make_splits(labelled, folds)
-    check_splits(splits, labelled)
-    gpu = choose_device(device).type == "cuda"
+    return name
 
+
+def _preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[list[int]]:
     network = build_network(
-        preset, spatial_dims=3, in_channels=len(dataset.channels), out_channels=max(dataset.labels) + 1, size=size
+        preset,
+        spatial_dims=dims,
+        in_channels=len(dataset.channels),
+        out_channels=len(dataset.regions) or max(dataset.labels) + 1,
+        size=size,
     )
-    preset_strides = [[int(step) for step in level] for level in network.strides]
-
-    def make(bytes_per_voxel: float | None) -> Plan:
-        return make_plan(
-            dataset,
-            fingerprint,
-            splits,
-            name=name,
-            preset=preset,
-            size=size,
-            memory_bytes=memory_bytes,
-            bytes_per_voxel=bytes_per_voxel,
-            gpu=gpu,
-            preset_strides=preset_strides,
-        )
-
-    plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
-    write_bundle(output, plan, dataset)
-    return plan
+    return [[int(step) for step in level] for level in network.strides]
 
 
 def _with_regions(dataset: Dataset, regions: Mapping[str, Sequence[int]] | None) -> Dataset:

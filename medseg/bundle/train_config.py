@@ -72,6 +72,7 @@ def _source(plan: Plan) -> dict[str, Any]:
         "bundle_root": "@bundle_root",
         "fold": "@fold",
         "ignore_label": plan.ignore_label,
+        "missing_channels": plan.missing_channels,
     }
 
 

@@ -27,6 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=1,2",
         help="learn this union of labels; repeatable, largest first",
     )
+    parser.add_argument(
+        "--dims", choices=["auto", "2", "3"], default="auto", help="2D or 3D network (default: by the slices)"
+    )
+    parser.add_argument(
+        "--stages",
+        choices=["auto", "1", "2"],
+        default="auto",
+        help="2 trains a low-resolution network first (for --fast)",
+    )
+    parser.add_argument(
+        "--missing-channels",
+        choices=["error", "zero"],
+        default="error",
+        help="zero: train cases that lack a channel file",
+    )
     parser.add_argument("--explain", action="store_true", help="print each value with its reason")
     add_common_arguments(parser, "device", "json", "quiet")
 
@@ -58,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
         memory_bytes=arguments.memory,
         folds=arguments.folds,
+        spatial_dims=None if arguments.dims == "auto" else int(arguments.dims),
+        stages=None if arguments.stages == "auto" else int(arguments.stages),
+        missing_channels=arguments.missing_channels,
         regions=dict(parse_region(text) for text in arguments.region),
         device=arguments.device,
     )

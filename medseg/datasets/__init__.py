@@ -8,23 +8,24 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from medseg.errors import DataError, UnreadableFileError, nearest
+from medseg.errors import ConfigError, DataError, UnreadableFileError, nearest
 from medseg.types import FilePath
 
 from . import csv, decathlon, folder, nnunet
-from .dataset import Dataset, check_headers, check_label_values, load_case
+from .dataset import Dataset, check_headers, check_label_values, load_case, read_case_image
 
-__all__ = ["DATASETS", "Dataset", "check_headers", "check_label_values", "load_case", "open_dataset"]
+__all__ = ["DATASETS", "Dataset", "check_headers", "check_label_values", "load_case", "open_dataset", "read_case_image"]
 
 DATASETS: dict[str, ModuleType] = {"decathlon": decathlon, "nnunet": nnunet, "csv": csv, "folder": folder}
 
 
-def open_dataset(folder: FilePath, kind: str | None = None) -> Dataset:
+def open_dataset(folder: FilePath, kind: str | None = None, *, missing_channels: str = "error") -> Dataset:
     """Find the labelled cases in a folder; no voxel is read unless the label names have to be collected.
 
     Args:
         folder: root of the dataset.
         kind: a name in `DATASETS`; by default the first layout that matches.
+        missing_channels: `error` refuses a case that lacks a channel file, `zero` reads zeros in its place.
 
     Raises:
         UnreadableFileError: the folder or a listed file is missing.
@@ -41,8 +42,23 @@ def open_dataset(folder: FilePath, kind: str | None = None) -> Dataset:
         raise DataError(f"{root}: is empty; {_EXPECTED}")
     for name, module in DATASETS.items():
         if kind == name or (kind is None and module.matches(root)):
-            return module.load(root)
+            return _without_gaps(module.load(root), missing_channels)
     raise DataError(f"{root}: no known dataset layout; {_EXPECTED}")
+
+
+def _without_gaps(dataset: Dataset, missing_channels: str) -> Dataset:
+    """The dataset, unless it lacks channels that nobody agreed to replace. Raises DataError naming cases and channels."""
+    if missing_channels not in ("error", "zero"):
+        raise ConfigError(f"missing_channels is {missing_channels!r}. {nearest(missing_channels, ['error', 'zero'])}")
+    gaps = [case for case in dataset.cases if case.missing]
+    if gaps and missing_channels == "error":
+        names = ", ".join(dataset.channels.get(channel, str(channel)) for channel in gaps[0].missing)
+        others = f" (and {len(gaps) - 1} more cases lack channels)" if len(gaps) > 1 else ""
+        raise DataError(
+            f"case {gaps[0].name!r}: has no file for channel {names}, only {', '.join(str(p) for p in gaps[0].images)}{others}; "
+            "add the file, remove the case, or plan with --missing-channels zero to train without it."
+        )
+    return dataset
 
 
 _EXPECTED = (

@@ -26,7 +26,7 @@ def load(folder: Path) -> Dataset:
     """Read the list. Raises DataError or UnreadableFileError naming the list, the line or the file."""
     path = folder / "dataset.json"
     description = read_object(path) if path.is_file() else {}
-    listed = read_case_list(folder / LIST)
+    listed = read_case_list(folder / LIST, gaps=True)
     for case in listed:
         for file in (*case.images, *([case.label] if case.label else [])):
             if not file.exists():

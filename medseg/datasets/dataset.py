@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +76,7 @@ def check_headers(case: Case, *, channels: int | None = None) -> None:
     headers = [read_header(path) for path in case.images]
     for other in headers[1:]:
         check_same_grid(headers[0], other, whose=f"case {case.name!r} ({headers[0].path} and {other.path})")
-    found = sum(header.channels for header in headers)
+    found = sum(header.channels for header in headers) + len(case.missing)
     if channels is not None and found != channels:
         raise DataError(
             f"case {case.name!r}: {', '.join(str(path) for path in case.images)} hold {found} channels, the dataset declares "
@@ -97,9 +99,26 @@ def load_case(case: Case, dataset: Dataset) -> tuple[Volume, Volume]:
     if case.label is None:
         raise LabelError(f"case {case.name!r}: has no label map; add one beside {case.images[0]}.")
     check_headers(case, channels=len(dataset.channels))
-    image, label = read_image(case.images), read_label(case.label)
+    image, label = read_case_image(case), read_label(case.label)
     check_label_values(label, dataset.labels, ignore_label=dataset.ignore_label)
     return image, label
+
+
+def read_case_image(case: Case, normalization: Sequence[Mapping[str, Any]] = ()) -> Volume:
+    """The image of a case (C, X, Y, Z); a channel that it does not have is filled with the value that normalization turns to 0.
+
+    Args:
+        case: its files.
+        normalization: per channel, as in plan.json; without it the missing channels are 0.
+    """
+    volume = read_image(case.images)
+    if not case.missing:
+        return volume
+    channels = list(volume.array)
+    for channel in case.missing:  # ascending, so that each finds its place
+        fill = float(normalization[channel].get("mean", 0.0)) if normalization else 0.0
+        channels.insert(channel, np.full(volume.array.shape[1:], fill, dtype=np.float32))
+    return Volume(np.stack(channels), volume.affine, volume.header)
 
 
 def check_label_values(label: Volume, labels: dict[int, str], *, ignore_label: int | None = None) -> tuple[int, ...]:

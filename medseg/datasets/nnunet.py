@@ -66,10 +66,11 @@ def _channel_files(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
 
 
 def _case(folder: Path, name: str, files: dict[int, Path], channels: int, labels: str, ending: str) -> Case:
-    if sorted(files) != list(range(channels)):
+    missing = tuple(channel for channel in range(channels) if channel not in files)
+    if not set(files) <= set(range(channels)) or len(missing) == channels:
         raise DataError(
             f"case {name!r} in {folder}: has channel files {sorted(files)}, dataset.json declares {channels} channels "
-            f"(0 to {channels - 1}); add the missing files ({name}_0000{ending}, ...) or correct channel_names."
+            f"(0 to {channels - 1}); correct the files' names or channel_names."
         )
     label = folder / labels / f"{name}{ending}"
     if labels == "labelsTr" and not label.is_file():
@@ -78,7 +79,8 @@ def _case(folder: Path, name: str, files: dict[int, Path], channels: int, labels
         )
     return Case(
         name=name,
-        images=tuple(files[channel] for channel in range(channels)),
+        images=tuple(files[channel] for channel in range(channels) if channel in files),
         label=label if label.is_file() else None,
         subject=subject_of(name),
+        missing=missing,
     )

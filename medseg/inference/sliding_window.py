@@ -23,7 +23,8 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
     """Apply a network window by window and blend the overlaps; equal to MONAI's class to rounding.
 
     Args:
-        roi_size: extent of a window; None or values <= 0 stand for the whole axis.
+        roi_size: extent of a window; None or values <= 0 stand for the whole axis. Two values and a volume with three axes:
+            the network is one of slices, which it gets one by one along the last axis.
         sw_batch_size: windows per call of the network.
         overlap: shared fraction of neighbouring windows.
         mode: `gaussian` or `constant`.
@@ -79,6 +80,8 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             What the network returns, for the whole volume; type, dtype and metadata follow `inputs`.
         """
         axes = inputs.ndim - 2
+        if isinstance(self.roi_size, Sequence) and len(self.roi_size) == 2 and axes == 3:
+            return self._for_slices()(inputs, _slicewise(network), *args, **kwargs)
         if isinstance(self.roi_size, Sequence) and len(self.roi_size) != axes:
             raise ValueError(
                 f"inputs of shape {tuple(inputs.shape)} have {axes} spatial axes, roi_size {self.roi_size} names "
@@ -101,6 +104,16 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         if isinstance(keys, str):
             return merged[0]
         return tuple(merged) if keys is None else dict(zip(keys, merged, strict=True))
+
+    def _for_slices(self) -> SlidingWindowInferer:
+        """The same for windows (X, Y, 1)."""
+        assert isinstance(self.roi_size, Sequence)
+        overlap = (*per_axis(self.overlap, 2, "overlap"), 0.0)
+        return SlidingWindowInferer(
+            (*self.roi_size, 1), self.sw_batch_size, overlap, str(getattr(self.mode, "value", self.mode)),
+            padding_mode=self.padding_mode, cval=self.cval, sw_device=self.sw_device, device=self.device,
+            progress=self.progress, cpu_thresh=self.cpu_thresh,
+        )  # fmt: skip
 
     def _merge(
         self,
@@ -162,6 +175,17 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
     ) -> torch.Tensor:
         parts = [values[tuple(self._slices(values, place, roi))] for place in places]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self.sw_device or values.device)
+
+
+def _slicewise(network: Callable[..., Outputs]) -> Callable[..., torch.Tensor]:
+    """A network of slices as one of windows (B, C, X, Y, 1)."""
+
+    def run(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits = network(windows[..., 0], *args, **kwargs)
+        assert isinstance(logits, torch.Tensor)
+        return logits[..., None]
+
+    return run
 
 
 class _Accumulator:

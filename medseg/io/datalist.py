@@ -28,6 +28,7 @@ class Case:
         label: the label map, or None.
         subject: who was scanned; cases of one subject stay in one fold. None: a subject of its own.
         labels_present: label values that were annotated in this case; None: all of the dataset's.
+        missing: channels of the dataset without a file in this case; `images` holds the others in order.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     label: Path | None = None
     subject: str | None = None
     labels_present: tuple[int, ...] | None = None
+    missing: tuple[int, ...] = ()
 
 
 def check_unique(cases: Iterable[Case], *, whose: str) -> None:
@@ -50,12 +52,16 @@ def check_unique(cases: Iterable[Case], *, whose: str) -> None:
             )
 
 
-def read_case_list(path: Path) -> list[Case]:
+def read_case_list(path: Path, *, gaps: bool = False) -> list[Case]:
     """Cases from a csv file with a header line.
 
     Columns: image (or image_0, image_1, ... one per channel), and optionally name, label, subject, labels_present (values
     separated by spaces). Separator comma, semicolon or tab; paths are relative to the list; a name is the image's by
     default. Files need not exist yet: a missing one is the case's own failure.
+
+    Args:
+        path: the list.
+        gaps: let a line leave out some of several image columns, as channels that the case does not have.
 
     Raises:
         UnreadableFileError: the list is missing.
@@ -72,7 +78,7 @@ def read_case_list(path: Path) -> list[Case]:
         raise DataError(f"{path}: {cause}. {nearest(unknown[0] if unknown else '', (*COLUMNS, 'image_0'))}")
     images.sort(key=lambda column: int(column.partition("_")[2] or 0))
     cases = [
-        _case(path, number, dict(zip(header, (word.strip() for word in row), strict=False)), images)
+        _case(path, number, dict(zip(header, (word.strip() for word in row), strict=False)), images, gaps=gaps)
         for number, row in enumerate(rows[1:], start=2)
         if any(word.strip() for word in row)
     ]
@@ -99,13 +105,14 @@ def _rows(path: Path) -> list[list[str]]:
         raise DataError(f"{path}: is not a csv list ({error}); check its quotes.") from None
 
 
-def _case(path: Path, number: int, row: dict[str, str], columns: list[str]) -> Case:
+def _case(path: Path, number: int, row: dict[str, str], columns: list[str], *, gaps: bool) -> Case:
     listed = [row.get(column, "") for column in columns]
-    if not all(listed):
+    if not any(listed) or not (gaps or all(listed)):
         raise DataError(
             f"{path}: line {number} has no {columns[listed.index('')]!r}; every line needs all image columns."
         )
-    images = tuple(path.parent / one for one in listed)
+    images = tuple(path.parent / one for one in listed if one)
+    missing = tuple(channel for channel, one in enumerate(listed) if not one)
     present: tuple[int, ...] | None = None
     if row.get("labels_present"):
         words = row["labels_present"].split()
@@ -120,7 +127,7 @@ def _case(path: Path, number: int, row: dict[str, str], columns: list[str]) -> C
             f"{path}: line {number}: the name {name!r} cannot name a file; use letters, digits, '-', '_' and '.'."
         )
     label = path.parent / row["label"] if row.get("label") else None
-    return Case(name, images, label, row.get("subject") or None, present)
+    return Case(name, images, label, row.get("subject") or None, present, missing)
 
 
 def safe_name(name: str) -> bool:

@@ -100,7 +100,8 @@ class Store:
 
     def case_folder(self, case: Case) -> Path:
         sources = [*case.images, *([case.label] if case.label else [])]
-        return self.folder / _digest("\n".join(str(path.absolute()) for path in sources))
+        gaps = [f"no channel {channel}" for channel in case.missing]
+        return self.folder / _digest("\n".join([*(str(path.absolute()) for path in sources), *gaps]))
 
     def open(self, case: Case, *, verify: bool = False) -> StoredArrays:
         """The stored arrays as memory maps.

@@ -90,7 +90,10 @@ def measure_case(case: Case, dataset: Dataset) -> CaseFingerprint:
         spacing=tuple(float(spacing[axis]) for axis in order),
         orientation=codes,
         label_voxels={int(value): int(count) for value, count in zip(values, counts, strict=True) if value > 0},
-        foreground=[channel.reshape(-1)[inside].astype(np.float32) for channel in image.array],
+        foreground=[
+            channel.reshape(-1)[inside if index not in case.missing else []].astype(np.float32)
+            for index, channel in enumerate(image.array)
+        ],
     )
 
 
@@ -147,6 +150,10 @@ def _summarise(measured: Sequence[CaseFingerprint]) -> Fingerprint:
     intensity = []
     for channel in range(len(measured[0].foreground)):
         pooled = np.concatenate([entry.foreground[channel] for entry in measured])
+        if not len(pooled):
+            raise DataError(
+                f"channel {channel} is missing in every labelled case; remove it from the dataset's channels."
+            )
         low, high = np.percentile(pooled, [0.5, 99.5])
         facts = {"mean": pooled.mean(), "std": pooled.std(), "p0_5": low, "p99_5": high}
         facts |= {"minimum": pooled.min(), "maximum": pooled.max()}

@@ -26,8 +26,8 @@ class Plan:
         channels: input channel -> modality, such as {0: "MRI"}.
         labels: label value -> name, background 0 included.
         orientation: axis codes of the network's grid.
-        spacing: mm per voxel of the network's grid, in axis order X, Y, Z.
-        roi_size: voxels of a training crop and of a sliding window.
+        spacing: mm per voxel of the network's grid, in axis order X, Y, Z; a network of slices (2D, along Z) leaves Z as it is.
+        roi_size: voxels of a training crop and of a sliding window, two values in 2D.
         batch_size: crops per training step.
         normalization: one entry per channel, see `medseg.transforms.preprocessing.Preprocessing`.
         network: arguments of `medseg.networks.build_network`, without `_target_`.
@@ -41,6 +41,8 @@ class Plan:
         ignore_label: value of voxels that were not annotated, or None.
         regions: overlapping targets, one network output each: {"name", "labels" it unites, "label" it writes into the one
             label map}, later ones over earlier ones; empty where every output is a label of its own.
+        low_resolution: spacing, roi_size, batch_size and network of a first, coarse network, or None.
+        missing_channels: `error`, or `zero` to train cases that lack a channel with zeros in its place.
         warnings: what the data showed that a person should look at.
     """
 
@@ -67,6 +69,8 @@ class Plan:
     licence: str = ""
     reference: str = ""
     regions: list[dict[str, Any]] = field(default_factory=list)
+    low_resolution: dict[str, Any] | None = None
+    missing_channels: str = "error"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -40,7 +40,13 @@ def read_splits(bundle_root: Path) -> list[dict[str, list[str]]]:
 
 
 def list_cases(
-    part: str, data: Sequence[Mapping[str, Any]] | None, dataset_dir: str, bundle_root: Path, fold: int
+    part: str,
+    data: Sequence[Mapping[str, Any]] | None,
+    dataset_dir: str,
+    bundle_root: Path,
+    fold: int,
+    *,
+    missing_channels: str = "error",
 ) -> list[Case]:
     """Cases of `train` or `val` of one fold, or the caller's own list.
 
@@ -53,7 +59,7 @@ def list_cases(
     splits = read_splits(bundle_root)
     if not 0 <= fold < len(splits):
         raise ConfigError(f"fold {fold} was asked for; {bundle_root} has the folds 0 to {len(splits) - 1}")
-    dataset = open_dataset(Path(dataset_dir))
+    dataset = open_dataset(Path(dataset_dir), missing_channels=missing_channels)
     check_splits(splits, dataset.cases)
     by_name = {case.name: case for case in dataset.cases}
     cases = [by_name[name] for name in splits[fold][part]]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.datasets import read_case_image
 from medseg.errors import DataError, MedsegError
 from medseg.evaluation import Evaluation, ScoreSettings
 from medseg.evaluation.folders import NOT_ANNOTATED, Pair, evaluate_pairs
@@ -24,7 +25,7 @@ from medseg.evaluation.statistics import PairedDifference, holm, paired_differen
 from medseg.inference import Predictor
 from medseg.io.atomic import write_json
 from medseg.io.datalist import Case
-from medseg.io.volume import read_image, read_label, write_label
+from medseg.io.volume import read_label, write_label
 from medseg.transforms.postprocessing import Postprocessing, component_volumes
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def predict_out_of_fold(candidate: Candidate, folder: Path, *, progress: Progres
             path = target / f"{case.name}.nii.gz"
             if not path.exists():
                 predictor = predictor or candidate.predictor(fold)
-                volume = read_image(case.images)
+                volume = read_case_image(case, getattr(predictor.preprocessing, "normalization", ()))
                 write_label(path, predictor.predict(volume), like=volume.header)
             assert case.label is not None
             pairs.append((case.name, path, case.label))

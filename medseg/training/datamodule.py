@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medseg.errors import DataError, MedsegError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
-from medseg.transforms.augmentation import apply, draw
+from medseg.transforms.augmentation import apply, draw, spare_missing
 from medseg.transforms.preprocessing import Preprocessing
 from medseg.transforms.sampling import SampleKey, draw_case, draw_center
 
@@ -39,6 +39,7 @@ class CaseDataset(Dataset[dict[str, Any]]):
         data: cases as [{"image": path or paths, "label": path}], for callers that bring their own list; else None.
         dataset_dir, bundle_root, fold: where the cases and `configs/splits.json` come from when `data` is None.
         ignore_label: value of voxels that were not annotated, or None.
+        missing_channels: `zero` trains cases that lack a channel, `error` refuses them.
     """
 
     part = "train"
@@ -53,7 +54,9 @@ class CaseDataset(Dataset[dict[str, Any]]):
         bundle_root: str = ".",
         fold: int = 0,
         ignore_label: int | None = None,
+        missing_channels: str = "error",
     ) -> None:
+        self.missing_channels = missing_channels
         self.preprocessing = preprocessing
         self.labels = {int(value): name for value, name in labels.items()}
         self.data = data
@@ -67,7 +70,9 @@ class CaseDataset(Dataset[dict[str, Any]]):
     def cases(self) -> list[Case]:
         if self._cases is None:
             dataset_dir, bundle_root, fold = self.source
-            self._cases = list_cases(self.part, self.data, dataset_dir, Path(bundle_root), fold)
+            self._cases = list_cases(
+                self.part, self.data, dataset_dir, Path(bundle_root), fold, missing_channels=self.missing_channels
+            )
         return self._cases
 
     def prepare(self) -> None:
@@ -76,6 +81,20 @@ class CaseDataset(Dataset[dict[str, Any]]):
         build = preprocess_case(self.preprocessing, self.labels, ignore_label=self.ignore_label)
         with progress_bar(f"preprocessing {self.part}", len(self.cases), unit="case") as advance:
             store.ensure_all(self.cases, build, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
+
+    def report(self) -> dict[str, Any]:
+        """What preparation found: the cases, and the channels that some of them lack."""
+        gaps = {case.name: list(case.missing) for case in self.cases if case.missing}
+        if gaps:
+            names = ", ".join(list(gaps)[:5]) + (", ..." if len(gaps) > 5 else "")
+            log.warning(
+                "%s: %d of %d cases lack channels, zeros in their place: %s",
+                self.part,
+                len(gaps),
+                len(self.cases),
+                names,
+            )
+        return {"cases": [case.name for case in self.cases], "missing_channels": gaps}
 
     def open(self) -> None:
         """Map the stored arrays of every case."""
@@ -139,10 +158,17 @@ class TrainingDataset(CaseDataset):
                 ) from error
 
     def _sample(self, key: SampleKey, case: Case, arrays: StoredArrays) -> dict[str, Any]:
-        center = draw_center(key, arrays.image.shape[1:], self.roi_size, arrays.foreground)
-        parameters = draw(key.generator(2), self.roi_size, arrays.image.shape[0], **self.augmentation)
-        assert arrays.label is not None
-        image, label = apply(arrays.image, arrays.label, center, self.roi_size, parameters)
+        source, source_label = arrays.image, arrays.label
+        assert source_label is not None
+        slices = len(self.roi_size) == 2
+        extent = (*self.roi_size, 1) if slices else self.roi_size
+        center = draw_center(key, source.shape[1:], extent, arrays.foreground)
+        if slices:  # a crop of the slice that was drawn
+            number = round(center[2])
+            source, source_label, center = source[..., number], source_label[..., number], center[:2]
+        parameters = draw(key.generator(2), self.roi_size, source.shape[0], **self.augmentation)
+        parameters = spare_missing(parameters, arrays.properties.get("missing_channels", ()))
+        image, label = apply(source, source_label, center, self.roi_size, parameters)
         return {
             "image": torch.as_tensor(image),
             "label": torch.as_tensor(np.asarray(label, dtype=np.int64))[None],

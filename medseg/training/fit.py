@@ -68,6 +68,9 @@ def run_fit(
             remove_leftovers(place)  # of a run that was killed while it wrote
     data.prepare_data()
     data.setup()
+    if trainer.is_global_zero:
+        parts = {"train": data.train_dataset.report(), "val": data.validation_dataset.report()}
+        write_json(folder / "preparation.json", parts)
     if pretrained is not None and not resuming:
         from .initialize import load_matching
 

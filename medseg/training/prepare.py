@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from medseg.datasets import check_headers, check_label_values
+from medseg.datasets import check_headers, check_label_values, read_case_image
 from medseg.errors import DataError, MedsegError, ResourceError
 from medseg.io.datalist import Case
 from medseg.io.store import StoredArrays, sample_foreground
-from medseg.io.volume import read_image, read_label
+from medseg.io.volume import read_label
 from medseg.transforms.preprocessing import Preprocessing
 
 
@@ -44,7 +44,7 @@ def preprocess_case(
             ) from error
 
     def read_and_prepare(case: Case) -> StoredArrays:
-        image = read_image(case.images)
+        image = read_case_image(case, preprocessing.normalization)
         if case.label is None:
             prepared = preprocessing.apply(image.array, image.affine)
             return StoredArrays(_float32(prepared.image), None, np.zeros((0, 4), np.int32), _properties(prepared, case))
@@ -69,5 +69,6 @@ def _float32(image: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
 def _properties(prepared: Any, case: Case) -> dict[str, Any]:
     return {
         "affine": np.asarray(prepared.affine).tolist(),
+        "missing_channels": list(case.missing),
         "labels_present": list(case.labels_present) if case.labels_present is not None else None,
     }

@@ -7,10 +7,11 @@ and label in one loop (`medseg_kernels.warp_patch`), and changes intensities on 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,16 @@ from medseg_kernels import warp_patch
 from . import intensity
 from .recipes import RECIPES, Recipe, build_recipe
 
-__all__ = ["RECIPES", "AugmentationParameters", "ChannelParameters", "Recipe", "apply", "build_recipe", "draw"]
+__all__ = [
+    "RECIPES",
+    "AugmentationParameters",
+    "ChannelParameters",
+    "Recipe",
+    "apply",
+    "build_recipe",
+    "draw",
+    "spare_missing",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class ChannelParameters:
         contrast: factor about the mean.
         low_resolution: remaining resolution.
         inverted_gamma, gamma: exponents.
+        dropped: the channel is set to zero, whatever else happens to it.
     """
 
     noise_std: float | None = None
@@ -49,6 +60,7 @@ class ChannelParameters:
     low_resolution: float | None = None
     inverted_gamma: float | None = None
     gamma: float | None = None
+    dropped: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +112,17 @@ def draw(
     bumps = _draw_bumps(generator, recipe, axes)
     values = _draw_channels(generator, recipe, channels)
     return AugmentationParameters(matrix, bumps, values, recipe.label_mode)
+
+
+def spare_missing(parameters: AugmentationParameters, missing: Collection[int]) -> AugmentationParameters:
+    """The same parameters for a case without some channels: those stay zero, and the last one present is not dropped."""
+    if not missing:
+        return parameters
+    nothing = ChannelParameters()
+    values = [nothing if i in missing else changes for i, changes in enumerate(parameters.channels)]
+    if all(changes.dropped for i, changes in enumerate(values) if i not in missing):
+        values = [nothing if changes.dropped else changes for changes in values]
+    return dataclasses.replace(parameters, channels=tuple(values))
 
 
 def apply(
@@ -234,10 +257,17 @@ def _draw_channels(generator: np.random.Generator, recipe: Recipe, channels: int
             happens = events[i] < getattr(recipe, name) and not spared
             values[fields[i]] = float(low + (high - low) * shares[i]) if happens else None
         drawn.append(ChannelParameters(noise_seed=seed, **values))
+    # drawn last, so that the numbers above are those of a recipe without it
+    if channels > 1 and recipe.channel_dropout > 0 and generator.random() < recipe.channel_dropout:
+        lost = int(generator.integers(0, channels))
+        drawn[lost] = ChannelParameters(dropped=True)
     return tuple(drawn)
 
 
 def _change_values(channel: Tensor, changes: ChannelParameters) -> None:
+    if changes.dropped:
+        channel.zero_()
+        return
     if changes.noise_std is not None:
         intensity.add_noise(channel, changes.noise_std, changes.noise_seed)
     if changes.blur_sigma is not None:

@@ -41,6 +41,7 @@ class Recipe:
         gamma: probability of a gamma change.
         gamma_range: exponents; mean and standard deviation of the crop are kept.
         per_channel: probability of each channel to be changed when blur or low resolution happens.
+        channel_dropout: probability that one of several channels becomes zero, for data where channels may be missing.
         spacing: mm per voxel of the network's grid; keeps rotations rigid on anisotropic grids.
         thick_slices: ratio of spacings from which a rotation stays within the slices.
         label_mode: `vote` or `nearest`.
@@ -71,14 +72,17 @@ class Recipe:
     gamma: float = 0.3
     gamma_range: Range = (0.7, 1.5)
     per_channel: float = 0.5
+    channel_dropout: float = 0.0
     spacing: tuple[float, ...] | None = None
     thick_slices: float = 3.0
     label_mode: str = "vote"
 
 
 _INTENSITY = ("noise", "blur", "gain", "offset", "contrast", "low_resolution", "inverted_gamma", "gamma")
-_QUIET: dict[str, Any] = dict.fromkeys(_INTENSITY, 0.0)
-_NOTHING: dict[str, Any] = dict.fromkeys(("rotation", "scaling", "elastic", "mirror", *_INTENSITY), 0.0)
+_QUIET: dict[str, Any] = dict.fromkeys((*_INTENSITY, "channel_dropout"), 0.0)
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    ("rotation", "scaling", "elastic", "mirror", "channel_dropout", *_INTENSITY), 0.0
+)
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),

@@ -62,8 +62,17 @@ def test_nnunet_gathers_numbered_channels(tmp_path: Path) -> None:
     assert dataset.channels == {0: "T1", 1: "T2"}
     assert load_case(dataset.cases[0], dataset)[0].array.shape == (2, *SHAPE)
     (tmp_path / "imagesTr" / "sub-2_scan_0001.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"case 'sub-2_scan'.*has channel files \[0\].*declares 2 channels"):
+    with pytest.raises(DataError, match=r"case 'sub-2_scan': has no file for channel T2.*--missing-channels zero"):
         open_dataset(tmp_path)
+    incomplete = open_dataset(tmp_path, missing_channels="zero")
+    image, _ = load_case(incomplete.cases[1], incomplete)
+    assert incomplete.cases[1].missing == (1,)
+    assert image.array.shape == (2, *SHAPE)
+    assert image.array[0].any()
+    assert not image.array[1].any()
+    (tmp_path / "imagesTr" / "sub-2_scan_0000.nii.gz").rename(tmp_path / "imagesTr" / "sub-2_scan_0007.nii.gz")
+    with pytest.raises(DataError, match=r"case 'sub-2_scan'.*has channel files \[7\].*declares 2 channels"):
+        open_dataset(tmp_path, missing_channels="zero")
 
 
 def test_nnunet_regions_and_ignore_label(tmp_path: Path) -> None:

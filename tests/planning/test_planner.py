@@ -12,16 +12,12 @@ from medseg.datasets import Dataset, open_dataset
 from medseg.errors import BundleError, DataError, GridMismatchError, LabelError
 from medseg.io.datalist import Case
 from medseg.io.volume import read_header, write_image, write_label
+from medseg.planning.crops import choose_roi_size, choose_strides
 from medseg.planning.fingerprint import Fingerprint, measure
+from medseg.planning.grid import choose_spacing
 from medseg.planning.plan import Plan
-from medseg.planning.planner import (
-    choose_augmentation,
-    choose_normalization,
-    choose_roi_size,
-    choose_spacing,
-    choose_strides,
-    make_plan,
-)
+from medseg.planning.planner import make_plan
+from medseg.planning.recipe import choose_augmentation, choose_normalization
 from medseg.planning.splits import check_splits, make_splits
 from tests.volumes import ball, make_case
 
