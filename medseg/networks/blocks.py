@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from medseg.networks.context import Site
 from medseg.networks.layers import DropPath, activation, convolution, image_norm, layer_scale
+from medseg.networks.norm_act import NormLeakyReLU, PlainInstanceNorm
 
 
 class ConvNormAct(nn.Module):
@@ -95,17 +96,13 @@ class UnetrBlock(nn.Module):
         self.norm3: nn.Module = nn.Identity()
         if channels_in != width:
             self.conv3 = convolution(dims, channels_in, width, 1, bias=False)
-            self.norm3 = _plain_instance_norm(width)
-        self.norm1, self.norm2 = _plain_instance_norm(width), _plain_instance_norm(width)
-        self.act = nn.LeakyReLU(0.01)
+            self.norm3 = PlainInstanceNorm(width)
+        self.norm1, self.norm2 = NormLeakyReLU(width), PlainInstanceNorm(width)
+        self.act = nn.LeakyReLU(0.01, inplace=True)  # in place, or a second copy of every map would be kept
 
     def forward(self, image: Tensor) -> Tensor:
-        branch = self.norm2(self.conv2(self.act(self.norm1(self.conv1(image)))))
+        branch = self.norm2(self.conv2(self.norm1(self.conv1(image))))
         return self.act(branch + self.norm3(self.conv3(image)))
-
-
-def _plain_instance_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(channels, channels, affine=False)
 
 
 class PreActivationConv(nn.Module):
