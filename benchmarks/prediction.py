@@ -386,7 +386,7 @@ def main() -> None:
     parser.add_argument("--long-shape", type=int, nargs=3, default=(256, 256, 600), help="of P6")
     parser.add_argument("--monai-planes", type=int, default=192, help="of P6 where MONAI takes part")
     parser.add_argument("--big-shape", type=int, nargs=3, default=(512, 512, 600), help="of 105")
-    parser.add_argument("--big-roi", type=int, nargs=3, default=ROI)
+    parser.add_argument("--big-roi", type=int, nargs=3, default=(96, 96, 80))
     parser.add_argument("--big-overlap", type=float, default=0.25)
     parser.add_argument("--crop", type=int, default=240, help="of 105: extent of the part computed in float32")
     parser.add_argument("--cases", type=int, default=1000, help="of P14")

@@ -33,14 +33,15 @@ def unet(classes: int = CLASSES) -> torch.nn.Module:
 
 
 class Stub(torch.nn.Module):
-    """All classes, no computation to speak of: what is left is bookkeeping."""
+    """All classes, no computation to speak of, many labels where the image is noisy: what is left is bookkeeping."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.head = torch.nn.Conv3d(1, classes, 1)
+        self.head = torch.nn.Conv3d(4, classes, 1)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        return self.head(windows)
+        blurred = torch.nn.functional.avg_pool3d(windows, 3, 1, 1)
+        return self.head(torch.cat((windows, (4 * windows).sin(), (9 * blurred).cos(), blurred), dim=1))
 
 
 def reset_peak() -> None:
