@@ -238,8 +238,8 @@ def extra_memory(files: Files, rows: Rows) -> None:
 def many_classes(files: Files, rows: Rows) -> None:
     """P6: peak memory with many classes, the network a stub, no resampling.
 
-    All contenders on a volume of `--monai-planes` planes; ours also on the whole `--long-shape`, where MONAI's accumulators
-    alone would need what `monai_accumulators_gib` says.
+    All contenders on a volume of `--monai-planes` planes; ours also on the whole `--long-shape`, where MONAI would not fit into
+    this machine: there the share is of `monai_accumulators_gib`, the one float32 per class and voxel that it holds at least.
     """
     long = tuple(files.arguments.long_shape)
     short = (*long[:2], min(long[2], files.arguments.monai_planes))
@@ -257,9 +257,10 @@ def many_classes(files: Files, rows: Rows) -> None:
                 raise SystemExit(f"{name}: outputs disagree: {facts}")
             found[f"{name}, {'x'.join(map(str, shape))}"] = facts
     monai = next(facts for name, facts in found.items() if name.startswith("MONAI"))
-    for facts in found.values():
-        facts["share_of_monai"] = facts["extra_gib"] / monai["extra_gib"]
-    accumulators = files.arguments.classes * np.prod(long) * 4 / 2**30
+    accumulators = float(files.arguments.classes * np.prod(long) * 4 / 2**30)
+    for name, facts in found.items():
+        whole = name.endswith("x".join(map(str, long)))
+        facts["share_of_monai"] = facts["extra_gib"] / (accumulators if whole and short != long else monai["extra_gib"])
     rows.put("P6", {"classes": files.arguments.classes, "monai_accumulators_gib": accumulators, "contenders": found})
 
 

@@ -344,7 +344,7 @@ def speed(rows: Rows, work: Path, environment: Path, threads: int, shape: tuple[
     if rows.has(name):
         return
     model = Model(
-        "speed", shape=shape, source=(0.8, 0.8, 1.5), patch=(96, 96, 96), classes=15, steps=40,
+        "speed", shape=shape, source=(0.8, 0.8, 1.5), patch=(96, 96, 96), classes=15, steps=20,
         features=(16, 32, 64, 128), kernels=((3, 3, 3),) * 4, strides=((1, 1, 1), *((2, 2, 2),) * 3),
     )  # fmt: skip
     contest = Contest(model, work / "speed", environment, threads)
