@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from medseg.networks.context import Site
-from medseg.networks.layers import DropPath, activation, convolution, image_norm, layer_scale
+from medseg.networks.layers import AVERAGE_POOL, DropPath, activation, convolution, image_norm, layer_scale
 from medseg.networks.norm_act import NormLeakyReLU, PlainInstanceNorm
 
 
@@ -41,6 +41,28 @@ class ResidualConv(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.act(self.shortcut(image) + self.drop(self.second(self.first(image))))
+
+
+class ResidualDown(nn.Module):
+    """The first block of a level of nnU-Net's residual encoder: the strided step is its first convolution.
+
+    The shortcut is the mean over the stride, then a normed 1x1 convolution where the width changes.
+    """
+
+    def __init__(self, site: Site, channels_in: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        kernel = tuple(3 if s > 1 else k for s, k in zip(stride, site.kernel_size, strict=True))
+        self.first = ConvNormAct(site, channels_in, site.width, kernel=kernel, stride=stride)
+        self.second = ConvNormAct(site, site.width, site.width, act=False)
+        # a rounded-up size has a last, shorter group of voxels: their mean, as the strided convolution has a voxel there
+        self.pool = AVERAGE_POOL[site.spatial_dims](stride, stride, ceil_mode=True, count_include_pad=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if channels_in != site.width:
+            self.shortcut = ConvNormAct(site, channels_in, site.width, kernel=1, act=False)
+        self.act = activation(site.activation)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.act(self.shortcut(self.pool(image)) + self.second(self.first(image)))
 
 
 class PlainConv(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.blocks import ConvNormAct, UnetrBlock
+from medseg.networks.blocks import ConvNormAct, ResidualDown, UnetrBlock
 from medseg.networks.context import Site
 from medseg.networks.gated_blocks import FusedMBConv
 from medseg.networks.layers import CONVOLUTION, MAX_POOL, convolution, image_norm, pad_to_multiple, to_image, to_tokens
@@ -260,6 +260,7 @@ def reach(site: Site, stride: tuple[int, ...]) -> tuple[int, ...]:
 
 ENTRIES: dict[str, type[nn.Module]] = {
     "convolution": StridedConvolution,
+    "residual": ResidualDown,
     "bare": BareConvolution,
     "stem": Stem,
     "norm_convolution": NormConvolution,

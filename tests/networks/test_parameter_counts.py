@@ -56,3 +56,35 @@ def test_swin_unetr_has_the_parameters_of_the_published_network(preset: str, mil
 def test_mednext_has_the_published_number_of_parameters(size: str, millions: float) -> None:
     network = on_meta("mednext", size, out_channels=14)
     assert count(network) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_resenc_has_the_published_number_of_parameters() -> None:
+    assert count(on_meta("resenc_unet", "l", out_channels=14)) / 1e6 == pytest.approx(102.4, abs=0.1)
+
+
+# Rounded in the papers; of PCT-Net the decoder's blocks are not written down anywhere we may read.
+ROUNDED = {
+    ("vim", "tiny"): 7, ("vim", "small"): 26, ("vim", "base"): 98,
+    ("cswin", "t"): 23, ("cswin", "s"): 35, ("cswin", "b"): 78,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "size"), ROUNDED, ids=lambda value: value)
+def test_classification_form_is_near_the_rounded_published_number(preset: str, size: str) -> None:
+    network = on_meta(preset, size, spatial_dims=2, in_channels=3)
+    levels = [level for level in network.encoder.levels if hasattr(level.body, "prepare")]
+    width = levels[-1].body.layers[-1].norm.weight.numel()
+    total = sum(count(level.entry) + count(level.body) for level in levels) + 2 * width + (width + 1) * CLASSES
+    assert total / 1e6 == pytest.approx(ROUNDED[preset, size], rel=0.03)
+
+
+def test_pctnet_is_within_four_percent_of_the_published_network() -> None:
+    assert count(on_meta("pctnet", "published")) / 1e6 == pytest.approx(45.3, rel=0.04)
+
+
+@pytest.mark.parametrize("size", ["m", "l", "xl"])
+def test_sizes_of_the_residual_encoder_share_their_block_counts(size: str) -> None:
+    """One strided block and the rest, 1 3 4 6 6 6 in all; the sizes differ in the memory that the planner fills."""
+    levels = list(on_meta("resenc_unet", size).encoder.levels)
+    blocks = [len(level.body.layers) + (index > 0) for index, level in enumerate(levels)]
+    assert blocks[:6] == [1, 3, 4, 6, 6, 6]

@@ -1,5 +1,6 @@
 """The baselines: nnU-Net's residual encoder and MedNeXt."""
 
+from medseg.networks.presets.common import residual_levels
 from medseg.networks.specs import Level, NetworkSpec, repeat
 
 # Widths and residual blocks per level. The published presets m, l and xl differ in the memory that the planner fills
@@ -20,11 +21,11 @@ MEDNEXT_SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 def resenc_unet(size: str, spatial_dims: int) -> NetworkSpec:
     """The preset `resenc_unet`."""
-    widths, counts = ((16, 32, 64, 96, 96), (1, 1, 1, 1, 1)) if size == "nano" else RESENC_SIZES[size]
+    if size != "nano":
+        return NetworkSpec(levels=residual_levels(*RESENC_SIZES[size]))
     return NetworkSpec(
         levels=tuple(
-            Level(width, repeat("residual", count), stride=1 if i == 0 else 2)
-            for i, (width, count) in enumerate(zip(widths, counts, strict=True))
+            Level(width, ("residual",), stride=1 if i == 0 else 2) for i, width in enumerate((16, 32, 64, 96, 96))
         )
     )
 

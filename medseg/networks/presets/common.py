@@ -21,9 +21,18 @@ def fine_levels(width: int, count: int) -> tuple[Level, ...]:
     return tuple(Level(width * 2**i, ("residual",), stride=1 if i == 0 else 2) for i in range(count))
 
 
+def residual_levels(widths: tuple[int, ...], counts: tuple[int, ...]) -> tuple[Level, ...]:
+    """nnU-Net's residual encoder: a stem convolution, then `counts` residual blocks per level, the first of them strided."""
+    return tuple(
+        Level(width, repeat("residual", count if i == 0 else count - 1), stride=1 if i == 0 else 2,
+              entry="convolution" if i == 0 else "residual")
+        for i, (width, count) in enumerate(zip(widths, counts, strict=True))
+    )  # fmt: skip
+
+
 def published_stem(width: int, stem: int) -> tuple[Level, ...]:
     """A full-resolution level for the decoder, and the first of the two stem steps of the NVIDIA hybrids."""
     return Level(min(stem, 32), ("residual",), stride=1), Level(stem, entry="stem", from_image=True)
 
 
-__all__ = ["NANO_FINE", "Level", "NetworkSpec", "fine_levels", "published_stem", "repeat"]
+__all__ = ["NANO_FINE", "Level", "NetworkSpec", "fine_levels", "published_stem", "repeat", "residual_levels"]

@@ -1,9 +1,10 @@
 """Networks around Mamba's scan: SegMamba, U-Mamba, xLSTM-UNet, and the isotropic or pyramidal Vim, PlainMamba, MHS-VM."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from medseg.networks.presets.common import NANO_FINE, fine_levels
+from medseg.networks.presets.common import NANO_FINE, fine_levels, residual_levels
 from medseg.networks.specs import Layer, Level, NetworkSpec, Replace, repeat
 
 THREE_ORDERS = ("raster", "reversed raster", "interslice")
@@ -65,12 +66,16 @@ def xlstm_unet(size: str, spatial_dims: int) -> NetworkSpec:
 
 
 def _replacing(size: str, mixer: str, where: Callable[[int, int], bool]) -> NetworkSpec:
-    widths, counts = ((16, 32, 64, 80, 96), (1, 1, 1, 1, 1)) if size == "nano" else NNUNET
+    if size == "nano":
+        plain = tuple(
+            Level(width, ("residual",), stride=1 if i == 0 else 2) for i, width in enumerate((16, 32, 64, 80, 96))
+        )
+    else:
+        plain = residual_levels(*NNUNET)
     levels = []
-    for index, (width, count) in enumerate(zip(widths, counts, strict=True)):
-        layers = repeat("residual", count)
-        mixed: tuple[Layer, ...] = (*layers, Replace(mixer)) if where(index, len(widths)) else layers
-        levels.append(Level(width, mixed, stride=1 if index == 0 else 2, num_heads=4))
+    for index, level in enumerate(plain):
+        layers: tuple[Layer, ...] = (*level.layers, Replace(mixer)) if where(index, len(plain)) else level.layers
+        levels.append(replace(level, layers=layers, num_heads=4))
     return NetworkSpec(levels=tuple(levels))
 
 

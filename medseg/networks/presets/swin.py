@@ -70,16 +70,18 @@ MAXVIT_SIZES = {"t": (64, (2, 2, 5, 2)), "s": (96, (2, 2, 5, 2)), "b": (96, (2, 
 
 def cswin(size: str, spatial_dims: int) -> NetworkSpec:
     """The preset `cswin`: cross-shaped stripes whose thickness grows with depth."""
-    heads = 6  # a multiple of two and of three: one group per axis
     if size == "nano":
         return NetworkSpec(
             levels=(
                 *NANO_FINE,
-                Level(96, repeat("stripe_attention mlp", 3), num_heads=heads, window_size=2),
-                Level(120, repeat("stripe_attention mlp", 2), num_heads=heads, window_size=4),
+                # heads: a multiple of two and of three, one group per axis
+                Level(96, repeat("stripe_attention mlp", 3), num_heads=6, window_size=2),
+                Level(120, repeat("stripe_attention mlp", 2), num_heads=6, window_size=4),
             )
         )
-    width, counts = CSWIN_SIZES[size]
+    width, counts, heads = CSWIN_SIZES[size]
+    if spatial_dims == 3:  # three groups of heads instead of two: the nearest width and heads that they divide
+        width, heads = (72, 3) if width == 64 else (96, 6)
     thickness = (1, 2, 7, 7)
     stages = tuple(
         Level(
@@ -92,7 +94,8 @@ def cswin(size: str, spatial_dims: int) -> NetworkSpec:
     return NetworkSpec(levels=(*fine_levels(32, 2), *stages), drop_path=0.2)
 
 
-CSWIN_SIZES = {"t": (72, (1, 2, 21, 1)), "s": (72, (2, 4, 32, 2)), "b": (96, (2, 4, 32, 2))}
+# width, blocks per stage, heads of the first stage
+CSWIN_SIZES = {"t": (64, (1, 2, 21, 1), 2), "s": (64, (2, 4, 32, 2), 2), "b": (96, (2, 4, 32, 2), 4)}
 
 
 def axial(size: str, spatial_dims: int) -> NetworkSpec:

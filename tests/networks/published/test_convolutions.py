@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.blocks import HybridConv, ResidualConv, UnetrBlock
+from medseg.networks.blocks import HybridConv, ResidualConv, ResidualDown, UnetrBlock
 from medseg.networks.decoders import UnetrUp, UpBlock
 from medseg.networks.entries import NormConvolution, PatchMerging, ReduceSize, Stem
 from medseg.networks.gated_blocks import ConvNeXt, GatedSpatialConv, MBConv
@@ -93,6 +93,20 @@ def test_residual_block_of_the_residual_encoder(channels_in: int) -> None:
 
     block = ResidualConv(site(6), channels_in=channels_in)
     assert_agrees(block, formula, torch.randn(2, channels_in, 5, 8))
+
+
+@pytest.mark.parametrize("channels_in", [6, 4])
+def test_a_level_of_the_residual_encoder_is_entered_by_a_strided_block(channels_in: int) -> None:
+    def formula(p: Weights, image: Tensor) -> Tensor:
+        first = under(p, "first.")
+        branch = leaky(instance_norm(first, "norm", conv2d(first, "convolution", image, stride=2)))
+        branch = unit(under(p, "second."), branch, act=False)
+        shortcut = (image[:, :, ::2] + image[:, :, 1::2]) / 2
+        pairs = (shortcut[..., 0:6:2] + shortcut[..., 1:6:2]) / 2
+        shortcut = torch.cat([pairs, shortcut[..., 6:]], -1)  # the seventh column has no neighbour
+        return leaky((shortcut if channels_in == 6 else unit(under(p, "shortcut."), shortcut, act=False)) + branch)
+
+    assert_agrees(ResidualDown(site(6), channels_in, (2, 2)), formula, torch.randn(2, channels_in, 6, 7))
 
 
 def unetr_block(p: Weights, image: Tensor) -> Tensor:
