@@ -19,7 +19,7 @@ from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_record import write_run_id
 
 from .budget import epochs_within
-from .checkpoint_io import write_weights
+from .checkpoint_io import AtomicCheckpointIO, write_weights
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .module import SegmentationModule
@@ -94,6 +94,8 @@ def run_fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if resuming and _nothing_was_left(checkpoint, trainer, module):
+        metrics = last_metrics(folder)
     if trainer.is_global_zero:
         state = {name: tensor for name, tensor in module.network.state_dict().items()}
         for place in weights_folders(bundle_root, fold):
@@ -104,6 +106,25 @@ def run_fit(
         write_json(folder / "result.json", facts)
         log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
     return metrics
+
+
+def _nothing_was_left(checkpoint: Path, trainer: pl.Trainer, module: SegmentationModule) -> bool:
+    """Whether the run had been killed after its last step; the averaged weights are then taken from its checkpoint.
+
+    Lightning puts the average into the module at the end of a training, which does not take place then.
+    """
+    saved = AtomicCheckpointIO().load_checkpoint(checkpoint, map_location="cpu")
+    if trainer.global_step != saved["global_step"]:
+        return False
+    module.load_state_dict(saved["state_dict"])
+    return True
+
+
+def last_metrics(folder: Path) -> dict[str, float]:
+    """The last value of each metric in a run's `metrics.json`."""
+    rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    merged = {name: value for row in rows for name, value in row.items()}
+    return {name: value for name, value in merged.items() if name not in ("epoch", "step", "seconds")}
 
 
 def _dice_text(metrics: dict[str, float]) -> str:

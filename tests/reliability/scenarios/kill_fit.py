@@ -6,8 +6,10 @@ Every continued run must end with weights that are bitwise equal to those of a r
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,16 @@ def wait_for_checkpoint(child: Child, folder: Path, number: int) -> bool:
     return False
 
 
+def killed_before_the_weights() -> None:
+    """For `Child`: SIGKILL after the last checkpoint, before the weights are written; a moment that chance rarely meets."""
+    from medseg.training import fit as training
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    training.write_weights = die
+
+
 def run(times: int, seed: int, folder: Path) -> Outcome:
     import torch
 
@@ -59,15 +71,18 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         bundle = folder / "trial"
         shutil.rmtree(bundle, ignore_errors=True)
         shutil.copytree(pristine, bundle)
-        tracking = trial % 4 == 3
-        if trial < inside:
+        tracking = trial % 4 == 3 and trial < times - 1
+        if trial == times - 1:
+            child = fit(bundle, before=killed_before_the_weights).wait()
+            outcome.count("killed between last checkpoint and weights", child.code == -signal.SIGKILL)
+        elif trial < inside:
             child = fit(bundle, before=delayed_halves(PAUSE_S), tracking=tracking)
             wait_for_checkpoint(child, bundle / "runs" / "fold_0", source.randint(1, 4))
             time.sleep(source.uniform(0, PAUSE_S))
         else:
             child = fit(bundle, tracking=tracking)
             time.sleep(source.uniform(0, (2.0 if tracking else 1.0) * whole.seconds))
-        outcome.count("killed" if child.running() else "ended before the kill")
+        outcome.count("killed" if child.running() or child.code == -signal.SIGKILL else "ended before the kill")
         child.kill()
         child.wait()
         outcome.count("inside a checkpoint write", bool([n for n in temporary_files(bundle) if "last.ckpt" in n]))
