@@ -76,7 +76,7 @@ kernels-aot: $(FULL)
 
 bench: $(FULL)
 	@for script in kernels/benchmarks/bench_*.py benchmarks/bench_*.py \
-	  benchmarks/networks_speed.py benchmarks/prediction.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	  benchmarks/networks_memory.py benchmarks/networks_speed.py benchmarks/prediction.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 reliability: $(FULL)
 	@$(BIN)/python -m tests.reliability.run

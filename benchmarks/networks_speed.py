@@ -1,68 +1,217 @@
-"""Seconds and peak memory of a training step for every nano preset, each in a process of its own.
+"""Seconds and peak memory of a training step of every nano preset, each beside resenc_unet; and the page docs/networks.md.
 
-    python benchmarks/networks_speed.py [--roi 96] [--threads 2] [PRESET ...]
+    python benchmarks/networks_speed.py [--roi 96] [--threads 2] [--rounds 3] [--output FILE] [PRESET ...]
+    python benchmarks/networks_speed.py --docs
 
-Prints one row per preset (median of three forward + backward passes, batch 1, float32) and the ratio to resenc_unet, and
-writes benchmarks/results/networks_speed.json after every row.
+A row is a process of its own that steps (forward and backward at all scales, batch 1, float32) resenc_unet and the preset in
+turn, so that a disturbance of the machine hits both; seconds are medians after one step of each that does not count. Peak
+memory is the rise of the high-water mark of resident memory in another fresh process that runs the preset alone, after a step
+on a small patch. Finished rows are kept while the code is the same: run it again to go on.
+
+Writes benchmarks/results/networks_speed-cpu-DATE.json after every row. `--docs` measures nothing and writes docs/networks.md
+from the newest result.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
-import resource
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "networks_speed.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "networks.md"
+BASELINE = "resenc_unet"
+LIMIT = 3.0  # no nano preset slower than this many times the baseline
+SMALL = 32  # voxels per axis of the step before memory is measured
 
 
-def measure(preset: str, roi: int, threads: int) -> dict[str, float | str]:
-    """One preset in this process."""
+def step(network: Any, roi: int) -> float:
+    """Seconds of one forward and backward pass."""
+    import torch
+
+    image = torch.randn(1, 1, roi, roi, roi)
+    start = time.perf_counter()
+    sum(logits.square().mean() for logits in network.forward_scales(image)).backward()
+    return time.perf_counter() - start
+
+
+def time_pair(preset: str, roi: int, threads: int, rounds: int) -> dict[str, Any]:
+    """The preset and the baseline in turn, in this process."""
+    import torch
+
+    from medseg.networks import build_network
+
+    torch.set_num_threads(threads)
+    networks = {name: build_network(name) for name in (BASELINE, preset)}
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(1 + rounds):
+        for name, network in networks.items():
+            seconds[name].append(step(network, roi))
+            network.zero_grad()
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return {
+        "preset": preset,
+        "parameters": sum(p.numel() for p in networks[preset].parameters()),
+        "seconds": medians[preset],
+        "baseline_seconds": medians[BASELINE],
+        "ratio": medians[preset] / medians[BASELINE],
+        "all_seconds": {name: values[1:] for name, values in seconds.items()},
+    }
+
+
+def peak(preset: str, roi: int, threads: int) -> dict[str, int]:
+    """Rise of the high-water mark in a step of the preset alone, in this process."""
     import torch
 
     from medseg.networks import build_network
 
     torch.set_num_threads(threads)
     network = build_network(preset)
-    image = torch.randn(1, 1, roi, roi, roi)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        sum(logits.square().mean() for logits in network.forward_scales(image)).backward()
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"preset": preset, "seconds": statistics.median(seconds[1:]), "peak_mb": peak / 1024}
+    step(network, SMALL)
+    before = high_water()
+    step(network, roi)
+    return {"peak_bytes": high_water() - before}
+
+
+def high_water() -> int:
+    """Peak resident bytes of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
+
+
+def ask(*words: str) -> Any:
+    """Run this file in a fresh process and read the JSON on its last line."""
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def git(*words: str) -> str:
+    """Output of a git command in the repository."""
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+
+
+def code() -> list[str]:
+    """Objects of the committed code that the figures depend on."""
+    listed = git("ls-tree", "HEAD", "medseg/networks", "kernels/medseg_kernels")
+    return [line.split()[2][:12] for line in listed.splitlines()]
+
+
+def run(names: list[str], settings: dict[str, int], target: Path) -> None:
+    """Measure what is missing, printing and saving after every row."""
+    found = json.loads(target.read_text()) if target.exists() else {}
+    same = found.get("code") == code() and all(found.get(key) == value for key, value in settings.items())
+    rows = {row["preset"]: row for row in found["rows"]} if same else {}
+    words = [f"--{key}={value}" for key, value in settings.items()]
+    for name in names:
+        if name not in rows:
+            rows[name] = {**ask("--pair", name, *words), **ask("--peak", name, *words)}
+        row = rows[name]
+        late = "" if row["ratio"] <= LIMIT else f"   above {LIMIT}x"
+        print(
+            f"{name:<20}{row['seconds']:>8.2f} s{row['baseline_seconds']:>8.2f} s{row['ratio']:>7.2f}x"
+            f"{row['peak_bytes'] / 1e6:>8.0f} MB{late}",
+            flush=True,
+        )
+        about = {
+            "command": "python benchmarks/networks_speed.py " + " ".join(words),
+            "date": datetime.date.today().isoformat(), "device": device(), "commit": git("describe", "--always", "--dirty"),
+            "code": code(), **settings, "batch": 1, "dtype": "float32", "gpu": "not measured on a GPU",
+        }  # fmt: skip
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps({**about, "rows": list(rows.values())}, indent=2) + "\n")
+
+
+def device() -> str:
+    """Name of the processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def write_page() -> None:
+    """docs/networks.md: every preset with its sizes, source and parameters, and the newest measured rows."""
+    import torch
+
+    from medseg.networks import MIXERS, PRESETS, build_network
+
+    results = sorted(RESULTS.glob("networks_speed-cpu-*.json"))
+    found = json.loads(results[-1].read_text()) if results else {"rows": []}
+    rows = {row["preset"]: row for row in found["rows"]}
+    lines = [
+        "# Networks", "",
+        "`medseg networks` lists them for a patch of your own; `build_network(preset, size=...)` makes one. Every preset also",
+        "comes in 2D (`spatial_dims=2`), and every token mixer can be replaced by one key: `medseg fit BUNDLE",
+        "network_def::mixer=identity` is the ablation that belongs to every result.", "",
+        "| preset | what it is | source | sizes | nano, parameters |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):
+            count = sum(p.numel() for p in build_network(name).parameters())
+        lines.append(
+            f"| `{name}` | {preset.summary} | {preset.source} | {', '.join(preset.sizes)} | {count / 1e6:.2f} M |"
+        )
+    lines += ["", f"Token mixers: {', '.join(f'`{name}`' for name in MIXERS)}.", "", "## One training step", ""]
+    if rows:
+        roi = found["roi"]
+        lines += [
+            f"Nano sizes, patch {roi} x {roi} x {roi}, batch 1, float32, forward and backward, {found['threads']} threads of",
+            f"{found['device']}, {found['date']}. The ratio is to `{BASELINE}` stepped in turn in the same process. Not",
+            "measured on a GPU. Command: `python benchmarks/networks_speed.py`.", "",
+            "| preset | seconds | times resenc_unet | peak memory |", "|---|---|---|---|",
+        ]  # fmt: skip
+        for row in sorted(rows.values(), key=lambda row: row["ratio"]):
+            megabytes = f"{row['peak_bytes'] / 1e6:.0f} MB"
+            lines.append(f"| `{row['preset']}` | {row['seconds']:.2f} | {row['ratio']:.2f} | {megabytes} |")
+        missing = [name for name in PRESETS if name not in rows]
+        if missing:
+            lines += ["", f"Not measured yet: {', '.join(missing)}."]
+    else:
+        lines.append("Not measured yet: `python benchmarks/networks_speed.py` fills this table.")
+    PAGE.write_text("\n".join(lines) + "\n")
 
 
 def main() -> int:
-    """Run all presets, resenc_unet first."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("presets", nargs="*")
+    """Parse words, run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", help="all without one")
     parser.add_argument("--roi", type=int, default=96)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", action="store_true", help="measure the first preset in this process, print JSON")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--docs", action="store_true", help="write docs/networks.md from the newest result")
+    parser.add_argument("--pair", metavar="PRESET", help="time one preset beside the baseline here, print JSON")
+    parser.add_argument("--peak", metavar="PRESET", help="memory of one preset in this process, print JSON")
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure(args.presets[0], args.roi, args.threads)))
-        return 0
-    from medseg.networks import PRESETS
+    if args.docs:
+        write_page()
+    elif args.pair:
+        print(json.dumps(time_pair(args.pair, args.roi, args.threads, args.rounds)))
+    elif args.peak:
+        print(json.dumps(peak(args.peak, args.roi, args.threads)))
+    else:
+        from medseg.networks import PRESETS
 
-    names = ["resenc_unet", *(name for name in args.presets or PRESETS if name != "resenc_unet")]
-    rows: list[dict[str, float | str]] = []
-    for name in names:
-        command = [sys.executable, __file__, name, "--one", "--roi", str(args.roi), "--threads", str(args.threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        row = json.loads(done.stdout.splitlines()[-1])
-        rows.append(row)
-        row["ratio"] = float(row["seconds"]) / float(rows[0]["seconds"])
-        print(f"{name:<20}{row['seconds']:>8.2f} s{row['peak_mb']:>9.0f} MB{row['ratio']:>7.2f}x", flush=True)
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps({"roi": args.roi, "threads": args.threads, "rows": rows}, indent=2) + "\n")
+        unknown = [name for name in args.presets if name not in PRESETS]
+        if unknown:
+            parser.error(f"preset: found {unknown[0]!r}, expected one of {', '.join(PRESETS)}")
+        target = args.output or RESULTS / f"networks_speed-cpu-{datetime.date.today()}.json"
+        settings = {"roi": args.roi, "threads": args.threads, "rounds": args.rounds}
+        run(args.presets or list(PRESETS), settings, target)
+        if args.output is None:
+            write_page()
     return 0
 
 
