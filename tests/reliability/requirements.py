@@ -38,18 +38,18 @@ REQUIREMENTS = {
 
 
 def marked(path: Path) -> list[tuple[str, str]]:
-    """(requirement, test) of every test in a file that carries the marker, or lies in a file that does."""
+    """(requirement, file) where a whole file carries the marker, (requirement, file::test) where a test does."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     whole: list[str] = []
-    found = []
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets):
             marks = node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
             whole = [name for mark in marks for name in _names(mark)]
+    place = path.relative_to(ROOT).as_posix()
+    found = [(name, place) for name in whole]
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-            for name in [*whole, *(name for mark in node.decorator_list for name in _names(mark))]:
-                found.append((name, f"{path.relative_to(ROOT).as_posix()}::{node.name}"))
+            found += [(name, f"{place}::{node.name}") for mark in node.decorator_list for name in _names(mark)]
     return found
 
 
