@@ -53,7 +53,7 @@ def reading_does(error: Exception, note_folder: Path) -> Callable[[], None]:
             return read_or_fail
 
         batch.read_image = faulty_for(batch.read_image)
-        prepare.read_image = faulty_for(prepare.read_image)
+        prepare.read_case_image = faulty_for(prepare.read_case_image)
 
     return patch
 
@@ -109,14 +109,14 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         shutil.copytree(pristine, trial)
         child = fit(trial, *loaders, before=crop_does(action, folder))
         check(outcome, f"fit, loader {name}", child, surfaced(child, note, kill=name == "killed"), words)
-        shutil.rmtree(trial)
+        shutil.rmtree(trial, ignore_errors=True)
     bundle = make_predicting(folder / "predicting", data)
     for error in (ImportError("no module named codec"), MemoryError("9 GiB"), RuntimeError("decoder broke")):
         os.environ["MEDSEG_STORE"] = str(folder / "other_store" / type(error).__name__)
         shutil.copytree(pristine, trial)
         child = fit(trial, before=reading_does(error, folder))
         check(outcome, f"fit, preprocessing {type(error).__name__}", child, surfaced(child, note), [str(error)])
-        shutil.rmtree(trial)
+        shutil.rmtree(trial, ignore_errors=True)
         command = [
             "predict",
             str(bundle),
@@ -131,5 +131,5 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         child = Child(command, folder / "log", reading_does(error, folder))
         check(outcome, f"predict, reader {type(error).__name__}", child, surfaced(child, note), [str(error)], code=3)
         outcome.expect(len(list(trial.glob("*.nii.gz"))) == 5, "predict: the other cases were not finished")
-        shutil.rmtree(trial)
+        shutil.rmtree(trial, ignore_errors=True)
     return outcome
