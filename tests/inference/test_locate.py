@@ -227,4 +227,4 @@ def test_short_memory_is_a_line_and_in_the_record(
     assert settings["stepped_down"] == lines
     assert settings["engines"] == [{"name": "eager", "precision": "fp32", "reason": "asked for", "refused": {}}]
     assert main([*command, "--max-memory", "5KB"]) == 1
-    assert "GiB are needed" in capfd.readouterr().err
+    assert "are needed for the logits" in capfd.readouterr().err
