@@ -34,6 +34,7 @@ CHECKED = 64  # voxels per axis of the comparison and of the first step; MONAI's
 CASES = {
     "swin_unetr 24": ("swin_unetr 24", "monai 24"),
     "segmamba nano": ("segmamba nano", "permuted nano"),
+    "segmamba mixer": ("mixer 24", "permuted-mixer 24"),
     "segmamba published": ("segmamba published", "permuted published"),
 }
 
@@ -67,6 +68,28 @@ def permuted_scan(self: Any, x: Tensor, context: Any) -> tuple[Tensor, Any]:
     return self.project_out(total).reshape(x.shape), context
 
 
+def plain_norm_act(self: Any, image: Tensor) -> Tensor:
+    """Norm, then leaky ReLU in place, as MONAI's UNETR blocks have them: the norm keeps its input."""
+    return functional.leaky_relu_(functional.group_norm(image, self.channels, eps=self.eps), self.slope)
+
+
+class Alone(nn.Module):
+    """One of SegMamba's mixers behind a layer norm, on a grid of half the patch: its first stage without the convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        from medseg.networks.context import Site
+        from medseg.networks.presets.scans import SEGMAMBA
+        from medseg.networks.sublayers import StageBuilder
+
+        site = Site(width=width, num_heads=1, window_size=None, spatial_dims=3)
+        self.width = width
+        self.stage = StageBuilder(site, SEGMAMBA, None, [0.0]).stage(("selective_scan",))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.stage(image[:, :, ::2, ::2, ::2].expand(-1, self.width, -1, -1, -1))
+
+
 def make(name: str) -> nn.Module:
     """A network by the name used in `CASES`."""
     from medseg.networks import build_network
@@ -77,12 +100,15 @@ def make(name: str) -> nn.Module:
         from monai.networks.nets import SwinUNETR
 
         return SwinUNETR(in_channels=1, out_channels=2, feature_size=int(size))
-    network = build_network("segmamba" if kind == "permuted" else kind, size=size, padding="published")
-    if kind == "permuted":
+    if kind.startswith("permuted"):
         from medseg.networks.mixers.selective_scan import SelectiveScan
+        from medseg.networks.norm_act import NormLeakyReLU
 
         SelectiveScan.forward = permuted_scan  # type: ignore[method-assign, assignment]
-    return network
+        NormLeakyReLU.eager = plain_norm_act  # type: ignore[method-assign]
+    if kind.endswith("mixer"):
+        return Alone(int(size))
+    return build_network("segmamba" if kind == "permuted" else kind, size=size, padding="published")
 
 
 def step(network: nn.Module, roi: int) -> int:
