@@ -117,6 +117,7 @@ def _data() -> dict[str, Any]:
         "validation_dataset": "@validate::dataset",
         "batch_size": "@batch_size",
         "num_workers": "@num_workers",
+        "augmentation_device": "auto",
     }
 
 

@@ -93,14 +93,14 @@ def choose_grid(fingerprint: Fingerprint, spatial_dims: int) -> tuple[Grid, str]
     return grid, f"{why}; slices (along {letters[2]}) keep the thickness that each case has"
 
 
-def coarser_grid(grid: Grid, crop_voxels: float) -> Grid:
-    """The grid on which a crop of so many voxels covers half of the median case; the finest axes are coarsened first."""
+def coarser_grid(grid: Grid, crop_voxels: float, *, covers: float = LOW_RESOLUTION_COVERS) -> Grid:
+    """The grid on which a crop of so many voxels covers a share of the median case; the finest axes are coarsened first."""
     spacing = list(grid.spacing)
 
     def voxels() -> float:
         return math.prod(n * old / new for n, old, new in zip(grid.shape, grid.spacing, spacing, strict=True))
 
-    while voxels() * LOW_RESOLUTION_COVERS > crop_voxels:
+    while voxels() * covers > crop_voxels:
         finest = min(spacing)
         spacing = [step * 1.05 if step < 1.5 * finest else step for step in spacing]
     spacing = [round(step, 3) for step in spacing]

@@ -27,6 +27,10 @@ DEFAULT_STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 # With less of the median case in a crop than this, a low-resolution network is planned too; nnU-Net's limit is a quarter, but
 # ours finds the box of the organs and does not refine every voxel, which pays for large volumes only.
 LITTLE_CONTEXT = 0.05
+# Without a GPU a step has to be short and crops small. Where they would see less of the median case than the first number, but
+# are not hopeless, the spacing is coarsened (at most about twice) until they see the second: a short training gains more
+# from context than from fine voxels.
+LITTLE_WITHOUT_GPU, ENOUGH_WITHOUT_GPU = 0.1, 0.25
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str,
     dims, reasons["spatial_dims"] = choose_dimensions(fingerprint, asked.spatial_dims)
     grid, reasons["spacing"] = choose_grid(fingerprint, dims)
     sizes = _sizes(grid, dims, asked, dataset, reasons)
+    grid, sizes = _affordable(grid, sizes, dims, asked, dataset, reasons)
     normalization, reasons["normalization"] = choose_normalization(dataset, fingerprint)
     optimization, augmentation = _training(dataset, grid, dims, asked, reasons)
     reasons["splits"] = (
@@ -129,6 +134,22 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
         network["strides"] = strides
         reasons["network"] += "; strides spare the coarse axis until it is within 2x of the finest"
     return {"spacing": grid.spacing, "roi_size": roi_size, "batch_size": batch_size, "network": network}
+
+
+def _affordable(
+    grid: Grid, sizes: dict[str, Any], dims: int, asked: Request, dataset: Dataset, reasons: dict[str, str]
+) -> tuple[Grid, dict[str, Any]]:
+    """Grid and sizes that a training without a GPU can make something of."""
+    crop, whole = math.prod(sizes["roi_size"]), math.prod(grid.shape)
+    free = asked.gpu or asked.memory_bytes is not None or asked.stages == 2 or dims == 2
+    if free or not LITTLE_CONTEXT <= crop / whole < LITTLE_WITHOUT_GPU:
+        return grid, sizes
+    coarse = coarser_grid(grid, crop, covers=ENOUGH_WITHOUT_GPU)
+    reasons["spacing"] += (
+        f"; coarsened from {' x '.join(f'{step:g}' for step in grid.spacing)} mm: without a GPU crops are small, and would see "
+        f"{crop / whole:.0%} of the median case (--memory or a GPU keeps the fine grid)"
+    )
+    return coarse, _sizes(coarse, dims, asked, dataset, reasons)
 
 
 def _training(

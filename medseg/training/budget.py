@@ -14,7 +14,7 @@ import torch
 
 from medseg.io.atomic import write_json
 
-from .datamodule import SegmentationData
+from .datamodule import SegmentationData, collate
 from .module import SegmentationModule
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def epochs_within(
 def _batches(data: SegmentationData, count: int) -> list[dict[str, Any]]:
     size = data.batch_size
     items = [[data.train_dataset[start * size + offset] for offset in range(size)] for start in range(count)]
-    return [torch.utils.data.default_collate(batch) for batch in items]
+    return [collate(batch) for batch in items]
 
 
 def _time_steps(module: SegmentationModule, data: SegmentationData, trainer: pl.Trainer) -> float:
@@ -71,6 +71,8 @@ def _time_steps(module: SegmentationModule, data: SegmentationData, trainer: pl.
     for number in range(WARM_STEPS + PROBE_STEPS):
         begin = time.monotonic()
         batch = _batches(data, 1)[0]
+        if "box" in batch:
+            batch = data.on_after_batch_transfer({**batch, "box": [box.to(device) for box in batch["box"]]}, 0)
         with trainer.precision_plugin.forward_context():
             scales = network.forward_scales(batch["image"].to(device))  # type: ignore[operator]
         loss = module.loss([scale.float() for scale in scales], batch["label"].to(device))

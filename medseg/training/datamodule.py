@@ -12,12 +12,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from medseg.errors import DataError, MedsegError
+from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
 from medseg.transforms.augmentation import apply, draw, spare_missing
+from medseg.transforms.device_augmentation import cut_box, finish_crops
 from medseg.transforms.preprocessing import Preprocessing
 from medseg.transforms.sampling import SampleKey, draw_case, draw_center
 
@@ -140,6 +141,7 @@ class TrainingDataset(CaseDataset):
         self.samples_per_epoch, self.seed = samples_per_epoch, seed
         self.augmentation = dict(augmentation or {})
         self.watch = Watch(0)
+        self.on_device = False  # `SegmentationData.augment_on` decides
 
     def __len__(self) -> int:
         return self.samples_per_epoch
@@ -168,6 +170,9 @@ class TrainingDataset(CaseDataset):
             source, source_label, center = source[..., number], source_label[..., number], center[:2]
         parameters = draw(key.generator(2), self.roi_size, source.shape[0], **self.augmentation)
         parameters = spare_missing(parameters, arrays.properties.get("missing_channels", ()))
+        if self.on_device:
+            box = cut_box(source, source_label, center, self.roi_size, parameters)
+            return {"box": box, "present": self.present(arrays), "name": case.name}
         image, label = apply(source, source_label, center, self.roi_size, parameters)
         return {
             "image": torch.as_tensor(image),
@@ -213,6 +218,12 @@ class EpochSampler(Sampler[int]):
         return iter(range(first + self.rank, first + len(self) * self.world_size, self.world_size))
 
 
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A batch of samples; source boxes differ in size and stay a list."""
+    batch: dict[str, Any] = default_collate([{k: v for k, v in item.items() if k != "box"} for item in items])
+    return batch | ({"box": [item["box"] for item in items]} if "box" in items[0] else {})
+
+
 class SegmentationData(pl.LightningDataModule):
     """Loaders of one fold.
 
@@ -221,6 +232,10 @@ class SegmentationData(pl.LightningDataModule):
         batch_size: crops per step and process.
         num_workers: loader processes; None takes none on one or two cores (the network uses them), else all but one, at
             most 12.
+        augmentation_device: `auto` augments on the GPU where one trains, `cpu` never does, `device` always does.
+
+    Raises:
+        ConfigError: another augmentation_device.
     """
 
     def __init__(
@@ -230,8 +245,12 @@ class SegmentationData(pl.LightningDataModule):
         *,
         batch_size: int,
         num_workers: int | None = None,
+        augmentation_device: str = "auto",
     ) -> None:
         super().__init__()
+        if augmentation_device not in ("auto", "cpu", "device"):
+            raise ConfigError(f"augmentation_device is {augmentation_device!r}; expected auto, cpu or device")
+        self.augmentation_device = augmentation_device
         self.train_dataset, self.validation_dataset = train_dataset, validation_dataset
         self.batch_size = batch_size
         self._prepared = False
@@ -249,6 +268,19 @@ class SegmentationData(pl.LightningDataModule):
         self.train_dataset.open()
         self.validation_dataset.open()
 
+    def augment_on(self, device: torch.device) -> None:
+        """Decide where crops are augmented; to be called before the loader starts."""
+        self.train_dataset.on_device = self.augmentation_device == "device" or (
+            self.augmentation_device == "auto" and device.type == "cuda"
+        )
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Make the crops of a batch of source boxes, on the device that they were moved to."""
+        if "box" not in batch:
+            return batch
+        image, label = finish_crops(batch["box"])
+        return {"image": image, "label": label, "present": batch["present"], "name": batch["name"]}
+
     def _world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
@@ -260,6 +292,7 @@ class SegmentationData(pl.LightningDataModule):
             self.train_dataset,
             batch_size=self.batch_size,
             sampler=sampler,
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -68,6 +68,7 @@ def run_fit(
             remove_leftovers(place)  # of a run that was killed while it wrote
     data.prepare_data()
     data.setup()
+    data.augment_on(trainer.strategy.root_device)
     if trainer.is_global_zero:
         parts = {"train": data.train_dataset.report(), "val": data.validation_dataset.report()}
         write_json(folder / "preparation.json", parts)

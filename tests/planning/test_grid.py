@@ -82,3 +82,14 @@ def test_a_plan_for_slices_has_two_values_where_volumes_have_three(tmp_path: Pat
     assert plan.low_resolution is None
     assert "times as thick" in plan.reasons["spatial_dims"]
     assert replace(plan, regions=[]) == plan
+
+
+def test_without_a_gpu_small_crops_get_a_coarser_grid_and_with_one_they_do_not(tmp_path: Path) -> None:
+    dataset = open_dataset_of(tmp_path)
+    facts = fingerprint_of(median_shape=[200.0, 140.0, 88.0], median_spacing=[0.6] * 3, spacing_p10=[0.6] * 3)
+    splits = make_splits(dataset.cases)
+    slow = make_plan(dataset, facts, splits, name="balls")
+    assert all(0.6 < step <= 1.2 for step in slow.spacing)
+    assert "without a GPU" in slow.reasons["spacing"]
+    assert "coarsened" not in make_plan(dataset, facts, splits, name="balls", gpu=True).reasons["spacing"]
+    assert make_plan(dataset, facts, splits, name="balls", memory_bytes=8e9).spacing == [0.6] * 3
