@@ -80,11 +80,24 @@ def run_fit(
         trainer.fit_loop.max_epochs = epochs_within(budget_s, module, data, trainer, folder, started=started)
     if trainer.is_global_zero:
         _record(trainer, module, data, folder, resuming=resuming)
+    _train(trainer, module, data, checkpoint if resuming else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if resuming and _nothing_was_left(checkpoint, trainer, module):
+        metrics = last_metrics(folder)
+    if trainer.is_global_zero:
+        _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
+    return metrics
+
+
+def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, checkpoint: Path | None) -> None:
+    """Lightning's training; its errors are told by case or checkpoint where that is known."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if resuming else None)
+        trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
     except (RuntimeError, MedsegError) as error:
         told = data.explain(error)
-        if told is None and resuming and "loading state_dict" in str(error):
+        if told is None and checkpoint is not None and "loading state_dict" in str(error):
             told = BundleError(
                 f"{checkpoint}: belongs to another network than train.json describes; restore the settings it was trained "
                 "with, or train without --resume."
@@ -92,21 +105,26 @@ def run_fit(
         if told is None:
             raise
         raise told from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if resuming and _nothing_was_left(checkpoint, trainer, module):
-        metrics = last_metrics(folder)
-    if trainer.is_global_zero:
-        state = {name: tensor for name, tensor in module.network.state_dict().items()}
-        for place in weights_folders(bundle_root, fold):
-            write_weights(state, place / "model.pt")
-        facts = {"seconds": round(time.monotonic() - started, 1), "steps": trainer.global_step, **metrics}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            facts |= callback.facts() if isinstance(callback, EarlyStop) else {}
-        write_json(folder / "result.json", facts)
-        log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
-    return metrics
+
+
+def _write_results(
+    trainer: pl.Trainer,
+    module: SegmentationModule,
+    bundle_root: str | Path,
+    fold: int,
+    metrics: dict[str, float],
+    *,
+    seconds: float,
+) -> None:
+    """Weights of the fold, `models/model.pt` for predict, and result.json."""
+    state = {name: tensor for name, tensor in module.network.state_dict().items()}
+    for place in weights_folders(bundle_root, fold):
+        write_weights(state, place / "model.pt")
+    facts: dict[str, Any] = {"seconds": round(seconds, 1), "steps": trainer.global_step, **metrics}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        facts |= callback.facts() if isinstance(callback, EarlyStop) else {}
+    write_json(run_folder(bundle_root, fold) / "result.json", facts)
+    log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
 
 
 def _nothing_was_left(checkpoint: Path, trainer: pl.Trainer, module: SegmentationModule) -> bool:
