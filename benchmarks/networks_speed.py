@@ -180,7 +180,30 @@ def write_page() -> None:
             lines += ["", f"Not measured yet: {', '.join(missing)}."]
     else:
         lines.append("Not measured yet: `python benchmarks/networks_speed.py` fills this table.")
+    lines += memory_lines()
     PAGE.write_text("\n".join(lines) + "\n")
+
+
+def memory_lines() -> list[str]:
+    """The section of docs/networks.md about what is kept for the backward pass."""
+    results = sorted(RESULTS.glob("networks_memory-cpu-*.json"))
+    if not results:
+        return []
+    found = json.loads(results[-1].read_text())
+    lines = [
+        "", "## Kept for the backward pass", "",
+        f"Patch of {found['roi']} voxels per axis, batch 1, float32, no checkpointing on either side. `permuted` is the same",
+        "network with a permuted copy, a convolution and a scan per order, and MONAI's blocks around them. Command: `python",
+        "benchmarks/networks_memory.py`.", "",
+        "| case | ours | other | share | share of resident growth |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for case, row in found["rows"].items():
+        ours, theirs = (row[side]["saved_bytes"] / 1e6 for side in ("ours", "theirs"))
+        lines.append(
+            f"| {case} | {ours:.0f} MB | {row['theirs']['name']}: {theirs:.0f} MB | {row['share_of_saved']:.2f} "
+            f"| {row['share_of_growth']:.2f} |"
+        )
+    return lines
 
 
 def main() -> int:
