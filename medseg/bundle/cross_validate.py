@@ -131,8 +131,9 @@ def cross_validate(
         pairs[step] = predict_out_of_fold(candidate, home, progress=show)
         declared[step] = _declared(candidate)
         evaluations[step] = evaluate_pairs(
-            pairs[step], labels=candidate.labels, settings=settings, workers=workers, declared=declared[step]
-        )
+            pairs[step], labels=candidate.labels, regions=_unions(group[0]), settings=settings, workers=workers,
+            declared=declared[step],
+        )  # fmt: skip
         folds[step], members[step] = tuple(candidate.folds), group
         _refuse_failed(step, evaluations[step])
     chosen = choose_candidate(evaluations, [name for name, group in members.items() if len(group) > 1])
@@ -148,9 +149,16 @@ def cross_validate(
     if selection.steps:
         change = Postprocessing(selection.steps)
         final = evaluate_pairs(
-            pairs[chosen], labels=labels, settings=settings, workers=workers, change=change, declared=declared[chosen]
-        )
+            pairs[chosen], labels=labels, regions=_unions(members[chosen][0]), settings=settings, workers=workers,
+            change=change, declared=declared[chosen],
+        )  # fmt: skip
     return CrossValidation(evaluations, members, folds, pairs, compare(evaluations), chosen, selection, final)
+
+
+def _unions(bundle: Bundle) -> dict[str, list[int]]:
+    """The regions of several labels that the bundle's network was trained for: scored beside the labels."""
+    regions = bundle.plan.regions if bundle.plan is not None else []
+    return {str(region["name"]): list(region["labels"]) for region in regions if len(region["labels"]) > 1}
 
 
 def practice_card(result: CrossValidation) -> PracticeCard:
