@@ -12,7 +12,6 @@ Run: python kernels/benchmarks/bench_window_attention_cpu.py [--dry-run]
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,6 @@ from window_contenders import (
     Plain,
     Shape,
     both_ways,
-    commit,
     from_windows,
     grid_results,
     leaves,
@@ -150,8 +148,6 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="only check that all contenders agree at a tiny size")
     dry = parser.parse_args().dry_run
     table: dict[str, Any] = {
-        "command": " ".join(["python", "kernels/benchmarks/bench_window_attention_cpu.py", *sys.argv[1:]]),
-        "commit": commit(),
         "target": "forward + backward 3.5x of monai and sdpa; inference 1.0x of sdpa in chunks; memory 1/4 of monai",
         "rows": [],
     }

@@ -14,7 +14,6 @@ Run: python kernels/benchmarks/bench_window_attention_gpu.py            on a GPU
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +26,6 @@ from window_contenders import (
     Plain,
     Shape,
     both_ways,
-    commit,
     from_windows,
     grid_results,
     leaves,
@@ -154,8 +152,6 @@ def main() -> None:
         print(f"window_attention: {NOT_MEASURED}: none is visible")
         return
     table: dict[str, Any] = {
-        "command": " ".join(["python", "kernels/benchmarks/bench_window_attention_gpu.py", *sys.argv[1:]]),
-        "commit": commit(),
         "target": "6x monai, 3x monai with sdpa, 1.5x flex; memory 1/12; 2.5x exponential floor",
         "rows": [],
     }

@@ -198,11 +198,23 @@ def environment() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", f"kernels/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit(),
         "device": gpu or _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def commit() -> str:
+    """Short name of the checked-out commit, with "+" where the kernels differ from it; empty outside a repository."""
+    folder = Path(__file__).resolve().parents[1]
+    name = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=folder, check=False
+    )
+    clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=folder, check=False)
+    return name.stdout.strip() + ("+" if name.stdout and clean.returncode == 1 else "")
 
 
 def _processor() -> str:

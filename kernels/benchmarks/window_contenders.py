@@ -9,10 +9,8 @@ MONAI's module holds the two linear projections; for ready windows they are take
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -233,13 +231,3 @@ def grid_results(shape: Shape, results: list[Tensor], qkv: Tensor) -> list[Tenso
     """Output, gradient of the windows and of the table, brought to the grid: padded tokens are dropped."""
     out, dwindows, dtable = results
     return [from_windows(shape, out), from_windows(shape, dwindows).reshape(qkv.shape), dtable]
-
-
-def commit() -> str:
-    """Short name of the checked-out commit, with "+" where the kernels differ from it; empty outside a repository."""
-    folder = Path(__file__).resolve().parents[1]
-    name = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=folder, check=False
-    )
-    clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=folder, check=False)
-    return name.stdout.strip() + ("+" if name.stdout and clean.returncode == 1 else "")
