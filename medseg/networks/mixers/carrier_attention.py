@@ -17,6 +17,7 @@ from medseg_kernels import window_attention, window_attention_with_carriers, win
 from .continuous_bias import ContinuousBias, ContinuousPosition
 from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads
+from .pooling import adaptive_mean
 from .window_attention import drop_flat_axis
 
 MOST_CARRIERS: Final[int] = 1024  # above, one carrier per window: their attention is quadratic
@@ -178,13 +179,11 @@ def pool_to(image: Tensor, parts: List[int], window: List[int]) -> Tensor:
         whole = whole and length % window[axis] == 0
         stride.append(length // count)
         kernel.append(length - (count - 1) * (length // count))
+    if not whole:
+        return adaptive_mean(image, parts)
     if len(parts) == 2:
-        if whole:
-            return functional.avg_pool2d(image, kernel, stride)
-        return functional.adaptive_avg_pool2d(image, parts)  # type: ignore[arg-type]
-    if whole:
-        return functional.avg_pool3d(image, kernel, stride)
-    return functional.adaptive_avg_pool3d(image, parts)  # type: ignore[arg-type]
+        return functional.avg_pool2d(image, kernel, stride)
+    return functional.avg_pool3d(image, kernel, stride)
 
 
 class CarrierMLP(nn.Module):

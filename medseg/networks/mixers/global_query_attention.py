@@ -17,6 +17,7 @@ from medseg_kernels import window_attention, window_grid
 
 from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads
+from .pooling import adaptive_mean
 from .window_attention import bias_table, drop_flat_axis
 
 
@@ -100,10 +101,7 @@ class GlobalQuery(nn.Module):
         for block in self.blocks:
             image = halve_towards(block(image), target)
         if list(image.shape[2:]) != target:
-            if self.spatial_dims == 2:
-                image = functional.adaptive_avg_pool2d(image, target)  # type: ignore[arg-type]
-            else:
-                image = functional.adaptive_avg_pool3d(image, target)  # type: ignore[arg-type]
+            image = adaptive_mean(image, target)
         tokens = drop_flat_axis(to_tokens(image), self.spatial_dims)
         return Context(context.carriers, tokens.unflatten(-1, [self.num_heads, -1]), context.condition, context.valid)
 
