@@ -145,7 +145,8 @@ DATASETS = {
         with_dataset(make_decathlon, remove("imagesTr/b_1.nii.gz")), r"b_1\.nii\.gz: no such file, though"
     ),
     "dataset channel lost": Command(
-        with_dataset(make_nnunet, remove("imagesTr/sub-2_scan_0001.nii.gz")), "case 'sub-2_scan': has no file for channel T2"
+        with_dataset(make_nnunet, remove("imagesTr/sub-2_scan_0001.nii.gz")),
+        "case 'sub-2_scan': has no file for channel T2",
     ),
     "dataset label map lost": Command(with_dataset(make_folder, remove("labels/b.nii.gz")), "no such label map"),
     "dataset undeclared label": Command(with_dataset(make_folder, relabel(9)), "undeclared label value 9"),
