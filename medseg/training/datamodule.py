@@ -183,7 +183,7 @@ class TrainingDataset(CaseDataset):
 
 
 class ValidationDataset(CaseDataset):
-    """Whole preprocessed volumes."""
+    """Whole preprocessed volumes; a number past the last case is a repeat, so that all processes hold equally many."""
 
     part = "val"
 
@@ -191,12 +191,14 @@ class ValidationDataset(CaseDataset):
         return len(self.cases)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        arrays = self._arrays[index]
+        case = index % len(self.cases)
+        arrays = self._arrays[case]
         assert arrays.label is not None
         return {
             "image": torch.from_numpy(np.array(arrays.image)),
             "label": torch.from_numpy(np.array(arrays.label, dtype=np.int64))[None],
-            "name": self.cases[index].name,
+            "name": self.cases[case].name,
+            "repeat": index >= len(self.cases),
         }
 
 
@@ -305,5 +307,6 @@ class SegmentationData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         rank, world_size = self._world()
-        indices = list(range(rank, len(self.validation_dataset), world_size))
+        rounds = -(-len(self.validation_dataset) // world_size)
+        indices = list(range(rank, rounds * world_size, world_size))
         return DataLoader(self.validation_dataset, batch_size=1, sampler=indices, num_workers=0)

@@ -91,18 +91,21 @@ class SegmentationModule(pl.LightningModule):
             counts = region_counts(logits[0] > 0, label[0], list(self.regions.values()))
         else:
             counts = overlap_counts(logits.argmax(dim=1)[0], label[0], list(self.labels))
-        self._overlaps.append((str(batch["name"][0]), counts.cpu()))
+        if not bool(batch["repeat"]):
+            self._overlaps.append((str(batch["name"][0]), counts.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean Dice per label, or region, over the cases that hold the label or for which it was predicted."""
-        if not self._overlaps:
+        names = list(self.regions or self.labels.values())
+        if not self._overlaps and self.trainer.world_size == 1:
             return
-        counts = torch.stack([counts for _, counts in self._overlaps]).to(torch.float64)
+        found = [counts for _, counts in self._overlaps]
+        counts = torch.stack(found).to(torch.float64) if found else torch.zeros(0, len(names), 3, dtype=torch.float64)
         dice = 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
         summed = torch.stack([dice.nansum(dim=0), (~dice.isnan()).sum(dim=0).double()]).to(self.device, torch.float32)
         summed = self.trainer.strategy.reduce(summed, reduce_op="sum")  # processes hold different numbers of cases
         per_label = summed[0] / summed[1]
-        for name, value in zip(self.regions or self.labels.values(), per_label, strict=True):
+        for name, value in zip(names, per_label, strict=True):
             self.log(metric_name("val_dice", name), value)
         self.log("val_dice", per_label.nanmean(), prog_bar=True)
 
