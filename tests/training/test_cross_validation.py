@@ -121,6 +121,7 @@ class _Copy:
     """Stands for a network: writes its fold's number where the image is bright, and counts its calls."""
 
     calls = 0
+    preprocessing = None
 
     def __init__(self, fold: int) -> None:
         self.fold = fold
