@@ -75,12 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_labels(text: str) -> dict[int, str]:
-    """Label value -> name from a bundle folder, a plan.json, a dataset.json, or `1=anterior,2=posterior`.
+    """Label value -> name from a bundle (folder, or name of a shipped one), a plan.json, a dataset.json, or `1=anterior,2=posterior`.
 
     Raises:
         ConfigError: the text or file is none of these.
     """
+    from medseg.bundle.layout import known_bundles
+
     path = Path(text)
+    if not path.exists() and text in (known := known_bundles()):
+        path = known[text]
     if path.is_dir():
         path = path / "plan.json" if (path / "plan.json").exists() else path / "dataset.json"
     try:

@@ -184,6 +184,7 @@ def test_label_names_from_either_dataset_json(tmp_path: Path, table: dict[str, o
     assert read_labels(str(tmp_path)) == read_labels(str(tmp_path / "dataset.json")) == LABELS
     with pytest.raises(ConfigError, match="1=name,2=name"):
         read_labels("anterior")
+    assert read_labels("hippocampus_mr_mambavision") == {0: "background", 1: "Anterior", 2: "Posterior"}
 
 
 @pytest.mark.data
