@@ -7,9 +7,13 @@ In a notebook the verbs of the command line are functions: `medseg.plan`, `medse
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# MLflow reports usage to its makers unless it is told not to; a user's own setting wins.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 _DOORS = {
     "plan": ("medseg.bundle.plan", "plan_bundle"),

@@ -113,11 +113,11 @@ def _to_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle
 
 
 def _to_openvino(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
-    import openvino
     import torch
 
-    from medseg.inference.engines import OPENVINO_SETTINGS
+    from medseg.inference.engines import OPENVINO_SETTINGS, import_openvino
 
+    openvino = import_openvino()
     onnx_path = path.with_suffix(".onnx")
     try:
         _write_onnx(network, example, onnx_path)

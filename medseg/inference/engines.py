@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import sys
 import tempfile
 import time
 import warnings
@@ -107,15 +108,24 @@ def _compile(network: torch.nn.Module, example: torch.Tensor, precision: str) ->
 OPENVINO_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
 
 
+def import_openvino() -> Any:
+    """The package openvino, kept from reporting its import to its makers: it does so unasked unless this part is missing.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise EngineError('the package openvino is not installed: pip install "medseg[openvino]"')
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its own stub takes the place
+    return importlib.import_module("openvino")
+
+
 def _openvino(
     network: torch.nn.Module, example: torch.Tensor, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     if example.device.type != "cpu":
         raise EngineError("OpenVINO is used on CPUs only")
-    if importlib.util.find_spec("openvino") is None:
-        raise EngineError('the package openvino is not installed: pip install "medseg[openvino]"')
-    import openvino
-
+    openvino = import_openvino()
     model = _converted(openvino, network, example)
     hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
     compiled = openvino.Core().compile_model(
