@@ -73,7 +73,8 @@ def monai_chain(network: torch.nn.Module, spacing: tuple[float, ...] | None, roi
 
     steps: list[Any] = [LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS")]
     if spacing:
-        steps.append(Spacingd("image", pixdim=spacing, mode="bilinear"))
+        # edges of the volume stay where they are, as ours do: else the two grids lie 0.3 mm apart and labels differ
+        steps.append(Spacingd("image", pixdim=spacing, mode="bilinear", scale_extent=True))
     middle, half = (UPPER + LOWER) / 2, (UPPER - LOWER) / 2
     b = {"b_min": (LOWER - middle) / half, "b_max": (UPPER - middle) / half}
     steps.append(ScaleIntensityRanged("image", a_min=LOWER, a_max=UPPER, clip=True, **b))
