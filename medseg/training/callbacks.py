@@ -53,6 +53,14 @@ class Progress(Callback):
     on_exception = lambda self, trainer, module, exception: self.on_fit_end(trainer, module)  # noqa: E731
 
 
+class ValidateLast(Callback):
+    """Validate after the last epoch whatever the interval: the weights that are kept are the ones whose Dice is told."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+
 class Curves(Callback):
     """Loss and Dice per epoch as `metrics.json`, kept in the checkpoint too, so that a resumed run has one curve.
 

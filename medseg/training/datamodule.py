@@ -190,6 +190,10 @@ class ValidationDataset(CaseDataset):
     def __len__(self) -> int:
         return len(self.cases)
 
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Voxels (X, Y, Z) of a case on the network's grid."""
+        return tuple(int(size) for size in self._arrays[index].image.shape[1:])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = index % len(self.cases)
         arrays = self._arrays[case]

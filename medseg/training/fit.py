@@ -18,10 +18,12 @@ from medseg.tracking.manifest import data_fingerprint, make_manifest
 from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_record import write_run_id
 
-from .budget import epochs_within
+from .budget import FILE as BUDGET
+from .budget import fit_into_budget, keep_to_recorded
 from .checkpoint_io import AtomicCheckpointIO, write_weights
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
+from .initialize import load_matching
 from .module import SegmentationModule
 from .trainer import run_folder
 
@@ -45,8 +47,8 @@ def run_fit(
         trainer, module, data: built from train.json.
         bundle_root, fold: where results go.
         resume: continue from the fold's `last.ckpt`; without one, start.
-        budget_s: stop after about this many seconds: a timed probe turns it into a number of epochs, which is recorded, so
-            that a resumed run keeps its learning-rate schedule.
+        budget_s: stop after about this many seconds: a timed probe turns it into a number of epochs, or of steps where not
+            even one epoch fits; it is recorded, so that a resumed run keeps its learning-rate schedule.
         pretrained: a state dict to start from; what fits is loaded, the rest is listed.
 
     Returns:
@@ -66,18 +68,13 @@ def run_fit(
         prepare_run_folder(folder, keep=resume)
         for place in (folder, *weights_folders(bundle_root, fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
-    data.prepare_data()
-    data.setup()
-    data.augment_on(trainer.strategy.root_device)
-    if trainer.is_global_zero:
-        parts = {"train": data.train_dataset.report(), "val": data.validation_dataset.report()}
-        write_json(folder / "preparation.json", parts)
+    _prepare_data(trainer, data, folder)
     if pretrained is not None and not resuming:
-        from .initialize import load_matching
-
-        load_matching(module.network, Path(pretrained))
-    if budget_s is not None:
-        trainer.fit_loop.max_epochs = epochs_within(budget_s, module, data, trainer, folder, started=started)
+        load_matching(module.network, Path(pretrained), record=folder / "initialization.json")
+    if resuming and (folder / BUDGET).is_file():
+        keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
+    elif budget_s is not None:
+        fit_into_budget(budget_s, module, data, trainer, folder, started=started)
     if trainer.is_global_zero:
         _record(trainer, module, data, folder, resuming=resuming)
     _train(trainer, module, data, checkpoint if resuming else None)
@@ -89,6 +86,16 @@ def run_fit(
     if trainer.is_global_zero:
         _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
     return metrics
+
+
+def _prepare_data(trainer: pl.Trainer, data: SegmentationData, folder: Path) -> None:
+    """Preprocess what is missing, open the store, and note what was found in `preparation.json`."""
+    data.prepare_data()
+    data.setup()
+    data.augment_on(trainer.strategy.root_device)
+    if trainer.is_global_zero:
+        parts = {"train": data.train_dataset.report(), "val": data.validation_dataset.report()}
+        write_json(folder / "preparation.json", parts)
 
 
 def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, checkpoint: Path | None) -> None:
@@ -178,6 +185,13 @@ def prepare_run_folder(folder: Path, *, keep: bool) -> None:
         raise ResourceError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
+def steps_per_epoch(trainer: pl.Trainer, data: SegmentationData) -> int:
+    """Steps of one process in an epoch; a short budget allows fewer than planned."""
+    steps = len(data.train_dataset) // data.batch_size // trainer.world_size
+    limit = trainer.limit_train_batches
+    return min(steps, limit) if isinstance(limit, int) else steps
+
+
 def _record(
     trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, folder: Path, *, resuming: bool
 ) -> None:
@@ -192,7 +206,7 @@ def _record(
         training_cases=len(data.train_dataset.cases),
         validation_cases=len(data.validation_dataset.cases),
         max_epochs=trainer.max_epochs,
-        steps_per_epoch=len(data.train_dataset) // data.batch_size,
+        steps_per_epoch=steps_per_epoch(trainer, data),
         batch_size=data.batch_size,
         deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
         resumed=resuming,

@@ -39,11 +39,14 @@ def make_optimizer(
 def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callable[[int], float]:
     """Factor of the learning rate at a step: linear warm-up, then `poly` (power 0.9), `cosine` or `constant`.
 
+    The warm-up takes at most a fifth of the steps, so that a short training reaches the full rate too.
+
     Raises:
         ConfigError: unknown name.
     """
     if name not in ("poly", "cosine", "constant"):
         raise ConfigError(f"unknown schedule {name!r}. {nearest(name, ['poly', 'cosine', 'constant'])}")
+    warmup_steps = min(warmup_steps, total_steps // 5)
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -15,12 +15,21 @@ import torch
 from medseg.config import choose_device
 from medseg.errors import ConfigError
 
-from .callbacks import Curves, Ema, LastCheckpoint, Progress
+from .callbacks import Curves, Ema, LastCheckpoint, Progress, ValidateLast
 from .checkpoint_io import AtomicCheckpointIO
 from .early_stop import EarlyStop
 from .initialize import load_matching
 
 log = logging.getLogger(__name__)
+# Where Lightning would do its own: checkpoints, samplers, bars and a validation before the first step are ours or not wanted.
+OWN_WAYS: dict[str, Any] = {
+    "num_sanity_val_steps": 0,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "log_every_n_steps": 10,
+}
 
 
 def run_folder(bundle_root: str | Path, fold: int) -> Path:
@@ -88,7 +97,7 @@ def make_trainer(
         device: word or `torch.device`, see `medseg.config.choose_device`.
         devices, strategy: Lightning's; None is one device, `auto` all of them or torchrun's number.
         precision: `auto` or one of Lightning's words.
-        val_interval: epochs between validations on whole volumes.
+        val_interval: epochs between validations on whole volumes; the last epoch is validated in any case.
         gradient_clip: largest gradient norm, or None.
         ema_decay: exponential average of the weights, used for validation and as the result; None for none.
         early_stop: validations without a better mean Dice after which training ends; None trains to the end.
@@ -106,37 +115,32 @@ def make_trainer(
     _quieten()
     chosen = device if isinstance(device, torch.device) else choose_device(str(device))
     folder = run_folder(bundle_root, fold)
-    callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress()]
-    if ema_decay:
-        callbacks.insert(0, Ema(float(ema_decay)))
-    if early_stop is not None:
-        callbacks.insert(0, EarlyStop(early_stop))
     tracking_uri = _take_over(train_handlers) or tracking_uri
-    first = int(os.environ.get("RANK", "0")) == 0
-    interval = max(1, min(int(val_interval), int(max_epochs)))
+    # only the first process: two that make one SQLite store at the same moment break it
+    tracked = tracking and int(os.environ.get("RANK", "0")) == 0
     settings: dict[str, Any] = {
         "max_epochs": int(max_epochs),
         "accelerator": {"cuda": "gpu", "mps": "mps"}.get(chosen.type, "cpu"),
         "devices": _devices(chosen, devices),
         "strategy": strategy,
         "precision": choose_precision(chosen, precision),
-        "check_val_every_n_epoch": interval,
+        "check_val_every_n_epoch": max(1, int(val_interval)),
         "gradient_clip_val": gradient_clip,
-        "num_sanity_val_steps": 0,
-        # only the first process: two that make one SQLite store at the same moment break it
-        "logger": _logger(Path(bundle_root), folder, fold, experiment, tracking_uri, parent_run)
-        if tracking and first
-        else False,
-        "callbacks": callbacks,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
+        "logger": tracked and _logger(Path(bundle_root), folder, fold, experiment, tracking_uri, parent_run),
+        "callbacks": _callbacks(folder, ema_decay, early_stop),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(folder),
-        "log_every_n_steps": 10,
     }
-    return pl.Trainer(**{**settings, **trainer_settings})
+    return pl.Trainer(**{**OWN_WAYS, **settings, **trainer_settings})
+
+
+def _callbacks(folder: Path, ema_decay: float | None, early_stop: int | None) -> list[Any]:
+    callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress(), ValidateLast()]
+    if ema_decay:
+        callbacks.insert(0, Ema(float(ema_decay)))
+    if early_stop is not None:
+        callbacks.insert(0, EarlyStop(early_stop))
+    return callbacks
 
 
 def _quieten() -> None:

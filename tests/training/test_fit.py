@@ -151,6 +151,13 @@ def test_weights_of_another_bundle_are_the_start_and_misfits_are_listed(
     with caplog.at_level(logging.INFO):
         fit_bundle(tmp_path / "next", overrides=QUICK, init_from=bundle)
     assert "not loaded, as initialised" in caplog.text
+    listed = json.loads((tmp_path / "next" / "runs" / "fold_0" / "initialization.json").read_text())
+    own = weights(tmp_path / "next")
+    assert sorted([*listed["loaded"], *listed["not_loaded"]]) == sorted(own)
+    assert all(
+        "[2" in why and "[3" in why for why in listed["not_loaded"].values()
+    )  # the heads: two labels there, three here
+    assert listed["unused"] == []
 
 
 def test_a_budget_becomes_a_recorded_number_of_epochs(bundle: Path) -> None:

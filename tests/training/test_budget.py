@@ -1,0 +1,87 @@
+"""A time budget becomes a length that fits into it, however short it is, and the weights kept are always validated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medseg.bundle.fit import fit_bundle
+from medseg.bundle.plan import plan_bundle
+from medseg.errors import BundleError
+from medseg.training.budget import choose_length
+from medseg.training.optimization import schedule_factor
+from tests.volumes import make_case
+
+FREE = {"batch_size": 2, "num_workers": 0, "train::trainer::tracking": False}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    for index in range(4):
+        make_case(tmp_path / "data", f"ball_{index}", radius=4.0 + 0.5 * index, seed=index)
+    plan_bundle(tmp_path / "data", tmp_path / "balls", preset="resenc_unet")
+    return tmp_path / "balls"
+
+
+def read(bundle: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((bundle / "runs" / "fold_0" / name).read_text()))
+
+
+@pytest.mark.parametrize("left", [-3.0, 0.5, 7.0, 40.0, 1000.0])
+@pytest.mark.parametrize("cases", [0, 1, 20])
+def test_every_length_fits_or_is_the_smallest(left: float, cases: int) -> None:
+    length = choose_length(1000.0, left, step_s=0.5, steps=50, case_s=[2.0] * cases, interval=10)
+    assert length.steps_per_epoch is not None
+    assert length.validation_cases is not None
+    steps = length.max_epochs * length.steps_per_epoch
+    validations = -(-length.max_epochs // 10)
+    needed = steps * 0.5 + validations * 2.0 * length.validation_cases
+    assert needed <= left or (steps == 1 and length.validation_cases <= 1)
+    assert length.steps_per_epoch == 50 or length.max_epochs == 1
+    assert length.validation_cases == cases or length.validation_s <= 0.3 * left or length.validation_cases == 1
+
+
+def test_a_budget_below_one_epoch_shortens_it(bundle: Path) -> None:
+    metrics = fit_bundle(bundle, overrides={**FREE, "steps_per_epoch": 100_000, "val_interval": 10}, budget_s=3.0)[0]
+    record = read(bundle, "budget.json")
+    assert record["max_epochs"] == 1
+    assert 1 <= record["steps_per_epoch"] < 100_000
+    assert (
+        read(bundle, "result.json")["steps"]
+        == record["steps_per_epoch"]
+        == read(bundle, "manifest.json")["steps_per_epoch"]
+    )
+    assert "val_dice" in metrics
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(bundle: Path) -> None:
+    short = {**FREE, "max_epochs": 3, "steps_per_epoch": 1, "val_interval": 2}
+    assert "val_dice" in fit_bundle(bundle, overrides=short)[0]
+    rows = json.loads((bundle / "runs" / "fold_0" / "metrics.json").read_text())
+    assert ["val_dice" in row for row in rows] == [False, True, True]
+
+
+def test_resuming_keeps_the_recorded_length(bundle: Path) -> None:
+    short = {**FREE, "max_epochs": 2, "steps_per_epoch": 2}
+    fit_bundle(bundle, overrides=short)
+    (bundle / "runs" / "fold_0" / "result.json").unlink()
+    record = bundle / "runs" / "fold_0" / "budget.json"
+    record.write_text(
+        json.dumps({"budget_s": 9.0, "step_s": 1.0, "validation_s": 1.0, "max_epochs": 3, "steps_per_epoch": 1})
+    )
+    fit_bundle(bundle, overrides={**short, "max_epochs": 40}, resume=True)  # no --budget: the note is what counts
+    assert read(bundle, "manifest.json")["max_epochs"] == 3
+    assert read(bundle, "result.json")["steps"] == 5
+    (bundle / "runs" / "fold_0" / "result.json").unlink()
+    record.write_text("3 epochs")
+    with pytest.raises(BundleError, match=r"budget\.json: cannot be read"):
+        fit_bundle(bundle, overrides=short, resume=True)
+
+
+def test_a_short_training_still_reaches_the_full_learning_rate() -> None:
+    factor = schedule_factor("poly", total_steps=20, warmup_steps=50)
+    assert max(factor(step) for step in range(20)) > 0.99
+    assert schedule_factor("poly", total_steps=1000, warmup_steps=50)(49) == 50 / 51
