@@ -17,11 +17,13 @@ from medseg.errors import UnreadableFileError
 from medseg.io.atomic import write_json, write_text
 from medseg.types import FilePath
 
-from .scores import DEFINITIONS, METRICS, LabelScores, ScoreSettings
+from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings
 from .statistics import Interval, Method, mean_interval
 
 SCHEMA = "medseg.evaluation/1"
 MEAN = "mean over labels"  # the row beside the labels' own: per case the mean over its defined labels
+
+UNBOUNDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class Evaluation:
             rows[MEAN] = None
         return {
             row: {
-                metric: mean_interval(self.values(metric, label), level=level, method=method)
+                metric: mean_interval(
+                    self.values(metric, label), level=level, method=method, bounds=BOUNDS.get(metric, UNBOUNDED)
+                )
                 for metric in self.settings.metrics
             }
             for row, label in rows.items()
@@ -107,7 +111,7 @@ class Evaluation:
                 "lesion_min_overlap": self.settings.min_overlap,
                 "ignore_label": self.settings.ignore_label,
             },
-            "definitions": {name: DEFINITIONS[name] for name in (*self.settings.groups, "empty")},
+            "definitions": {name: DEFINITIONS[name] for name in (*self.settings.groups, "interval", "empty")},
             "summary": {
                 label: {metric: _without_nan(interval.as_dict()) for metric, interval in row.items()}
                 for label, row in self.summary().items()

@@ -32,6 +32,14 @@ METRICS: dict[str, tuple[str, str, int]] = {
     "lesion_precision": ("lesion", "", 1),
     "lesion_f1": ("lesion", "", 1),
 }
+SHARE, AT_LEAST_0 = (0.0, 1.0), (0.0, math.inf)
+# metric -> smallest and largest possible value; the others have none
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("dice", "iou", "nsd", "lesion_sensitivity", "lesion_precision", "lesion_f1"), SHARE),
+    **dict.fromkeys(("hd95_mm", "asd_mm", "reference_ml", "prediction_ml"), AT_LEAST_0),
+    **dict.fromkeys(("lesions", "lesions_detected", "lesions_false"), AT_LEAST_0),
+    "relative_volume_error": (-1.0, math.inf),
+}
 GROUPS = ("overlap", "surface", "volume", "lesion")
 TOLERANCE_MM = 1.0  # about one voxel of the usual research MR; state the one that your task's observers agree to
 DEFINITIONS = {
@@ -39,6 +47,8 @@ DEFINITIONS = {
     "surface": surface.DEFINITION,
     "volume": "volume error = prediction - reference; relative error = that over the reference's volume",
     "lesion": lesions.DEFINITION,
+    "interval": "mean over the cases for which a metric is defined, with its 95 % confidence interval: Student's t over cases, "
+    "cut to the values that the metric can have",
     "empty": "a label absent from both sides has no score: it is NaN with a reason and enters no mean",
 }
 

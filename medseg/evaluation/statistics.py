@@ -74,7 +74,14 @@ class PairedDifference:
         return asdict(self)
 
 
-def mean_interval(values: ArrayLike, *, level: float = 0.95, method: Method = "t", seed: int = 0) -> Interval:
+def mean_interval(
+    values: ArrayLike,
+    *,
+    level: float = 0.95,
+    method: Method = "t",
+    seed: int = 0,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
     """Mean of the defined values with its confidence interval.
 
     Args:
@@ -83,6 +90,8 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95, method: Method = "t
         method: `t` is Student's interval; `bootstrap` resamples the cases (percentile interval), which is better for
             skewed scores such as distances.
         seed: of the bootstrap; the same seed gives the same interval.
+        bounds: the values that are possible at all. The interval is cut to them: Student's interval of a few scores near 1
+            would reach beyond it. What is cut off holds no possible mean, so that the coverage stays.
 
     Example:
         >>> mean_interval([0.8, 0.9, float("nan")]).count
@@ -96,7 +105,7 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95, method: Method = "t
     mean, median = float(defined.mean()), float(np.median(defined))
     if len(defined) == 1:
         return Interval(mean, math.nan, math.nan, math.nan, median, 1, undefined)
-    low, high = _interval(defined, level, method, seed)
+    low, high = np.clip(_interval(defined, level, method, seed), *bounds).tolist()
     return Interval(mean, low, high, float(defined.std(ddof=1)), median, len(defined), undefined)
 
 

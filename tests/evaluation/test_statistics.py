@@ -69,3 +69,11 @@ def test_a_pair_with_an_undefined_side_is_dropped_and_counted() -> None:
 def test_holm_known_answer() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert math.isnan(holm([math.nan, 0.5])[0])
+
+
+def test_an_interval_holds_possible_values_only() -> None:
+    scores = [1.0, 1.0, 0.8]
+    assert mean_interval(scores).high > 1
+    found = mean_interval(scores, bounds=(0.0, 1.0))
+    assert found.high == 1.0
+    assert found.low == mean_interval(scores).low
