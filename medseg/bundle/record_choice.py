@@ -11,6 +11,7 @@ from typing import Any
 from medseg.evaluation.report import (
     Scene,
     Section,
+    cases_section,
     overlays_section,
     practice_section,
     scores_section,
@@ -71,6 +72,7 @@ def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> P
     sections = [
         _candidates(result),
         scores,
+        cases_section(result.final),
         _tried(result),
         overlays_section(_scenes(result, worst), bundle.labels, title="Worst cases"),
         *(_curves(bundle, fold) for fold in result.folds[result.chosen]),
@@ -144,7 +146,7 @@ def _candidates(result: CrossValidation) -> Section:
                 "difference of Dice",
                 "95 % interval",
                 "better / worse",
-                "p (signed-rank, Holm)",
+                "p (signed-rank, Holm-adjusted)",
             ],
             [
                 [

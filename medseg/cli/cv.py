@@ -70,7 +70,7 @@ def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path)
             d = entry.difference
             print(
                 f"{entry.first} - {entry.second}: {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}], better in {d.better} and "
-                f"worse in {d.worse} of {d.count} cases, p = {entry.adjusted_p:.2g}"
+                f"worse in {d.worse} of {d.count} cases, p = {entry.adjusted_p:.2g} (signed-rank, Holm)"
             )
     print(f"chosen: {result.chosen}")
     for step in result.selection.steps:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", default="overlap,surface,volume,lesion", metavar="LIST", help="groups to compute")
     parser.add_argument("--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice (default 1)")
     parser.add_argument("--ignore-label", type=int, metavar="N", help="leave out voxels with this reference value")
-    parser.add_argument("--images", metavar="DIR", help="folder of the images, for overlays of the worst cases")
+    parser.add_argument("--images", metavar="DIR", help="folder of the images, to show below the worst cases' labels")
     parser.add_argument(
         "--output", metavar="DIR", help="write evaluation.json, evaluation.csv and report.html into this folder"
     )
@@ -115,38 +115,44 @@ def parse_region(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
-    from medseg.evaluation.report import overlays_section, scores_section, write_report
+    from medseg.evaluation.report import cases_section, overlays_section, scores_section, write_report
 
     evaluation.to_json(folder / "evaluation.json")
     evaluation.to_csv(folder / "evaluation.csv")
-    worst = None
-    if images is not None:
-        names = {values[0]: name for name, values in evaluation.regions.items() if len(values) == 1}
-        worst = overlays_section(_worst_scenes(evaluation, Path(images)), names, title="Worst cases")
+    names = {values[0]: name for name, values in evaluation.regions.items() if len(values) == 1}
+    scenes = _worst_scenes(evaluation, Path(images) if images is not None else None)
+    worst = overlays_section(scenes, names, title="Worst cases")
+    if images is None:
+        worst.text("The images were not named (--images DIR): label maps only.", quiet=True)
     subtitle = f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed"
-    write_report(folder / "report.html", "Evaluation", [scores_section(evaluation), worst], subtitle=subtitle)
+    sections = [scores_section(evaluation), cases_section(evaluation), worst]
+    write_report(folder / "report.html", "Evaluation", sections, subtitle=subtitle)
 
 
-def _worst_scenes(evaluation: Evaluation, images: Path, count: int = 6) -> list[Scene]:
+def _worst_scenes(evaluation: Evaluation, images: Path | None, count: int = 6) -> list[Scene]:
+    """The worst cases with their images; without a folder of images, on black."""
+    import numpy as np
+
     from medseg.evaluation.report import Scene
     from medseg.io.geometry import check_same_grid
     from medseg.io.volume import case_name, is_volume_file, read_image, read_label
 
-    if not images.is_dir():
+    if images is not None and not images.is_dir():
         raise ConfigError(f"--images {images}: no such folder")
+    listed = sorted(images.iterdir()) if images is not None else []
     # the first channel of a case, with or without nnU-Net's channel number
-    files = {case_name(path).removesuffix("_0000"): path for path in sorted(images.iterdir()) if is_volume_file(path)}
+    files = {case_name(path).removesuffix("_0000"): path for path in listed if is_volume_file(path)}
     scenes = []
     for case in evaluation.worst(count, metric=evaluation.settings.metrics[0]):
-        if case.name not in files or case.prediction is None or case.reference is None:
+        if case.prediction is None or case.reference is None or (images is not None and case.name not in files):
             continue
-        image, prediction, reference = (
-            read_image(files[case.name]),
-            read_label(case.prediction),
-            read_label(case.reference),
-        )
-        check_same_grid(image, reference, whose=f"case {case.name!r}")
-        scenes.append(Scene(case.name, image.array[0], prediction.array, reference.array, image.affine, case))
+        prediction, reference = read_label(case.prediction), read_label(case.reference)
+        background = np.zeros(reference.array.shape, np.float32)
+        if images is not None:
+            image = read_image(files[case.name])
+            check_same_grid(image, reference, whose=f"case {case.name!r}")
+            background = image.array[0]
+        scenes.append(Scene(case.name, background, prediction.array, reference.array, reference.affine, case))
     return scenes
 
 
@@ -156,11 +162,13 @@ def _show_progress(done: int, total: int, name: str) -> None:
 
 
 def _print(evaluation: Evaluation, arguments: argparse.Namespace) -> None:
+    from medseg.evaluation import DEFINITIONS
+
     if arguments.json:
         print(json.dumps(evaluation.as_dict(), allow_nan=False))
     elif evaluation.cases:
         print(evaluation.table())
-        print(f"{len(evaluation.cases)} cases; mean and 95 % confidence interval over cases (Student's t)")
+        print(f"{len(evaluation.cases)} cases; {DEFINITIONS['interval']}")
         if evaluation.skipped:
             print(f"{len(evaluation.skipped)} references without a prediction were left out")
         if arguments.output:

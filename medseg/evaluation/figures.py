@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from medseg.io.geometry import orientation_of, spacing_of
@@ -97,6 +98,7 @@ def overlay(
     values = sorted({int(v) for array in maps if array is not None for v in np.unique(array)} - {0})
     colors = {value: COLORS[i % len(COLORS)] for i, value in enumerate(values)}
 
+    outline = [withStroke(linewidth=2, foreground="black")]  # the letters stand on bright tissue as often as on dark
     figure = Figure(figsize=(9.0, 3.4), dpi=110, facecolor="black", layout="constrained")
     for axes, (name, axis, across, up) in zip(figure.subplots(1, 3), PLANES, strict=True):
         cut = tuple(place[a] if a == axis else box[a] for a in range(3))
@@ -108,7 +110,7 @@ def overlay(
         axes.set_title(name, color="white", fontsize=8)
         axes.set_axis_off()
         for text, x, y in ((across[0], 0.02, 0.5), (across[1], 0.95, 0.5), (up[0], 0.48, 0.02), (up[1], 0.48, 0.93)):
-            axes.text(x, y, text, color="white", fontsize=7, transform=axes.transAxes)
+            axes.text(x, y, text, color="white", fontsize=8, transform=axes.transAxes, path_effects=outline)
     if values:
         _legend(figure, colors, labels or {})
     return _png(figure)

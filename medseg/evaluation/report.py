@@ -42,6 +42,8 @@ svg { background: white; }
 .unknown::before { content: "?  "; }
 """
 
+WIDEST = 8  # labels side by side in the table of cases
+
 
 @dataclass
 class Section:
@@ -115,16 +117,42 @@ def scores_section(
             cells.append(_interval(interval.mean, interval.low, interval.high))
         rows.append(cells)
     section.table(["label", "cases", *(_heading(metric) for metric in chosen)], rows)
-    section.text("Mean over cases with its 95 % confidence interval (Student's t).", quiet=True)
     for metric in chosen[:3]:
         values = {label: evaluation.values(metric, label) for label in evaluation.regions}
         section.figure(figures.boxes(values, y_label=_heading(metric)), f"{_heading(metric)} per label, a dot per case")
     if evaluation.failed:
         section.table(["case that could not be scored", "reason"], evaluation.failed.items())
-    for group in (*evaluation.settings.groups, "empty"):
+    for group in ("interval", *evaluation.settings.groups, "empty"):
         section.text(f"{group}: {DEFINITIONS[group]}.", quiet=True)
     if "surface" in evaluation.settings.groups:
         section.text(f"nsd at a tolerance of {evaluation.settings.tolerance_mm:g} mm.", quiet=True)
+    return section
+
+
+def cases_section(evaluation: Evaluation, *, title: str = "Cases", metric: str = "dice") -> Section:
+    """Every case, the worst first: one metric of each label, folded until a reader opens it.
+
+    With more than `WIDEST` labels a row holds the mean and the worst label instead of all of them.
+    """
+    section = Section(title)
+    if metric not in evaluation.settings.metrics:
+        metric = evaluation.settings.metrics[0]
+    labels, sign = list(evaluation.regions), METRICS[metric][2] or 1
+    narrow = len(labels) > WIDEST
+    rows: list[list[object]] = []
+    for case in evaluation.worst(len(evaluation.cases), metric=metric):
+        values = {label: scores.values.get(metric, math.nan) for label, scores in case.labels.items()}
+        defined = {label: value for label, value in values.items() if not math.isnan(value)}
+        worst = min(defined, key=lambda label: sign * defined[label])
+        own = [f"{worst}: {defined[worst]:.4f}"] if narrow else [values.get(label, math.nan) for label in labels]
+        rows.append([case.name, *([case.mean(metric)] if len(labels) > 1 else []), *own])
+    header = ["case", *(["mean over labels"] if len(labels) > 1 else []), *(["worst label"] if narrow else labels)]
+    inner = Section("").table(header, rows).parts
+    words = f"{_heading(metric)} of {len(rows)} cases, worst first"
+    section.parts.append(f"<details><summary>{html.escape(words)}</summary>{''.join(inner)}</details>")
+    left = sorted({case.name for case in evaluation.cases} - {str(row[0]) for row in rows})
+    if left:
+        section.text(f"{_heading(metric)} is defined for no label of: {', '.join(left)}.", quiet=True)
     return section
 
 

@@ -164,6 +164,9 @@ def test_verb_writes_prints_and_exits(
     assert main([*words, "--output", str(tmp_path / "scores")]) == 0
     assert "anterior" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "scores").iterdir()} >= {"evaluation.json", "evaluation.csv"}
+    page = (tmp_path / "scores" / "report.html").read_text()
+    assert page.count("data:image/png") == 2  # both cases, without their images
+    assert "label maps only" in page
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["anterior"]["dice"]["mean"] == 0.75
     _write(folders[0] / "b.nii.gz", (7, 2))

@@ -18,6 +18,7 @@ from medseg.evaluation.practice import PracticeCard
 from medseg.evaluation.report import (
     Scene,
     Section,
+    cases_section,
     curves_section,
     facts_section,
     overlays_section,
@@ -51,11 +52,11 @@ class _Addresses(HTMLParser):
 
 def _evaluation() -> Evaluation:
     cases = []
+    regions: dict[str, tuple[int, ...]] = {"left <ventricle>": (1,), "tumour": (2,)}
     for i in range(4):
         reference = np.zeros((12, 12, 8), dtype=np.uint8)
         reference[2:8, 2:8, 2:6] = 1
         prediction = np.roll(reference, i, axis=0)
-        regions = {"left <ventricle>": (1,), "tumour": (2,)}
         scores = score_case(reference, prediction, spacing=(1, 1, 2), regions=regions)
         cases.append(CaseScores(f"case_{i}", scores))
     return Evaluation(cases, regions, ScoreSettings(), failed={"case_9": "no voxels"})
@@ -95,6 +96,32 @@ def test_means_of_the_table_are_those_of_the_evaluation() -> None:
     text = "".join(scores_section(evaluation).parts)
     assert f"{evaluation.mean('dice', 'left <ventricle>'):.4f}" in text
     assert "not defined" in text  # the tumour that no case has
+
+
+def test_every_case_stands_in_the_table_the_worst_first() -> None:
+    evaluation = _evaluation()
+    (table,) = cases_section(evaluation).parts
+    assert table.startswith("<details>")
+    assert re.findall(r"case_\d", table) == ["case_3", "case_2", "case_1", "case_0"]
+    assert f"{evaluation.cases[3].labels['left <ventricle>'].values['dice']:.4f}" in table
+    regions: dict[str, tuple[int, ...]] = {f"l{value}": (value,) for value in range(1, 12)}
+    scores = score_case(np.full((4, 4, 4), 1), np.full((4, 4, 4), 2), spacing=(1, 1, 1), regions=regions)
+    absent = score_case(np.zeros((4, 4, 4), int), np.zeros((4, 4, 4), int), spacing=(1, 1, 1), regions=regions)
+    wide = cases_section(Evaluation([CaseScores("many", scores), CaseScores("none", absent)], regions)).parts
+    assert "l1: 0.0000" in wide[0]
+    assert "defined for no label of: none" in wide[1]
+
+
+def test_intervals_stay_within_what_a_metric_can_be() -> None:
+    reference = np.zeros((12, 12, 8), dtype=np.uint8)
+    reference[2:8, 2:8, 2:6] = 1
+    scores = [
+        score_case(reference, np.roll(reference, i, 0), spacing=(1, 1, 2), regions={"a": (1,)}) for i in (0, 0, 2)
+    ]
+    row = Evaluation([CaseScores(str(i), s) for i, s in enumerate(scores)], {"a": (1,)}).summary()["a"]
+    assert row["dice"].high == row["nsd"].high == 1.0
+    assert row["hd95_mm"].low == 0.0
+    assert row["volume_error_ml"].mean == 0.0
 
 
 def test_a_path_is_no_picture() -> None:
