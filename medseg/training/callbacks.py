@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medseg.io.atomic import write_json
+
+
+def defined_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    """The metrics that are numbers: the Dice of a label that no validation case holds, and none was given, is none."""
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 class Progress(Callback):
@@ -94,9 +101,9 @@ class Curves(Callback):
             "seconds": round(self.seconds, 1),
         }
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-        for key, value in trainer.callback_metrics.items():
+        for key, value in defined_metrics(trainer).items():
             if key.startswith("train_") or (validated and key.startswith("val_")):
-                row[key] = float(value)
+                row[key] = value
         self.rows.append(row)
         if trainer.is_global_zero:
             write_json(self.folder / "metrics.json", self.rows)

@@ -20,6 +20,7 @@ from medseg.tracking.run_record import write_run_id
 
 from .budget import FILE as BUDGET
 from .budget import fit_into_budget, keep_to_recorded
+from .callbacks import defined_metrics
 from .checkpoint_io import AtomicCheckpointIO, write_weights
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
@@ -52,7 +53,7 @@ def run_fit(
         pretrained: a state dict to start from; what fits is loaded, the rest is listed.
 
     Returns:
-        The last metrics, by name.
+        The last metrics, by name; one that is not defined is left out.
 
     Raises:
         BundleError: the checkpoint belongs to another network.
@@ -80,7 +81,7 @@ def run_fit(
     _train(trainer, module, data, checkpoint if resuming else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = defined_metrics(trainer)
     if resuming and _nothing_was_left(checkpoint, trainer, module):
         metrics = last_metrics(folder)
     if trainer.is_global_zero:
