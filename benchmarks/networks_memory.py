@@ -68,9 +68,16 @@ def permuted_scan(self: Any, x: Tensor, context: Any) -> tuple[Tensor, Any]:
     return self.project_out(total).reshape(x.shape), context
 
 
-def plain_norm_act(self: Any, image: Tensor) -> Tensor:
-    """Norm, then leaky ReLU in place, as MONAI's UNETR blocks have them: the norm keeps its input."""
-    return functional.leaky_relu_(functional.group_norm(image, self.channels, eps=self.eps), self.slope)
+def plain_block(self: Any, image: Tensor, skip: Tensor | None) -> Tensor:
+    """MONAI's UNETR block: a concatenated copy, norms that keep their input, leaky ReLUs in place."""
+
+    def norm(image: Tensor) -> Tensor:
+        return functional.group_norm(image, image.shape[1])
+
+    image = image if skip is None else torch.cat([image, skip], dim=1)
+    branch = norm(self.conv2(functional.leaky_relu_(norm(self.conv1(image)), 0.01)))
+    shortcut = image if isinstance(self.conv3, nn.Identity) else norm(self.conv3(image))
+    return functional.leaky_relu_(branch.add_(shortcut), 0.01)
 
 
 class Alone(nn.Module):
@@ -102,10 +109,10 @@ def make(name: str) -> nn.Module:
         return SwinUNETR(in_channels=1, out_channels=2, feature_size=int(size))
     if kind.startswith("permuted"):
         from medseg.networks.mixers.selective_scan import SelectiveScan
-        from medseg.networks.norm_act import NormLeakyReLU
+        from medseg.networks.unetr_block import UnetrBlock
 
         SelectiveScan.forward = permuted_scan  # type: ignore[method-assign, assignment]
-        NormLeakyReLU.eager = plain_norm_act  # type: ignore[method-assign]
+        UnetrBlock.eager = plain_block  # type: ignore[method-assign]
     if kind.endswith("mixer"):
         return Alone(int(size))
     return build_network("segmamba" if kind == "permuted" else kind, size=size, padding="published")

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from medseg.networks.context import Site
 from medseg.networks.layers import AVERAGE_POOL, DropPath, activation, convolution, image_norm, layer_scale
-from medseg.networks.norm_act import NormLeakyReLU, PlainInstanceNorm
 
 
 class ConvNormAct(nn.Module):
@@ -99,32 +98,6 @@ class HybridConv(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         branch = self.act(self.first_norm(self.first(image)))
         return image + self.drop(self.gain(self.second_norm(self.second(branch))))
-
-
-class UnetrBlock(nn.Module):
-    """Residual block of the UNETR family: two convolutions without biases, instance norms without gains, LeakyReLU.
-
-    The shortcut is the identity at equal widths, else a normed 1x1 convolution. State-dict names follow MONAI's
-    `UnetResBlock`, whose weights load.
-    """
-
-    def __init__(self, site: Site, channels_in: int | None = None) -> None:
-        super().__init__()
-        dims, width = site.spatial_dims, site.width
-        channels_in = width if channels_in is None else channels_in
-        self.conv1 = convolution(dims, channels_in, width, site.kernel_size, bias=False)
-        self.conv2 = convolution(dims, width, width, site.kernel_size, bias=False)
-        self.conv3: nn.Module = nn.Identity()
-        self.norm3: nn.Module = nn.Identity()
-        if channels_in != width:
-            self.conv3 = convolution(dims, channels_in, width, 1, bias=False)
-            self.norm3 = PlainInstanceNorm(width)
-        self.norm1, self.norm2 = NormLeakyReLU(width), PlainInstanceNorm(width)
-        self.act = nn.LeakyReLU(0.01, inplace=True)  # in place, or a second copy of every map would be kept
-
-    def forward(self, image: Tensor) -> Tensor:
-        branch = self.norm2(self.conv2(self.norm1(self.conv1(image))))
-        return self.act(branch + self.norm3(self.conv3(image)))
 
 
 class PreActivationConv(nn.Module):

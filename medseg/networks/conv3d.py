@@ -17,7 +17,12 @@ class Conv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self._conv_forward(input, self.weight, self.bias)
-        elif input.shape[2] <= 2 and input.device.type == "cpu" and torch.is_grad_enabled():
+        elif (
+            input.shape[2] <= 2
+            and input.dtype != torch.float64
+            and input.device.type == "cpu"
+            and torch.is_grad_enabled()
+        ):
             with torch.autocast("cpu", enabled=False):
                 bias = None if self.bias is None else self.bias.float()
                 return self._conv_forward(input.float(), self.weight.float(), bias).to(input.dtype)

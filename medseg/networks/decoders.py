@@ -7,10 +7,11 @@ from typing import List
 import torch
 from torch import Tensor, nn
 
-from medseg.networks.blocks import ConvNormAct, ResidualConv, UnetrBlock
+from medseg.networks.blocks import ConvNormAct, ResidualConv
 from medseg.networks.context import Site
 from medseg.networks.layers import TRANSPOSED, convolution, crop_like, resize
 from medseg.networks.mednext import MedNeXt, MedNeXtUp
+from medseg.networks.unetr_block import UnetrBlock
 
 
 class UpBlock(nn.Module):
@@ -156,7 +157,7 @@ class UnetrUp(nn.Module):
         self.block = UnetrBlock(site, 2 * site.width)
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
-        return self.block(torch.cat([crop_like(self.up(below), skip), skip], dim=1))
+        return self.block(crop_like(self.up(below), skip), skip)
 
 
 class MedNeXtDecoder(nn.Module):

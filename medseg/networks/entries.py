@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.blocks import ConvNormAct, ResidualDown, UnetrBlock
+from medseg.networks.blocks import ConvNormAct, ResidualDown
 from medseg.networks.context import Site
 from medseg.networks.gated_blocks import FusedMBConv
 from medseg.networks.layers import CONVOLUTION, MAX_POOL, convolution, image_norm, pad_to_multiple, to_image, to_tokens
 from medseg.networks.mednext import MedNeXtDown
+from medseg.networks.unetr_block import UnetrBlock
 
 
 class StridedConvolution(nn.Module):

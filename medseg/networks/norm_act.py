@@ -51,14 +51,29 @@ class NormLeakyReLU(nn.Module):
         return _KeepResult.apply(image, self.slope, self.eps)
 
 
+def normed(image: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Instance norm without gain, and 1 / standard deviation (B, C)."""
+    batch, channels, size = image.shape[0], image.shape[1], image[0, 0].numel()
+    y, _, rate = torch.native_group_norm(image.contiguous(), None, None, batch, channels, size, channels, eps)
+    return y, rate
+
+
+def norm_backward(grad: Tensor, result: Tensor, rate: Tensor) -> Tensor:
+    """Gradient of `normed`'s image out of its results: r (g - mean(g) - n mean(g n))."""
+    batch, channels, size = result.shape[0], result.shape[1], result[0, 0].numel()
+    dx, _, _ = torch.ops.aten.native_group_norm_backward(
+        grad, result, torch.zeros_like(rate), torch.ones_like(rate), None, batch, channels, size, channels,
+        [True, False, False],
+    )  # fmt: skip
+    return dx.mul_(rate.to(dx.dtype).reshape([batch, channels] + [1] * (result.ndim - 2)))
+
+
 class _KeepResult(torch.autograd.Function):
     """y = leaky(n), n = (x - mean) r;  dx = r (g - mean(g) - n mean(g n)), g = dy leaky'(n), n = inverse leaky(y)."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, slope: float, eps: float) -> Tensor:  # type: ignore[override]
-        batch, channels = image.shape[0], image.shape[1]
-        size = image[0, 0].numel()
-        y, _, rate = torch.native_group_norm(image.contiguous(), None, None, batch, channels, size, channels, eps)
+        y, rate = normed(image, eps)
         y = functional.leaky_relu_(y, slope)
         ctx.save_for_backward(y, rate)
         ctx.slope = slope
@@ -67,11 +82,5 @@ class _KeepResult(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         y, rate = ctx.saved_tensors
-        batch, channels = y.shape[0], y.shape[1]
-        normed = functional.leaky_relu(y, 1.0 / ctx.slope)
         grad = torch.ops.aten.leaky_relu_backward(grads[0].contiguous(), y, ctx.slope, True)
-        dx, _, _ = torch.ops.aten.native_group_norm_backward(
-            grad, normed, torch.zeros_like(rate), torch.ones_like(rate), None, batch, channels, y[0, 0].numel(), channels,
-            [True, False, False],
-        )  # fmt: skip
-        return dx.mul_(rate.to(dx.dtype).reshape([batch, channels] + [1] * (y.ndim - 2))), None, None
+        return norm_backward(grad, functional.leaky_relu(y, 1.0 / ctx.slope), rate), None, None

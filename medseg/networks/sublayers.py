@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from medseg.errors import ConfigError, nearest
-from medseg.networks.blocks import HybridConv, PlainConv, PreActivationConv, ResidualConv, UnetrBlock
+from medseg.networks.blocks import HybridConv, PlainConv, PreActivationConv, ResidualConv
 from medseg.networks.context import Site
 from medseg.networks.gated_blocks import ConvNeXt, FusedMBConv, GatedSpatialConv, MBConv
 from medseg.networks.mednext import MedNeXt
@@ -15,6 +15,7 @@ from medseg.networks.mixers import CHANNEL_MIXERS, MIXERS
 from medseg.networks.specs import Layer, Level, Parallel, Replace
 from medseg.networks.stages import Branches, ConvStage, OnImage, Replacing, Residual, TokenStage, Unchanged
 from medseg.networks.stages import Sequence as LayerSequence
+from medseg.networks.unetr_block import UnetrBlock
 
 CONVOLUTIONS: dict[str, type[nn.Module]] = {
     "convnext": ConvNeXt,

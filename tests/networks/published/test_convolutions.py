@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.blocks import HybridConv, ResidualConv, ResidualDown, UnetrBlock
+from medseg.networks.blocks import HybridConv, ResidualConv, ResidualDown
 from medseg.networks.decoders import UnetrUp, UpBlock
 from medseg.networks.entries import NormConvolution, PatchMerging, ReduceSize, Stem
 from medseg.networks.gated_blocks import ConvNeXt, GatedSpatialConv, MBConv
@@ -15,6 +15,7 @@ from medseg.networks.mednext import MedNeXt, MedNeXtDown, MedNeXtUp
 from medseg.networks.network import DualEncoder
 from medseg.networks.skips import NormMLP
 from medseg.networks.specs import Parallel
+from medseg.networks.unetr_block import UnetrBlock
 from tests.networks.agreement import (
     Weights,
     assert_agrees,
