@@ -20,6 +20,7 @@ from .load import open_trusted
 from .low_resolution import attach_low_resolution
 from .metadata import read_metadata
 from .stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
+from .trained_network import keep_definition, refuse_mixture
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,9 @@ def fit_bundle(
     Raises:
         UntrustedBundleError: train.json wants to run code that is not on the allow-list.
         ConfigError, BundleError, DataError: before anything is trained, see the functions called.
+
+    An override of `network_def` or `preprocessing_def` is written into the bundle's files once its weights are there, so that
+    predict builds what was trained.
     """
     folder = find_bundle(bundle)
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
@@ -136,17 +140,24 @@ def _fit_folds(
         config = resolve_config(folder, overrides, fold=number, files=files, **run_settings)
         if device != "auto":
             config["device"] = {"_target_": "medseg.config.choose_device", "name": device}
+        refuse_mixture(folder, config, _kept(folder, folds, resume=resume))
         settings = config.get("train", {}).get("trainer", {})
         if nested and settings.get("tracking"):
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
         results[number] = run_config(folder, number, config, resume=resume)
+        keep_definition(folder, config)
         update_figures(folder)
     if parent is not None:
         close_parent(
             folder / "runs", settings["experiment"], parent, mean_metrics(results), uri=settings.get("tracking_uri")
         )
     return results
+
+
+def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
+    """Folds whose weights stay as they are: those that were not asked for, and finished ones of a resumed run."""
+    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and _finished(folder, n))]
 
 
 def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:

@@ -1,0 +1,69 @@
+"""After an override of the network, the bundle's files describe what was trained, and folds never mix two networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medseg.bundle.layout import Layout
+from medseg.cli.main import main
+from medseg.errors import ConfigError
+from medseg.planning.plan import Plan
+from tests.bundle.samples import make_bundle
+
+QUICK = ["max_epochs=1", "steps_per_epoch=1", "num_workers=0", "train::trainer::tracking=false"]
+
+
+@pytest.fixture
+def two_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """An untrained bundle with two folds of its three cases."""
+    monkeypatch.setenv("MEDSEG_STORE", str(tmp_path / "store"))
+    splits = [{"train": ["case1", "case2"], "val": ["case0"]}, {"train": ["case0", "case2"], "val": ["case1"]}]
+    bundle = make_bundle(tmp_path / "tiny_mr_unet", tmp_path / "data", folds=2, splits=splits)
+    bundle.weights.unlink()
+    return bundle
+
+
+def test_fit_with_identity_just_works_up_to_predict_and_refuses_to_mix(
+    two_folds: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(two_folds.folder)
+    assert main(["fit", folder, *QUICK, "network_def::mixer=identity", "--quiet"]) == 0
+    for path in (two_folds.train, two_folds.inference, two_folds.evaluate):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert content.get("network_def", {"mixer": "identity"})["mixer"] == "identity", path.name
+    assert Plan.read(two_folds.plan).network["mixer"] == "identity"
+    image = tmp_path / "data" / "images" / "case0.nii.gz"
+    assert main(["predict", folder, "-i", str(image), "-o", str(tmp_path / "labels"), "--no-preview", "--quiet"]) == 0
+
+    assert main(["fit", folder, *QUICK, "--fold", "1", "network_def::mixer=null", "--quiet"]) == 1
+    message = capsys.readouterr().err
+    assert "fold 0 was trained with another network_def" in message
+    assert 'mixer: "identity" -> null' in message
+    assert not two_folds.run_folder(1).exists()
+
+    assert main(["fit", folder, *QUICK, "--fold", "1", "--quiet"]) == 0, (
+        "the bundle's own network is the trained one now"
+    )
+
+
+def test_an_unchanged_network_changes_no_file(two_folds: Layout) -> None:
+    before = {path: path.read_bytes() for path in two_folds.configs.iterdir()}
+    assert main(["fit", str(two_folds.folder), *QUICK, "--quiet"]) == 0
+    changed = [path.name for path, content in before.items() if path.read_bytes() != content]
+    assert set(changed) <= {"metadata.json"}, "metadata takes the figures of the training"
+
+
+def test_a_fold_without_a_run_folder_counts_as_trained_with_what_the_bundle_says(two_folds: Layout) -> None:
+    from medseg.bundle.trained_network import refuse_mixture
+
+    weights = two_folds.fold_weights(1)
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"any")
+    config = json.loads(two_folds.train.read_text(encoding="utf-8"))
+    refuse_mixture(two_folds.folder, config, [0, 1])
+    config["preprocessing_def"]["orientation"] = "LPS"
+    with pytest.raises(ConfigError, match="fold 1 was trained with another preprocessing_def"):
+        refuse_mixture(two_folds.folder, config, [0, 1])
