@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medseg.datasets import Dataset, load_case
 from medseg.errors import DataError, LabelError
 from medseg.io.datalist import Case
 from medseg.io.geometry import orientation_of, spacing_of
 
+log = logging.getLogger(__name__)
 # Voxels sampled per case for the foreground statistics; the same bound as nnU-Net's order of magnitude, and the
 # percentiles of a CT window do not move beyond it.
 SAMPLES = 10_000
@@ -30,7 +35,9 @@ class CaseFingerprint:
         spacing: mm per voxel along R, A, S.
         orientation: the file's own axis codes.
         label_voxels: label value -> number of voxels.
+        label_pieces: label value -> number of connected components (through faces, edges or corners).
         foreground: per channel, sampled intensities of labelled voxels.
+        faults: what was odd in the headers and how it was read, one sentence each.
     """
 
     name: str
@@ -38,7 +45,9 @@ class CaseFingerprint:
     spacing: tuple[float, ...]
     orientation: str
     label_voxels: dict[int, int]
+    label_pieces: dict[int, int]
     foreground: list[NDArray[np.float32]]
+    faults: tuple[str, ...] = ()
 
 
 @dataclass
@@ -51,6 +60,8 @@ class Fingerprint:
         spacing_p10: 10th percentile of the spacing per axis, in mm.
         label_cases: label value -> cases that hold it.
         label_volume_ml: label value -> median volume in millilitres, over the cases that hold it.
+        label_pieces: label value -> {"median", "most"} connected components over the cases that hold it.
+        geometry_faults: what was odd in headers and how it was read -> cases; no names, since bundles are handed on.
         intensity: per channel, statistics of labelled voxels (mean, std, p0_5, p99_5, minimum, maximum).
         orientations: axis codes -> number of cases.
     """
@@ -66,10 +77,12 @@ class Fingerprint:
     label_volume_ml: dict[int, float]
     intensity: list[dict[str, float]]
     orientations: dict[str, int]
+    label_pieces: dict[int, dict[str, float]] = field(default_factory=dict)
+    geometry_faults: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         facts = asdict(self)
-        for table in ("label_cases", "label_volume_ml"):  # JSON has no integer keys
+        for table in ("label_cases", "label_volume_ml", "label_pieces"):  # JSON has no integer keys
             facts[table] = {str(value): entry for value, entry in facts[table].items()}
         return facts
 
@@ -79,8 +92,11 @@ def measure_case(case: Case, dataset: Dataset) -> CaseFingerprint:
     image, label = load_case(case, dataset)
     codes = orientation_of(image.affine)
     order = np.argsort([RAS_AXES[code] for code in codes])
-    values, counts = np.unique(label.array, return_counts=True)
-    inside = np.flatnonzero(label.array.reshape(-1) > 0)
+    annotated = label.array
+    if dataset.ignore_label is not None:
+        annotated = np.where(annotated == dataset.ignore_label, 0, annotated)
+    values, counts = np.unique(annotated, return_counts=True)
+    inside = np.flatnonzero(annotated.reshape(-1) > 0)
     if len(inside) > SAMPLES:
         inside = np.random.default_rng(0).choice(inside, SAMPLES, replace=False)
     spacing = spacing_of(image.affine)
@@ -90,11 +106,21 @@ def measure_case(case: Case, dataset: Dataset) -> CaseFingerprint:
         spacing=tuple(float(spacing[axis]) for axis in order),
         orientation=codes,
         label_voxels={int(value): int(count) for value, count in zip(values, counts, strict=True) if value > 0},
+        label_pieces=_count_pieces(annotated),
         foreground=[
             channel.reshape(-1)[inside if index not in case.missing else []].astype(np.float32)
             for index, channel in enumerate(image.array)
         ],
+        faults=tuple(dict.fromkeys([*image.header.warnings, *label.header.warnings])),
     )
+
+
+def _count_pieces(label: NDArray[np.integer]) -> dict[int, int]:
+    """label value -> connected components, each counted in its own bounding box."""
+    structure = np.ones((3, 3, 3), dtype=bool)
+    boxes = ndimage.find_objects(label.astype(np.int32, copy=False))
+    found = ((value, box) for value, box in enumerate(boxes, start=1) if box is not None)
+    return {value: int(ndimage.label(label[box] == value, structure)[1]) for value, box in found}
 
 
 def measure(
@@ -106,7 +132,7 @@ def measure(
     """Measure every labelled case.
 
     Raises:
-        DataError: the first fault of `measure_case`, with the number of further faulty cases.
+        DataError: the first fault of `measure_case`, with the number of further faulty cases, which are logged.
         LabelError: no case holds any foreground.
     """
     cases = [case for case in dataset.cases if case.label is not None]
@@ -128,7 +154,9 @@ def measure(
             if progress:
                 progress(done, len(cases))
     if faults:
-        more = f" ({len(faults) - 1} more cases are faulty too)" if len(faults) > 1 else ""
+        more = f" ({len(faults) - 1} more cases are faulty too, listed above)" if len(faults) > 1 else ""
+        for other in faults[1:]:
+            log.warning("refused as well: %s", other)
         raise type(faults[0])(f"{faults[0]}{more}")
     if not any(entry.label_voxels for entry in measured):
         raise LabelError(f"all {len(measured)} label maps are empty: there is nothing to learn. Check the label files.")
@@ -147,6 +175,35 @@ def _summarise(measured: Sequence[CaseFingerprint]) -> Fingerprint:
         )
         for value in seen
     }
+    orientations = [entry.orientation for entry in measured]
+    # numbers differ from case to case: one row for "disagree by up to 3.2 mm" and "by up to 7 mm"
+    faults = Counter(
+        fault for entry in measured for fault in {re.sub(r"\d+(\.\d+)?", "N", text) for text in entry.faults}
+    )
+    return Fingerprint(
+        cases=len(measured),
+        median_shape=np.median(shapes, axis=0).tolist(),
+        median_spacing=np.median(spacings, axis=0).tolist(),
+        smallest_spacing=spacings.min(axis=0).tolist(),
+        largest_spacing=spacings.max(axis=0).tolist(),
+        spacing_p10=np.percentile(spacings, 10, axis=0).tolist(),
+        largest_shape=[int(value) for value in shapes.max(axis=0)],
+        label_cases={value: sum(value in entry.label_voxels for entry in measured) for value in seen},
+        label_volume_ml=volume_ml,
+        intensity=_intensities(measured),
+        orientations={code: orientations.count(code) for code in sorted(set(orientations))},
+        label_pieces={value: _pieces_of(value, measured) for value in seen},
+        geometry_faults=dict(sorted(faults.items())),
+    )
+
+
+def _pieces_of(value: int, measured: Sequence[CaseFingerprint]) -> dict[str, float]:
+    counts = [entry.label_pieces[value] for entry in measured if value in entry.label_pieces]
+    return {"median": float(np.median(counts)), "most": float(max(counts))}
+
+
+def _intensities(measured: Sequence[CaseFingerprint]) -> list[dict[str, float]]:
+    """Statistics of labelled voxels per channel. Raises DataError for a channel that no case has."""
     intensity = []
     for channel in range(len(measured[0].foreground)):
         pooled = np.concatenate([entry.foreground[channel] for entry in measured])
@@ -158,17 +215,4 @@ def _summarise(measured: Sequence[CaseFingerprint]) -> Fingerprint:
         facts = {"mean": pooled.mean(), "std": pooled.std(), "p0_5": low, "p99_5": high}
         facts |= {"minimum": pooled.min(), "maximum": pooled.max()}
         intensity.append({key: float(value) for key, value in facts.items()})
-    orientations = [entry.orientation for entry in measured]
-    return Fingerprint(
-        cases=len(measured),
-        median_shape=np.median(shapes, axis=0).tolist(),
-        median_spacing=np.median(spacings, axis=0).tolist(),
-        smallest_spacing=spacings.min(axis=0).tolist(),
-        largest_spacing=spacings.max(axis=0).tolist(),
-        spacing_p10=np.percentile(spacings, 10, axis=0).tolist(),
-        largest_shape=[int(value) for value in shapes.max(axis=0)],
-        label_cases={value: sum(value in entry.label_voxels for entry in measured) for value in seen},
-        label_volume_ml=volume_ml,
-        intensity=intensity,
-        orientations={code: orientations.count(code) for code in sorted(set(orientations))},
-    )
+    return intensity

@@ -98,10 +98,26 @@ class Plan:
             raise BundleError(f"{path} cannot be read as a plan: {error}") from error
 
     def explain(self) -> str:
-        """The values with their reasons, as text for a terminal."""
-        lines = []
+        """What was measured, and the values with their reasons, as text for a terminal."""
+        lines = self._measured()
         for key, reason in self.reasons.items():
             value = f"{self.folds} folds" if key == "splits" else json.dumps(getattr(self, key, None))
             lines.append(f"{key} = {value}\n    because {reason}")
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+    def _measured(self) -> list[str]:
+        """The fingerprint in a line per label."""
+        facts = self.fingerprint
+        if not facts:
+            return []
+        extent, spacing, least, most = (
+            " x ".join(f"{value:.4g}" for value in facts[key])
+            for key in ("median_shape", "median_spacing", "smallest_spacing", "largest_spacing")
+        )
+        lines = [f"measured: {facts['cases']} cases, median {extent} voxels of {spacing} mm (from {least} to {most})"]
+        for value, count in facts["label_cases"].items():
+            pieces = facts.get("label_pieces", {}).get(value)
+            text = f"  label {value} {self.labels.get(int(value), '')}: in {count} cases, {facts['label_volume_ml'][value]:.3g} ml"
+            lines.append(text + (f", {pieces['median']:g} pieces, at most {pieces['most']:g}" if pieces else ""))
+        return lines

@@ -84,7 +84,10 @@ class CaseDataset(Dataset[dict[str, Any]]):
             store.ensure_all(self.cases, build, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
 
     def report(self) -> dict[str, Any]:
-        """What preparation found: the cases, and the channels that some of them lack."""
+        """What preparation found: the cases, the channels that some of them lack, and how odd headers were read.
+
+        What it refuses is no part of it: that ends the training with an error.
+        """
         gaps = {case.name: list(case.missing) for case in self.cases if case.missing}
         if gaps:
             names = ", ".join(list(gaps)[:5]) + (", ..." if len(gaps) > 5 else "")
@@ -95,7 +98,11 @@ class CaseDataset(Dataset[dict[str, Any]]):
                 len(self.cases),
                 names,
             )
-        return {"cases": [case.name for case in self.cases], "missing_channels": gaps}
+        found = {
+            case.name: arrays.properties.get("repairs") for case, arrays in zip(self.cases, self._arrays, strict=True)
+        }
+        repairs = {name: sentences for name, sentences in found.items() if sentences}
+        return {"cases": [case.name for case in self.cases], "missing_channels": gaps, "repairs": repairs}
 
     def open(self) -> None:
         """Map the stored arrays of every case."""

@@ -10,6 +10,7 @@ import numpy as np
 from medseg.datasets import check_headers, check_label_values, read_case_image
 from medseg.errors import DataError, MedsegError, ResourceError
 from medseg.io.datalist import Case
+from medseg.io.header import Header
 from medseg.io.store import StoredArrays, sample_foreground
 from medseg.io.volume import read_label
 from medseg.transforms.preprocessing import Preprocessing
@@ -47,7 +48,8 @@ def preprocess_case(
         image = read_case_image(case, preprocessing.normalization)
         if case.label is None:
             prepared = preprocessing.apply(image.array, image.affine)
-            return StoredArrays(_float32(prepared.image), None, np.zeros((0, 4), np.int32), _properties(prepared, case))
+            nothing = np.zeros((0, 4), np.int32)
+            return StoredArrays(_float32(prepared.image), None, nothing, _properties(prepared, case, image.header))
         check_headers(case)
         label = read_label(case.label)
         check_label_values(label, dict(labels), ignore_label=ignore_label)
@@ -57,7 +59,8 @@ def preprocess_case(
             label_XYZ = np.where(label_XYZ == ignore_label, -1, label_XYZ.astype(np.int16))
         smallest = np.uint8 if label_XYZ.min(initial=0) >= 0 and label_XYZ.max(initial=0) < 256 else np.int16
         stored = np.ascontiguousarray(label_XYZ.astype(smallest))
-        return StoredArrays(_float32(prepared.image), stored, sample_foreground(stored), _properties(prepared, case))
+        properties = _properties(prepared, case, image.header, label.header)
+        return StoredArrays(_float32(prepared.image), stored, sample_foreground(stored), properties)
 
     return build
 
@@ -66,8 +69,9 @@ def _float32(image: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ascontiguousarray(image, dtype=np.float32)
 
 
-def _properties(prepared: Any, case: Case) -> dict[str, Any]:
+def _properties(prepared: Any, case: Case, *headers: Header) -> dict[str, Any]:
     return {
+        "repairs": list(dict.fromkeys(sentence for header in headers for sentence in header.warnings)),
         "affine": np.asarray(prepared.affine).tolist(),
         "missing_channels": list(case.missing),
         "labels_present": list(case.labels_present) if case.labels_present is not None else None,
