@@ -21,6 +21,7 @@ from .recipe import (
     choose_regions,
     default_optimization,
     find_warnings,
+    has_tokens,
 )
 
 DEFAULT_STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
@@ -156,7 +157,7 @@ def _training(
     dataset: Dataset, grid: Grid, dims: int, asked: Request, reasons: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Optimization and augmentation."""
-    optimization, reasons["optimization"] = default_optimization(asked.gpu)
+    optimization, reasons["optimization"] = default_optimization(asked.gpu, has_tokens(asked.preset, asked.size, dims))
     if dataset.regions:
         optimization["loss"] = "dice_bce"
         reasons["regions"] = (

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from medseg.datasets import Dataset
+from medseg.networks import MIXERS, PRESETS
+from medseg.networks.specs import Layer, Replace
 
 from .fingerprint import Fingerprint
 
@@ -39,28 +41,58 @@ def choose_normalization(dataset: Dataset, fingerprint: Fingerprint) -> tuple[li
     return entries, "; ".join(words)
 
 
-def default_optimization(gpu: bool) -> tuple[dict[str, Any], str]:
-    """Optimizer and length of training."""
-    settings = {
+def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any], str]:
+    """Optimizer and length of training.
+
+    Args:
+        gpu: whether a GPU will train it.
+        tokens: whether the network has token stages, see `has_tokens`.
+    """
+    length = {"max_epochs": 200 if gpu else 40, "steps_per_epoch": 250 if gpu else 50, "val_interval": 10}
+    settings = {"schedule": "poly", "loss": "dice_ce", **length, "early_stop": None}
+    if gpu and not tokens:
+        # Isensee et al. 2021
+        sgd = {
+            "optimizer": "sgd",
+            "learning_rate": 1e-2,
+            "weight_decay": 3e-5,
+            "warmup_steps": 0,
+            "gradient_clip": 12.0,
+        }
+        return sgd | settings | {"ema_decay": None}, (
+            "nnU-Net's recipe (SGD with Nesterov momentum 0.99) for a network of convolutions; 50 000 steps, since a GPU was found"
+        )
+    adamw = {
         "optimizer": "adamw",
         "learning_rate": 2e-3,
         "weight_decay": 0.02,
         "warmup_steps": 50,
-        "schedule": "poly",
         "gradient_clip": 1.0,
-        "ema_decay": 0.99,
-        "loss": "dice_ce",
-        "max_epochs": 200 if gpu else 40,
-        "steps_per_epoch": 250 if gpu else 50,
-        "val_interval": 10,
-        "early_stop": None,
     }
-    reason = "AdamW with warm-up suits networks with token stages; " + (
-        "50 000 steps, since a GPU was found"
-        if gpu
-        else "2 000 steps, since no GPU was found (`--budget` sets another length)"
+    if gpu:
+        return adamw | settings | {"ema_decay": 0.99}, (
+            "AdamW with warm-up suits networks with token stages; 50 000 steps, since a GPU was found"
+        )
+    why = (
+        "suits networks with token stages"
+        if tokens
+        else "instead of nnU-Net's SGD, whose momentum of 0.99 wants many steps"
     )
-    return settings, reason
+    return adamw | settings | {"ema_decay": 0.99}, (
+        f"AdamW with warm-up {why}; 2 000 steps, since no GPU was found (`--budget` sets another length)"
+    )
+
+
+def has_tokens(preset: str, size: str, spatial_dims: int) -> bool:
+    """Whether a preset mixes tokens (attention, scans, recurrences) anywhere, or is made of convolutions alone."""
+    spec = PRESETS[preset].build(size, spatial_dims)
+    return any(_mixes(layer) for level in (*spec.levels, *spec.second) for layer in level.layers)
+
+
+def _mixes(layer: Layer) -> bool:
+    if isinstance(layer, str):
+        return layer in MIXERS
+    return isinstance(layer, Replace) or any(_mixes(name) for branch in layer.branches for name in branch)
 
 
 def choose_augmentation(labels: Sequence[str], spacing: Sequence[float], gpu: bool) -> tuple[dict[str, Any], str]:
@@ -87,7 +119,7 @@ def choose_regions(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def find_warnings(dataset: Dataset, fingerprint: Fingerprint, covered: float) -> list[str]:
-    """What a person should look at: scarce context, rare labels.
+    """What a person should look at: scarce context, rare labels, headers that were read with a guess.
 
     Args:
         dataset, fingerprint: what was measured.
@@ -96,8 +128,10 @@ def find_warnings(dataset: Dataset, fingerprint: Fingerprint, covered: float) ->
     warnings = []
     if covered < 0.02:
         warnings.append(f"a crop covers {covered:.1%} of the median case: context is scarce")
+    for fault, count in fingerprint.geometry_faults.items():
+        warnings.append(f"{count} of {fingerprint.cases} cases: {fault}")
     for value, label in dataset.labels.items():
         count = fingerprint.label_cases.get(value, 0)
-        if value > 0 and count < fingerprint.cases:
+        if value not in (0, dataset.ignore_label) and count < fingerprint.cases:
             warnings.append(f"label {value} ({label}) is in {count} of {fingerprint.cases} cases")
     return warnings

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -51,6 +52,55 @@ def test_measuring_finds_volume_spacing_and_orientation(tmp_path: Path) -> None:
     assert found.median_spacing == [1.0, 1.0, 2.5]
     assert found.median_shape == [20.0, 18.0, 16.0]
     assert found.label_volume_ml[1] == pytest.approx(int(ball((20, 18, 16), 5).sum()) * 2.5 / 1000)
+
+
+def test_pieces_of_each_label_and_odd_headers_are_counted(tmp_path: Path) -> None:
+    cases = [make_case(tmp_path, f"c{i}", radius=3) for i in range(3)]
+    for number, case in enumerate(cases):
+        assert case.label is not None
+        header, label = read_header(case.label), np.zeros((16, 16, 16), np.uint8)
+        label[1:3, 1:3, 1:3] = label[3, 3, 3] = 1  # touches by a corner: one piece
+        label[8 : 9 + 2 * number : 2, 8, 8] = 1  # and others apart
+        label[15, 15, 15] = 255
+        write_label(case.label, label, like=header)
+    for path in (*cases[2].images, cases[2].label):
+        volume = nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), None)
+        volume.header["sform_code"] = volume.header["qform_code"] = 0
+        nibabel.save(volume, path)
+    dataset = replace(as_dataset(tmp_path, cases), ignore_label=255)
+    found = measure(dataset)
+    assert found.label_pieces == {1: {"median": 3.0, "most": 4.0}}
+    assert list(found.label_cases) == [1]  # 255 is no label
+    ((fault, count),) = found.geometry_faults.items()
+    assert fault.startswith("has neither qform nor sform")
+    assert count == 1
+    plan = make_plan(dataset, found, make_splits(cases, 2), name="b")
+    assert f"1 of 3 cases: {fault}" in plan.warnings
+    assert "label 1 ball: in 3 cases" in plan.explain()
+    assert "3 pieces, at most 4" in plan.explain()
+
+
+@pytest.mark.parametrize(
+    ("preset", "gpu", "expected"),
+    [("resenc_unet", True, "sgd"), ("mednext", True, "sgd"), ("mambavision", True, "adamw"), ("umamba_bot", True, "adamw"),
+     ("resenc_unet", False, "adamw"), ("mambavision", False, "adamw")],
+)  # fmt: skip
+def test_nnunets_recipe_is_the_default_and_token_networks_get_adamw(
+    tmp_path: Path, preset: str, gpu: bool, expected: str
+) -> None:
+    dataset = as_dataset(tmp_path, [make_case(tmp_path, f"c{i}") for i in range(2)])
+    plan = make_plan(dataset, fingerprint_of(), make_splits(dataset.cases, 2), name="b", preset=preset, gpu=gpu)
+    assert plan.optimization["optimizer"] == expected
+    assert ("warm" in plan.reasons["optimization"]) == (expected == "adamw")
+    assert (plan.optimization["warmup_steps"] > 0) == (expected == "adamw")
+
+
+def test_every_faulty_case_is_named_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cases = [make_case(tmp_path, f"c{i}", value=1 if i == 1 else 7) for i in range(3)]
+    with pytest.raises(LabelError, match=r"c0.*1 more cases are faulty too, listed above"):
+        measure(as_dataset(tmp_path, cases))
+    assert "refused as well" in caplog.text
+    assert "c2.nii.gz" in caplog.text
 
 
 def test_axes_are_measured_in_ras_order_whatever_the_file_has(tmp_path: Path) -> None:
