@@ -22,6 +22,7 @@ from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
 from medseg.planning.splits import check_splits, make_splits
 from medseg.training.progress import progress_bar
+from medseg.types import FilePath
 
 from .layout import Layout
 from .write import check_name, write_bundle
@@ -31,8 +32,8 @@ MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
 
 
 def plan_bundle(
-    data: Path,
-    output: Path,
+    data: FilePath,
+    output: FilePath,
     *,
     preset: str = "mambavision",
     size: str = "nano",
@@ -62,6 +63,7 @@ def plan_bundle(
         DataError: the dataset is faulty.
         BundleError: the output holds trained weights already.
     """
+    output = Path(output)
     name = _bundle_name(output)
     dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
     labelled = [case for case in dataset.cases if case.label is not None]
