@@ -10,6 +10,7 @@ from .gated_linear_recurrence import (
     retention,
     ssd,
 )
+from .selective_scan.convolved import convolved_scan
 from .selective_scan.functions import (
     selective_scan,
     selective_scan_fn,
@@ -34,6 +35,7 @@ __all__ = [
     "NonFiniteLogitsError",
     "axis_table",
     "change_gamma",
+    "convolved_scan",
     "delta_rule",
     "explain_backend",
     "gated_delta_rule",

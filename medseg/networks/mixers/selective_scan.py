@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ConfigError
 from medseg.networks.context import Context, Site
-from medseg_kernels import selective_scan_scriptable, short_conv
+from medseg_kernels import convolved_scan, selective_scan_scriptable, short_conv
 
 from .masking import exclude, hide
 from .parts import initial_step_bias, keep_from_decay
@@ -74,6 +74,26 @@ class SelectiveScan(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         valid = context.valid
         u, z = self.project_in(hide(x, valid)).chunk(2, dim=-1)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            y = self.parts(u, z, valid)
+        else:
+            y = self.eager(u, z, valid)
+        return self.project_out(y), context
+
+    @torch.jit.unused
+    def eager(self, u: Tensor, z: Tensor, valid: Optional[Tensor]) -> Tensor:
+        """The parts as one op that keeps little for the backward pass, where it can be used."""
+        recorded = torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined]
+        if recorded or valid is not None or self.step_write is not None:
+            return self.parts(u, z, valid)
+        return convolved_scan(
+            u, z, self.taps, self.taps_bias, self.project_scan, self.project_dt, -torch.exp(self.log_rate.float()),
+            self.skip, self.dt_bias_scale * self.step_bias, mode=self.mode, traversals=self.traversals,
+            merge=self.merge,
+        )  # fmt: skip
+
+    def parts(self, u: Tensor, z: Tensor, valid: Optional[Tensor]) -> Tensor:
+        """Convolution, projections and gated scan, one after the other."""
         u = self.convolve(u)
         if self.sets > 1:
             mixed = torch.einsum(
@@ -87,7 +107,7 @@ class SelectiveScan(nn.Module):
         weight: Optional[Tensor] = self.project_dt if self.sets > 1 else self.project_dt[0]
         if valid is not None:  # steps of length 0: the state passes over padding untouched
             dt, weight = self.steps(dt, valid), None
-        y = selective_scan_scriptable(
+        return selective_scan_scriptable(
             u,
             dt,
             -torch.exp(self.log_rate.float()) if self.sets > 1 else -torch.exp(self.log_rate[0].float()),
@@ -102,7 +122,6 @@ class SelectiveScan(nn.Module):
             delta_weight=weight,
             step_write=self.step_write,
         )
-        return self.project_out(y), context
 
     def convolve(self, u: Tensor) -> Tensor:
         """(B, X, Y, Z, C) -> the same, or (B, R, X, Y, Z, C) where each order has its own view of the neighbours."""
