@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -118,41 +119,56 @@ def cross_validate(
     if len({bundle.name for bundle in bundles}) < len(bundles):
         raise BundleError("two of the bundles have one name: " + ", ".join(sorted(bundle.name for bundle in bundles)))
     groups = [(bundle,) for bundle in bundles] + _ensembles(bundles)
-    evaluations, pairs, folds, members, declared = {}, {}, {}, {}, {}
+    evaluations, pairs, folds, members = {}, {}, {}, {}
     for group in groups:
         candidate = _candidate(group, choose_device(device))
-        step = candidate.name
-
-        def show(done: int, total: int, case: str, step: str = step) -> None:
-            if progress:
-                progress(step, done, total, case)
-
-        home = group[0].layout.runs / "cross_validation" / candidate.name
-        pairs[step] = predict_out_of_fold(candidate, home, progress=show)
-        declared[step] = _declared(candidate)
-        evaluations[step] = evaluate_pairs(
-            pairs[step], labels=candidate.labels, regions=_unions(group[0]), settings=settings, workers=workers,
-            declared=declared[step],
-        )  # fmt: skip
-        folds[step], members[step] = tuple(candidate.folds), group
-        _refuse_failed(step, evaluations[step])
+        name = candidate.name
+        home = group[0].layout.runs / "cross_validation" / name
+        pairs[name] = predict_out_of_fold(
+            candidate, home, progress=functools.partial(progress, name) if progress else None
+        )
+        evaluations[name] = _score(candidate, group, pairs[name], settings, workers)
+        folds[name], members[name] = tuple(candidate.folds), group
+        _refuse_failed(name, evaluations[name])
     chosen = choose_candidate(evaluations, [name for name, group in members.items() if len(group) > 1])
-    labels = members[chosen][0].labels
+    candidate = _candidate(members[chosen], choose_device(device))
     selection = choose_postprocessing(
         pairs[chosen],
-        labels,
-        declared=declared[chosen],
+        candidate.labels,
+        declared=_declared(candidate),
+        ignore_label=_ignored(members[chosen][0]),
         workers=workers,
-        progress=(lambda done, total, what: progress("post-processing", done, total, what)) if progress else None,
+        progress=functools.partial(progress, "post-processing") if progress else None,
     )
     final = evaluations[chosen]
     if selection.steps:
         change = Postprocessing(selection.steps)
-        final = evaluate_pairs(
-            pairs[chosen], labels=labels, regions=_unions(members[chosen][0]), settings=settings, workers=workers,
-            change=change, declared=declared[chosen],
-        )  # fmt: skip
+        final = _score(candidate, members[chosen], pairs[chosen], settings, workers, change=change)
     return CrossValidation(evaluations, members, folds, pairs, compare(evaluations), chosen, selection, final)
+
+
+def _score(
+    candidate: Candidate,
+    group: Sequence[Bundle],
+    pairs: Sequence[Pair],
+    settings: ScoreSettings | None,
+    workers: int,
+    *,
+    change: Postprocessing | None = None,
+) -> Evaluation:
+    """Scores of a candidate's label maps; voxels and labels that nobody annotated are left out."""
+    wanted = settings or ScoreSettings()
+    if wanted.ignore_label is None:
+        wanted = dataclasses.replace(wanted, ignore_label=_ignored(group[0]))
+    return evaluate_pairs(
+        pairs, labels=candidate.labels, regions=_unions(group[0]), settings=wanted, workers=workers, change=change,
+        declared=_declared(candidate),
+    )  # fmt: skip
+
+
+def _ignored(bundle: Bundle) -> int | None:
+    """The value of voxels that were not annotated, as the plan has it."""
+    return bundle.plan.ignore_label if bundle.plan is not None else None
 
 
 def _unions(bundle: Bundle) -> dict[str, list[int]]:

@@ -176,6 +176,7 @@ def choose_postprocessing(
     labels: Mapping[int, str],
     *,
     declared: Mapping[str, Collection[int]] | None = None,
+    ignore_label: int | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Selection:
@@ -189,10 +190,11 @@ def choose_postprocessing(
         pairs: cross-validated label maps with their references.
         labels: value -> name, background included.
         declared: case name -> labels annotated in it, for partial annotation; other labels do not count there.
+        ignore_label: value of voxels in the references that were not annotated, and do not count.
         workers: cases read at the same time.
         progress: called with (round, rounds at most, what is tried).
     """
-    settings = ScoreSettings(groups=("overlap",))
+    settings = ScoreSettings(groups=("overlap",), ignore_label=ignore_label)
     foreground = {value: name for value, name in labels.items() if value != 0}
     smallest = _smallest_components(pairs, foreground)
     kinds = ("largest_component", "minimum_size", "fill_holes")
