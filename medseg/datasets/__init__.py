@@ -12,9 +12,18 @@ from medseg.errors import ConfigError, DataError, UnreadableFileError, nearest
 from medseg.types import FilePath
 
 from . import csv, decathlon, folder, nnunet
-from .dataset import Dataset, check_headers, check_label_values, load_case, read_case_image
+from .dataset import Dataset, check_declared, check_headers, check_label_values, load_case, read_case_image
 
-__all__ = ["DATASETS", "Dataset", "check_headers", "check_label_values", "load_case", "open_dataset", "read_case_image"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "check_declared",
+    "check_headers",
+    "check_label_values",
+    "load_case",
+    "open_dataset",
+    "read_case_image",
+]
 
 DATASETS: dict[str, ModuleType] = {"decathlon": decathlon, "nnunet": nnunet, "csv": csv, "folder": folder}
 

@@ -100,7 +100,8 @@ def load_case(case: Case, dataset: Dataset) -> tuple[Volume, Volume]:
         raise LabelError(f"case {case.name!r}: has no label map; add one beside {case.images[0]}.")
     check_headers(case, channels=len(dataset.channels))
     image, label = read_case_image(case), read_label(case.label)
-    check_label_values(label, dataset.labels, ignore_label=dataset.ignore_label)
+    values = check_label_values(label, dataset.labels, ignore_label=dataset.ignore_label)
+    check_declared(case, values, dataset.labels, ignore_label=dataset.ignore_label)
     return image, label
 
 
@@ -119,6 +120,35 @@ def read_case_image(case: Case, normalization: Sequence[Mapping[str, Any]] = ())
         fill = float(normalization[channel].get("mean", 0.0)) if normalization else 0.0
         channels.insert(channel, np.full(volume.array.shape[1:], fill, dtype=np.float32))
     return Volume(np.stack(channels), volume.affine, volume.header)
+
+
+def check_declared(
+    case: Case, values: Sequence[int], labels: Mapping[int, str], *, ignore_label: int | None = None
+) -> None:
+    """Refuse a partial annotation (`labels_present`) that contradicts the dataset or the case's own label map.
+
+    Args:
+        case: its list and files.
+        values: found in its label map.
+        labels, ignore_label: of the dataset.
+
+    Raises:
+        LabelError: naming the case and the values.
+    """
+    if case.labels_present is None:
+        return
+    unknown = sorted(set(case.labels_present) - set(labels))
+    unlisted = sorted(set(values) - {0, ignore_label, *case.labels_present})
+    if unknown:
+        raise LabelError(
+            f"case {case.name!r}: labels_present lists {', '.join(map(str, unknown))}; the dataset declares "
+            f"{', '.join(map(str, sorted(labels)))}. Correct cases.csv, or declare the label."
+        )
+    if unlisted:
+        raise LabelError(
+            f"case {case.name!r}: {case.label} holds the label values {', '.join(map(str, unlisted))}, which labels_present does "
+            f"not list ({', '.join(map(str, sorted(case.labels_present)))}). Add them in cases.csv, or remove them from the map."
+        )
 
 
 def check_label_values(label: Volume, labels: dict[int, str], *, ignore_label: int | None = None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.datasets import open_dataset
+from medseg.datasets import check_declared, open_dataset
 from medseg.errors import BundleError, ConfigError, DataError
 from medseg.io.datalist import Case
 from medseg.planning.splits import check_splits
@@ -53,6 +53,7 @@ def list_cases(
     Raises:
         ConfigError: there is no such fold.
         DataError: the fold names unknown cases or leaks a subject.
+        LabelError: a case declares labels that the dataset does not have.
     """
     if data is not None:
         return _from_list(data)
@@ -63,6 +64,8 @@ def list_cases(
     check_splits(splits, dataset.cases)
     by_name = {case.name: case for case in dataset.cases}
     cases = [by_name[name] for name in splits[fold][part]]
+    for case in cases:
+        check_declared(case, (), dataset.labels)
     missing = [case.name for case in cases if case.label is None]
     if missing:
         raise DataError(f"fold {fold}: {len(missing)} {part} cases have no label: {', '.join(missing[:5])}")

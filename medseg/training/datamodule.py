@@ -112,9 +112,9 @@ class CaseDataset(Dataset[dict[str, Any]]):
     def _store(self) -> Store:
         return Store({"preprocessing": self.preprocessing.to_dict(), "ignore_label": self.ignore_label})
 
-    def present(self, arrays: StoredArrays) -> Tensor:
+    def present(self, case: Case) -> Tensor:
         """(K,) boolean: the labels that the case's annotation declares."""
-        declared = arrays.properties.get("labels_present")
+        declared = case.labels_present  # not from the store: the list may be corrected after the voxels were stored
         mask = torch.ones(self.num_labels, dtype=torch.bool)
         if declared is not None:
             mask[:] = False
@@ -179,12 +179,12 @@ class TrainingDataset(CaseDataset):
         parameters = spare_missing(parameters, arrays.properties.get("missing_channels", ()))
         if self.on_device:
             box = cut_box(source, source_label, center, self.roi_size, parameters)
-            return {"box": box, "present": self.present(arrays), "name": case.name}
+            return {"box": box, "present": self.present(case), "name": case.name}
         image, label = apply(source, source_label, center, self.roi_size, parameters)
         return {
             "image": torch.as_tensor(image),
             "label": torch.as_tensor(np.asarray(label, dtype=np.int64))[None],
-            "present": self.present(arrays),
+            "present": self.present(case),
             "name": case.name,
         }
 
@@ -208,6 +208,7 @@ class ValidationDataset(CaseDataset):
         return {
             "image": torch.from_numpy(np.array(arrays.image)),
             "label": torch.from_numpy(np.array(arrays.label, dtype=np.int64))[None],
+            "present": self.present(self.cases[case]),
             "name": self.cases[case].name,
             "repeat": index >= len(self.cases),
         }

@@ -88,9 +88,14 @@ class SegmentationModule(pl.LightningModule):
         label = batch["label"][:, 0]
         logits = self.inferer(batch["image"], self.network)
         if self.regions:
-            counts = region_counts(logits[0] > 0, label[0], list(self.regions.values()))
+            targets = list(self.regions.values())
+            counts = region_counts(logits[0] > 0, label[0], targets)
         else:
+            targets = [[value] for value in self.labels]
             counts = overlap_counts(logits.argmax(dim=1)[0], label[0], list(self.labels))
+        if "present" in batch:  # what nobody annotated in this case is neither right nor wrong
+            declared = torch.stack([batch["present"][0, values].all() for values in targets]).cpu()
+            counts[~declared] = 0
         if not bool(batch["repeat"]):
             self._overlaps.append((str(batch["name"][0]), counts.cpu()))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.datasets import check_headers, check_label_values, read_case_image
+from medseg.datasets import check_declared, check_headers, check_label_values, read_case_image
 from medseg.errors import DataError, MedsegError, ResourceError
 from medseg.io.datalist import Case
 from medseg.io.header import Header
@@ -52,7 +52,9 @@ def preprocess_case(
             return StoredArrays(_float32(prepared.image), None, nothing, _properties(prepared, case, image.header))
         check_headers(case)
         label = read_label(case.label)
-        check_label_values(label, dict(labels), ignore_label=ignore_label)
+        check_declared(
+            case, check_label_values(label, dict(labels), ignore_label=ignore_label), labels, ignore_label=ignore_label
+        )
         prepared = preprocessing.apply(image.array, image.affine)
         label_XYZ = np.asarray(preprocessing.apply_label(label.array, label.affine))
         if ignore_label is not None:
@@ -74,5 +76,4 @@ def _properties(prepared: Any, case: Case, *headers: Header) -> dict[str, Any]:
         "repairs": list(dict.fromkeys(sentence for header in headers for sentence in header.warnings)),
         "affine": np.asarray(prepared.affine).tolist(),
         "missing_channels": list(case.missing),
-        "labels_present": list(case.labels_present) if case.labels_present is not None else None,
     }
