@@ -4,7 +4,8 @@
 
 A row is a preset, or `preset:identity` for the same network with every token mixer replaced by `identity`. Each row runs the
 four commands a user would run (plan, fit, predict on the fold's validation images, evaluate) and is written to
-benchmarks/results/hippocampus_presets.json as soon as it is finished; a second run continues with the first missing row.
+benchmarks/results/hippocampus_presets.json and docs/hippocampus.md as soon as it is finished; a second run continues with the
+first missing row.
 All rows share patch, batch, optimiser, augmentation and time budget.
 """
 
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from contest import RESULTS, machine
+from hippocampus_table import case_dice
+from hippocampus_table import main as write_page
 
 ROWS = (
     *("fastervit", "gated_deltanet_h1", "segmamba", "resenc_unet", "mambavision"),
@@ -92,6 +95,7 @@ class Row:
             "dice": {
                 label: {key: round(figure[key], 4) for key in ("mean", "low", "high")} for label, figure in dice.items()
             },
+            "case_dice": case_dice(self.folder / "eval/evaluation.json"),
             "parameters": count_parameters(self.folder / self.bundle / "models/model.pt"),
             "steps": result["steps"],
             "samples": result["steps"] * plan["batch_size"],
@@ -134,7 +138,7 @@ def main() -> int:
         table["machine"] = machine()
         table["command"] = "python benchmarks/hippocampus_presets.py"
         RESULT.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        (Path(arguments.work) / name.replace(":", "_") / "DONE").touch()
+        write_page()
         print(f"{name:<28}{row['mean_dice']:.4f}{row['steps']:>7} steps{row['wall_seconds']:>7.0f} s", flush=True)
     return 0
 
