@@ -17,8 +17,8 @@ from medseg.networks.mixers import MIXERS
 from medseg.networks.network import DualEncoder, Encoder, EncoderLevel, SegmentationNetwork
 from medseg.networks.presets import PRESETS
 from medseg.networks.skips import SKIPS
-from medseg.networks.specs import Level, NetworkSpec
-from medseg.networks.sublayers import StageBuilder, count_branches
+from medseg.networks.specs import Layer, Level, NetworkSpec
+from medseg.networks.sublayers import StageBuilder, count_branches, flat_names
 
 
 def build_network(
@@ -84,7 +84,10 @@ def build_network(
         encoder = DualEncoder(encoder, other, channels, [level.width for level in spec.second], spec.second_from)
         channels = encoder.channels
     sites = [make.site(level, kernel) for level, kernel in zip(spec.levels, kernel_sizes(steps), strict=True)]
-    decoder = DECODERS[spec.decoder](sites, channels, steps, **spec.decoder_options)
+    decoder_options = dict(spec.decoder_options)
+    if "layers" in decoder_options:
+        decoder_options["bodies"] = make.bodies(decoder_options.pop("layers"), sites)
+    decoder = DECODERS[spec.decoder](sites, channels, steps, **decoder_options)
     return SegmentationNetwork(
         encoder, decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
     )
@@ -156,6 +159,17 @@ class LevelBuilder:
             )  # fmt: skip
             channels, index_above = level.width, index
         return Encoder(built)
+
+    def bodies(self, layers: Sequence[Sequence[Layer]], sites: Sequence[Site]) -> list[nn.Module]:
+        """What runs on the decoder's levels, finest first: the sub-layers of `layers`, without drop path."""
+        return [
+            StageBuilder(site, level.options, self.mixer, [0.0] * len(flat_names(names)), self.checkpointing).stage(
+                names
+            )
+            if names
+            else nn.Identity()
+            for names, site, level in zip(layers, sites, self.spec.levels, strict=False)
+        ]
 
 
 def no_weight_decay(network: nn.Module) -> set[str]:

@@ -52,10 +52,12 @@ class UNetDecoder(nn.Module):
         num_blocks: convolutions per level; one number or one per level.
         join: `concatenate` or `sum`.
         block: `plain` or `residual`.
+        bodies: what runs behind the convolutions, one per level but the lowest, finest first; None is nothing.
     """
 
     def __init__(self, sites: Sequence[Site], channels: Sequence[int], strides: Sequence[tuple[int, ...]], *,
-                 num_blocks: int | Sequence[int] = 1, join: str = "concatenate", block: str = "plain") -> None:  # fmt: skip
+                 num_blocks: int | Sequence[int] = 1, join: str = "concatenate", block: str = "plain",
+                 bodies: Sequence[nn.Module] | None = None) -> None:  # fmt: skip
         super().__init__()
         depth = len(channels) - 1
         counts = [num_blocks] * depth if isinstance(num_blocks, int) else list(num_blocks)
@@ -65,13 +67,16 @@ class UNetDecoder(nn.Module):
             UpBlock(sites[i], below[i], channels[i], strides[i + 1], num_blocks=counts[i], join=join, block=block)
             for i in reversed(range(depth))
         )
+        self.bodies = nn.ModuleList(reversed(bodies or [nn.Identity() for _ in range(depth)]))
 
     def forward(self, features: List[Tensor]) -> List[Tensor]:
         x = features[-1]
         decoded: List[Tensor] = []
-        for index, up in enumerate(self.ups):
-            x = up(x, features[len(features) - 2 - index])
+        index = len(features) - 2
+        for up, body in zip(self.ups, self.bodies):  # noqa: B905 - TorchScript knows no strict=
+            x = body(up(x, features[index]))
             decoded.insert(0, x)
+            index -= 1
         return decoded
 
 

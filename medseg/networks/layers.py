@@ -107,13 +107,14 @@ def token_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
 
 
 def activation(kind: str) -> nn.Module:
-    """An activation by name: `relu`, `leaky_relu`, `gelu`, `gelu_tanh`, `silu`, `none`."""
+    """An activation by name: `relu`, `leaky_relu`, `gelu`, `gelu_tanh`, `silu`, `prelu`, `none`."""
     kinds: dict[str, nn.Module] = {
         "relu": nn.ReLU(inplace=True),
         "leaky_relu": nn.LeakyReLU(0.01, inplace=True),
         "gelu": nn.GELU(),
         "gelu_tanh": nn.GELU(approximate="tanh"),
         "silu": nn.SiLU(),
+        "prelu": nn.PReLU(),
         "none": nn.Identity(),
     }
     if kind not in kinds:

@@ -72,7 +72,7 @@ class NetworkSpec:
         drop_path: largest rate; grows linearly over all residual sub-layers of the token and convolution levels.
         layer_scale: initial gain of every residual branch, None without.
         decoder: `unet`, `unetr` or `light`.
-        decoder_options: settings of the decoder.
+        decoder_options: settings of the decoder; `layers` are names of sub-layers for each of its levels, finest first.
         second: levels of a second tower (ParaTransCNN); its features join those of the first, scale by scale.
         second_from: index of the first level that the second tower's first level is on.
     """

@@ -62,7 +62,7 @@ def test_resenc_has_the_published_number_of_parameters() -> None:
     assert count(on_meta("resenc_unet", "l", out_channels=14)) / 1e6 == pytest.approx(102.4, abs=0.1)
 
 
-# Rounded in the papers; of PCT-Net the decoder's blocks are not written down anywhere we may read.
+# Rounded in the papers.
 ROUNDED = {
     ("vim", "tiny"): 7, ("vim", "small"): 26, ("vim", "base"): 98,
     ("cswin", "t"): 23, ("cswin", "s"): 35, ("cswin", "b"): 78,
@@ -78,8 +78,17 @@ def test_classification_form_is_near_the_rounded_published_number(preset: str, s
     assert total / 1e6 == pytest.approx(ROUNDED[preset, size], rel=0.03)
 
 
-def test_pctnet_is_within_four_percent_of_the_published_network() -> None:
-    assert count(on_meta("pctnet", "published")) / 1e6 == pytest.approx(45.3, rel=0.04)
+def test_pctnet_is_within_three_percent_of_the_published_network() -> None:
+    """How its levels are entered and joined is not written down anywhere we may read."""
+    assert count(on_meta("pctnet", "published")) / 1e6 == pytest.approx(45.3, rel=0.03)
+
+
+def test_the_levels_of_pctnet_have_parallel_branches_on_both_ways() -> None:
+    network = on_meta("pctnet", "published")
+    down = [type(level.body.layers[0]).__name__ if len(level.body.layers) else "" for level in network.encoder.levels]
+    up = [type(body.layers[0]).__name__ if hasattr(body, "layers") else "" for body in network.decoder.bodies]
+    assert down == ["", "", "Branches", "Branches", "Branches"]
+    assert up == ["Branches", "Branches", "", ""]
 
 
 @pytest.mark.parametrize("size", ["m", "l", "xl"])
