@@ -16,6 +16,29 @@ def test_nano_holds_between_one_and_a_half_and_three_million_parameters(preset: 
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_has_a_size_beyond_nano_in_2d_and_3d(preset: str) -> None:
+    assert PRESETS[preset].sizes[0] == "nano"
+    for dims in (2, 3):
+        with torch.device("meta"):
+            nano, *larger = (build_network(preset, dims, size=size) for size in PRESETS[preset].sizes)
+        counts = [sum(p.numel() for p in network.parameters()) for network in larger]
+        assert counts == sorted(counts)
+        assert counts[0] > 1.5 * sum(p.numel() for p in nano.parameters())
+
+
+@pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if preset.larger == ("base",)])
+def test_a_base_size_runs_and_sees_its_whole_input(preset: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(preset, spatial_dims=2, size="base").eval()
+    image = torch.randn(1, 1, 44, 36, requires_grad=True)
+    logits = network(image)
+    assert logits.shape == (1, 2, 44, 36)
+    (gradient,) = torch.autograd.grad(logits[0, 0, 20, 20], image)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_gets_a_finite_gradient_in_3d(preset: str) -> None:
     torch.manual_seed(0)
     network = build_network(preset, in_channels=2, out_channels=3)

@@ -33,38 +33,40 @@ class Preset:
 
     Args:
         build: (size, spatial_dims) -> specification.
-        published: names of the published sizes, smallest first; every preset also has `nano`, which trains on a laptop.
+        larger: names of the published sizes, smallest first, or `base`, which is ours, where none is published for
+            images; every preset also has `nano`, which trains on a laptop.
         summary: one line for listings.
         source: the publication.
     """
 
     build: Callable[[str, int], NetworkSpec]
-    published: tuple[str, ...]
+    larger: tuple[str, ...]
     summary: str
     source: str
 
     @property
     def sizes(self) -> tuple[str, ...]:
         """Every size, smallest first."""
-        return ("nano", *self.published)
+        return ("nano", *self.larger)
 
 
+OURS = ("base",)
 PRESETS: dict[str, Preset] = {
-    "axial": Preset(axial, (), "attention along one axis per group of heads", "Ho et al. 2019"),
+    "axial": Preset(axial, OURS, "attention along one axis per group of heads", "Ho et al. 2019"),
     "cswin": Preset(cswin, tuple(CSWIN_SIZES), "attention in cross-shaped stripes", "Dong et al. 2022"),
     "fastervit": Preset(
         fastervit, tuple(FASTERVIT_SIZES), "convolutions, then windows with carrier tokens", "Hatamizadeh et al. 2023"
     ),
     "gated_deltanet_h1": Preset(
-        gated_deltanet_h1, (), "gated delta rule and sliding-window attention in turn", "Yang et al. 2024"
+        gated_deltanet_h1, OURS, "gated delta rule and sliding-window attention in turn", "Yang et al. 2024"
     ),
     "gated_deltanet_h2": Preset(
-        gated_deltanet_h2, (), "Mamba-2, gated delta rule and sliding-window attention in turn", "Yang et al. 2024"
+        gated_deltanet_h2, OURS, "Mamba-2, gated delta rule and sliding-window attention in turn", "Yang et al. 2024"
     ),
     "gcvit": Preset(gcvit, tuple(GCVIT_SIZES), "local windows and a global query in turn", "Hatamizadeh et al. 2023"),
-    "hvir": Preset(hvir, (), "convolutions, then retention", "after Hatamizadeh et al. 2023 (ViR)"),
+    "hvir": Preset(hvir, OURS, "convolutions, then retention", "after Hatamizadeh et al. 2023 (ViR)"),
     "mamba2_hybrid": Preset(
-        mamba2_hybrid, (), "Mamba-2, MLP and attention layers in published proportions", "Waleffe et al. 2024"
+        mamba2_hybrid, OURS, "Mamba-2, MLP and attention layers in published proportions", "Waleffe et al. 2024"
     ),
     "mambavision": Preset(
         mambavision, tuple(MAMBAVISION_SIZES), "convolutions, then scans followed by attention",
@@ -72,7 +74,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "maxvit": Preset(maxvit, tuple(MAXVIT_SIZES), "inverted residual, block and grid attention", "Tu et al. 2022"),
     "mednext": Preset(mednext, tuple(MEDNEXT_SIZES), "ConvNeXt-like U-Net, a baseline", "Roy et al. 2023"),
-    "mhs_vm": Preset(mhs_vm, (), "multi-head scans fused by their agreement", "Ji 2024"),
+    "mhs_vm": Preset(mhs_vm, OURS, "multi-head scans fused by their agreement", "Ji 2024"),
     "paratranscnn": Preset(paratranscnn, ("published",), "convolution and transformer towers", "Sun et al. 2024"),
     "pctnet": Preset(pctnet, ("published",), "parallel convolution and Swin branches", "Wang et al. 2023 (MIS-FM)"),
     "plainmamba": Preset(plainmamba, tuple(PLAINMAMBA_SIZES), "snake scans at one resolution", "Yang et al. 2024"),

@@ -1,6 +1,6 @@
 """ViR (isotropic) and its hierarchical relative: retention in the place of attention."""
 
-from medseg.networks.presets.common import NANO_FINE, fine_levels
+from medseg.networks.presets.common import NANO_FINE, fine_levels, published_stem
 from medseg.networks.specs import Level, NetworkSpec, repeat
 
 # width, blocks, heads; patches of 16
@@ -29,11 +29,21 @@ def vir(size: str, spatial_dims: int) -> NetworkSpec:
 
 def hvir(size: str, spatial_dims: int) -> NetworkSpec:
     """The preset `hvir`: convolution stages, then retention stages (a ViR-style hybrid; its published widths are not known)."""
-    return NetworkSpec(
-        levels=(
-            *NANO_FINE,
+    if size == "nano":
+        coarse = [
             Level(96, repeat("retention mlp", 3), num_heads=4),
             Level(128, repeat("retention mlp", 2), num_heads=4),
+        ]
+        return NetworkSpec(levels=(*NANO_FINE, *coarse), token_norm_eps=1e-6)
+    return NetworkSpec(
+        levels=(
+            *published_stem(64, 64),
+            Level(64, repeat("hybrid_conv", 2), entry="stem", skip="layer_norm"),
+            Level(128, repeat("hybrid_conv", 2), entry="norm_convolution", skip="layer_norm"),
+            Level(256, repeat("retention mlp", 6), entry="norm_convolution", skip="layer_norm", num_heads=8),
+            Level(512, repeat("retention mlp", 4), entry="norm_convolution", skip="layer_norm", num_heads=16),
         ),
         token_norm_eps=1e-6,
+        drop_path=0.2,
+        decoder_options={"block": "residual"},
     )

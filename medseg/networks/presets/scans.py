@@ -15,6 +15,7 @@ PLAINMAMBA_SIZES = {"l1": (192, 24), "l2": (384, 24), "l3": (448, 36)}
 # Forwards and backwards along two axis orders; in 2D the first two are rows, the others columns.
 SNAKES = ("snake", "reversed snake", "snake:ZYX", "reversed snake:ZYX")
 SNAKES_2D = ("snake", "reversed snake", "snake:YXZ", "reversed snake:YXZ")
+MHS_VM_STAGES = ((96, 2), (192, 2), (384, 2), (768, 2))  # width, blocks
 NNUNET = ((32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6))
 
 
@@ -108,11 +109,8 @@ def _isotropic(size: str, sizes: dict[str, tuple[int, int]], options: dict[str, 
 
 
 def mhs_vm(size: str, spatial_dims: int) -> NetworkSpec:
-    """The preset `mhs_vm`: multi-head scans in the coarse stages of a U-Net."""
-    return NetworkSpec(
-        levels=(
-            *NANO_FINE,
-            Level(96, repeat("multi_head_scan mlp", 3), num_heads=4),
-            Level(128, repeat("multi_head_scan mlp", 2), num_heads=4),
-        )
-    )
+    """The preset `mhs_vm`: multi-head scans in the coarse stages of a U-Net; the widths of `base` are ours."""
+    fine = NANO_FINE if size == "nano" else fine_levels(32, 2)
+    stages = ((96, 3), (128, 2)) if size == "nano" else MHS_VM_STAGES
+    coarse = tuple(Level(width, repeat("multi_head_scan mlp", count), num_heads=4) for width, count in stages)
+    return NetworkSpec(levels=(*fine, *coarse), drop_path=0.0 if size == "nano" else 0.2)

@@ -98,15 +98,17 @@ def cswin(size: str, spatial_dims: int) -> NetworkSpec:
 CSWIN_SIZES = {"t": (64, (1, 2, 21, 1), 2), "s": (64, (2, 4, 32, 2), 2), "b": (96, (2, 4, 32, 2), 4)}
 
 
+AXIAL_STAGES = ((96, 2, 6), (192, 2, 12), (384, 6, 24), (768, 2, 48))  # width, blocks, heads
+
+
 def axial(size: str, spatial_dims: int) -> NetworkSpec:
-    """The preset `axial`: attention along one axis per head group, in the two coarse stages."""
-    return NetworkSpec(
-        levels=(
-            *NANO_FINE,
-            Level(96, repeat("axial_attention mlp", 3), num_heads=6),
-            Level(120, repeat("axial_attention mlp", 2), num_heads=6),
-        )
+    """The preset `axial`: attention along one axis per head group, in the coarse stages; `base` is ours."""
+    fine = NANO_FINE if size == "nano" else fine_levels(32, 2)
+    stages = ((96, 3, 6), (120, 2, 6)) if size == "nano" else AXIAL_STAGES
+    coarse = tuple(
+        Level(width, repeat("axial_attention mlp", count), num_heads=heads) for width, count, heads in stages
     )
+    return NetworkSpec(levels=(*fine, *coarse), drop_path=0.0 if size == "nano" else 0.2)
 
 
 def pctnet(size: str, spatial_dims: int) -> NetworkSpec:
