@@ -32,6 +32,8 @@ LITTLE_CONTEXT = 0.05
 # are not hopeless, the spacing is coarsened (at most about twice) until they see the second: a short training gains more
 # from context than from fine voxels.
 LITTLE_WITHOUT_GPU, ENOUGH_WITHOUT_GPU = 0.1, 0.25
+# ... unless a typical piece of some label would be left with fewer voxels than this (about 7 across): then every voxel counts.
+SMALLEST_PIECE = 200
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str,
     dims, reasons["spatial_dims"] = choose_dimensions(fingerprint, asked.spatial_dims)
     grid, reasons["spacing"] = choose_grid(fingerprint, dims)
     sizes = _sizes(grid, dims, asked, dataset, reasons)
-    grid, sizes = _affordable(grid, sizes, dims, asked, dataset, reasons)
+    grid, sizes = _affordable(grid, sizes, dims, asked, (dataset, fingerprint), reasons)
     normalization, reasons["normalization"] = choose_normalization(dataset, fingerprint)
     optimization, augmentation = _training(dataset, grid, dims, asked, reasons)
     reasons["splits"] = (
@@ -138,19 +140,47 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
 
 
 def _affordable(
-    grid: Grid, sizes: dict[str, Any], dims: int, asked: Request, dataset: Dataset, reasons: dict[str, str]
+    grid: Grid,
+    sizes: dict[str, Any],
+    dims: int,
+    asked: Request,
+    data: tuple[Dataset, Fingerprint],
+    reasons: dict[str, str],
 ) -> tuple[Grid, dict[str, Any]]:
     """Grid and sizes that a training without a GPU can make something of."""
-    crop, whole = math.prod(sizes["roi_size"]), math.prod(grid.shape)
+    dataset, fingerprint = data
+    seen = math.prod(sizes["roi_size"]) / math.prod(grid.shape)
     free = asked.gpu or asked.memory_bytes is not None or asked.stages == 2 or dims == 2
-    if free or not LITTLE_CONTEXT <= crop / whole < LITTLE_WITHOUT_GPU:
+    if free or not LITTLE_CONTEXT <= seen < LITTLE_WITHOUT_GPU:
         return grid, sizes
-    coarse = coarser_grid(grid, crop, covers=ENOUGH_WITHOUT_GPU)
+    coarse = coarser_grid(grid, math.prod(sizes["roi_size"]), covers=ENOUGH_WITHOUT_GPU)
+    fine_text, coarse_text = (" x ".join(f"{step:g}" for step in each.spacing) for each in (grid, coarse))
+    voxels, label = _smallest_piece(fingerprint, dataset, coarse)
+    if voxels < SMALLEST_PIECE:
+        reasons["spacing"] += (
+            f"; kept, though a crop sees only {seen:.0%} of the median case: at {coarse_text} mm a piece of {label!r} would have "
+            f"{voxels:.0f} voxels"
+        )
+        return grid, sizes
     reasons["spacing"] += (
-        f"; coarsened from {' x '.join(f'{step:g}' for step in grid.spacing)} mm: without a GPU crops are small, and would see "
-        f"{crop / whole:.0%} of the median case (--memory or a GPU keeps the fine grid)"
+        f"; coarsened from {fine_text} mm: without a GPU crops are small, and would see {seen:.0%} of the median case; now "
+        f"{ENOUGH_WITHOUT_GPU:.0%} (--memory or a GPU keeps the fine grid)"
     )
     return coarse, _sizes(coarse, dims, asked, dataset, reasons)
+
+
+def _smallest_piece(fingerprint: Fingerprint, dataset: Dataset, grid: Grid) -> tuple[float, str]:
+    """Voxels of a typical piece of the label with the smallest ones, on a grid, and that label's name."""
+    voxel_ml = math.prod(grid.spacing) / 1000
+    found = [
+        (
+            volume / max(1.0, fingerprint.label_pieces.get(value, {}).get("median", 1.0)) / voxel_ml,
+            dataset.labels[value],
+        )
+        for value, volume in fingerprint.label_volume_ml.items()
+        if value in dataset.labels
+    ]
+    return min(found, default=(math.inf, ""))
 
 
 def _training(

@@ -93,3 +93,12 @@ def test_without_a_gpu_small_crops_get_a_coarser_grid_and_with_one_they_do_not(t
     assert "without a GPU" in slow.reasons["spacing"]
     assert "coarsened" not in make_plan(dataset, facts, splits, name="balls", gpu=True).reasons["spacing"]
     assert make_plan(dataset, facts, splits, name="balls", memory_bytes=8e9).spacing == [0.6] * 3
+
+
+def test_small_lesions_keep_the_fine_grid(tmp_path: Path) -> None:
+    dataset = open_dataset_of(tmp_path)
+    facts = fingerprint_of(median_shape=[200.0, 140.0, 88.0], median_spacing=[0.6] * 3, spacing_p10=[0.6] * 3)
+    lesions = replace(facts, label_volume_ml={1: 1.5}, label_pieces={1: {"median": 30.0, "most": 50.0}})
+    plan = make_plan(dataset, lesions, make_splits(dataset.cases), name="balls")
+    assert plan.spacing == [0.6] * 3
+    assert "kept, though" in plan.reasons["spacing"]
