@@ -64,7 +64,9 @@ class Run:
         self.folder = Path(arguments.work).resolve() / name
         self.data, self.bundle = self.folder / "data", self.folder / f"{name}_bundle"
         self.preset, self.budget_s = arguments.preset, seconds_of(arguments.budget)
-        self.environment = {**os.environ, "MEDSEG_STORE": str(self.folder / "store")}
+        # the commands of the checkout that this file lies in, whatever is installed
+        paths = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH")]))
+        self.environment = {**os.environ, "MEDSEG_STORE": str(self.folder / "store"), "PYTHONPATH": paths}
 
     def medseg(self, *words: str) -> dict[str, float]:
         """Run one command; returns wall seconds and peak resident memory of the process in MB."""
@@ -132,6 +134,7 @@ class Run:
             "scores": scores,
             "folds": folds,
             "budget_s": self.budget_s,
+            "threads": int(self.threads[-1]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
