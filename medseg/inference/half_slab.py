@@ -39,7 +39,7 @@ class HalfSlab(Slab):
         device: torch.device | str = "cpu",
         members: int = 1,
     ) -> None:
-        super().__init__(classes, plan, weights, planes=planes, dtype=torch.float16, device=device)
+        super().__init__(classes, plan, weights, planes=planes, dtype=torch.float16, device=device, absolute=True)
         self.members = members
         self.divided = 0  # planes below this one hold logits, not sums
 

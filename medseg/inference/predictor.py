@@ -204,7 +204,7 @@ class Predictor:
                 )
             return Slab(
                 classes, plan, weights, planes=decision.planes, dtype=decision.dtype, device=decision.device,
-                regions=self.regions,
+                regions=self.regions, absolute=self.combine == "probabilities",
             )  # fmt: skip
 
         kept = None

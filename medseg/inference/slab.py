@@ -100,6 +100,8 @@ class Slab:
         dtype: float32, or float16 to halve the memory (sums are still taken in float32).
         device: where it lies.
         regions: the channels are overlapping regions and not classes of which one wins.
+        absolute: keep the channels' own values in a float16 slab; else they are stored relative to the largest one of their
+            voxel, which changes neither labels nor the softmax and keeps close ones apart.
     """
 
     def __init__(
@@ -112,8 +114,10 @@ class Slab:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         regions: bool = False,
+        absolute: bool = False,
     ) -> None:
         self.regions = regions
+        self.relative = dtype == torch.float16 and not regions and not absolute
         extents = list(plan.shape)
         extents[plan.axis] = min(extents[plan.axis], max(planes or 0, plan.least_planes))
         self.plan = plan
@@ -135,7 +139,9 @@ class Slab:
 
     def add(self, logits: torch.Tensor, start: Start) -> None:
         """Add one window's logits (K, x, y, z)."""
-        stitch_window(self.values, self.weight, logits.to(self.values.device), self.importance, start)
+        logits = logits.to(self.values.device)
+        offset = logits.amax(dim=0).float() if self.relative else None
+        stitch_window(self.values, self.weight, logits, self.importance, start, offset=offset)
 
     def labels(self, tables: Sequence[AxisTable]) -> torch.Tensor:
         """Labels of a block of the source grid, on the CPU."""

@@ -27,9 +27,9 @@ inline float saturate(float value, Half) {
     return value > 65504.0f ? 65504.0f : (value < -65504.0f ? -65504.0f : value);
 }
 
-template <class Slab, class Window>
-int add_rows(Slab *values, float *weight, const Window *window, const float *importance, const int64_t *extent,
-             const int64_t *size, const int64_t *start, int64_t classes, int64_t class_stride, int threads) {
+template <bool Shifted, class Slab, class Window>
+int add_rows(Slab *values, float *weight, const Window *window, const float *importance, const float *offset,
+             const int64_t *extent, const int64_t *size, const int64_t *start, int64_t classes, int64_t class_stride, int threads) {
     const int64_t plane = extent[0] * extent[1] * extent[2], voxels = size[0] * size[1] * size[2];
     const int64_t first = start[2] % extent[2];
     int broken = 0;
@@ -49,9 +49,10 @@ int add_rows(Slab *values, float *weight, const Window *window, const float *imp
                     } else {
                         Slab *target = values + k * plane + row + to;
                         const Window *source = window + k * class_stride + from + z;
+                        const float *lower = Shifted ? offset + from + z : share;
                         float check = 0.0f;
                         for (int64_t i = 0; i < count; ++i) {
-                            const float logit = float(source[i]);
+                            const float logit = Shifted ? float(source[i]) - lower[i] : float(source[i]);
                             check += logit * 0.0f;  // 0 for every number, NaN for NaN and infinity
                             target[i] = Slab(saturate(float(target[i]) + share[i] * logit, Slab()));
                         }
@@ -216,12 +217,14 @@ void reduce_any(const void *values, const float *weight, const int64_t *extent, 
 extern "C" {
 
 // Types: 0 float32, 1 float16, 2 bfloat16 (windows only). Returns 1 when a logit was NaN or infinite.
-int medseg_stitch_add(void *values, float *weight, const void *window, const float *importance, const int64_t *extent,
-                      const int64_t *size, const int64_t *start, int64_t classes, int64_t class_stride, int slab_type,
-                      int window_type, int threads) {
-#define ADD(SLAB, WINDOW)                                                                                              \
-    return add_rows(static_cast<SLAB *>(values), weight, static_cast<const WINDOW *>(window), importance, extent, size, \
-                    start, classes, class_stride, threads)
+// `offset` is subtracted from all classes of a voxel, or null.
+int medseg_stitch_add(void *values, float *weight, const void *window, const float *importance, const float *offset,
+                      const int64_t *extent, const int64_t *size, const int64_t *start, int64_t classes,
+                      int64_t class_stride, int slab_type, int window_type, int threads) {
+#define ROWS(SHIFTED, SLAB, WINDOW)                                                                                     \
+    add_rows<SHIFTED>(static_cast<SLAB *>(values), weight, static_cast<const WINDOW *>(window), importance, offset,    \
+                      extent, size, start, classes, class_stride, threads)
+#define ADD(SLAB, WINDOW) return offset ? ROWS(true, SLAB, WINDOW) : ROWS(false, SLAB, WINDOW)
     if (slab_type == 0) {
         if (window_type == 0) ADD(float, float);
         if (window_type == 1) ADD(float, Half);
@@ -231,6 +234,7 @@ int medseg_stitch_add(void *values, float *weight, const void *window, const flo
     if (window_type == 1) ADD(Half, Half);
     ADD(Half, Brain);
 #undef ADD
+#undef ROWS
 }
 
 void medseg_stitch_labels(const void *values, const float *weight, const int64_t *extent, int64_t classes,

@@ -28,11 +28,14 @@ def _pointer(tensor: Optional[Tensor]) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def add_window(values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, start: List[int]) -> bool:
+def add_window(
+    values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, offset: Optional[Tensor], start: List[int]
+) -> bool:
     """As `reference.add_window`; True when a logit was NaN or infinite."""
     window, importance = window.contiguous(), importance.contiguous()
+    offset = None if offset is None else offset.contiguous()
     broken = library().medseg_stitch_add(
-        _pointer(values), _pointer(weight), _pointer(window), _pointer(importance),
+        _pointer(values), _pointer(weight), _pointer(window), _pointer(importance), _pointer(offset),
         _numbers(values.shape[1:]), _numbers(window.shape[1:]), _numbers(start),
         ctypes.c_int64(values.shape[0]), ctypes.c_int64(window.stride(0)),
         ctypes.c_int(TYPES[values.dtype]), ctypes.c_int(TYPES[window.dtype]), ctypes.c_int(torch.get_num_threads()),

@@ -29,26 +29,32 @@ BACKENDS = {
 
 @torch.library.custom_op("medseg::stitch_add", mutates_args=("values", "weight"))
 def _stitch_add(
-    values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, start: List[int], backend: Optional[str]
+    values: Tensor,
+    weight: Tensor,
+    window: Tensor,
+    importance: Tensor,
+    offset: Optional[Tensor],
+    start: List[int],
+    backend: Optional[str],
 ) -> None:
-    chosen = dispatch.choose(NAME, BACKENDS, backend, values, weight, window, importance)
+    chosen = dispatch.choose(NAME, BACKENDS, backend, values, weight, window, importance, offset)
     if chosen == "cpu":
         from . import cpu
 
-        broken = cpu.add_window(values, weight, window, importance, start)
+        broken = cpu.add_window(values, weight, window, importance, offset, start)
     elif chosen == "triton":
         from . import triton_forward
 
-        broken = triton_forward.add_window(values, weight, window, importance, start)
+        broken = triton_forward.add_window(values, weight, window, importance, offset, start)
     else:
         broken = not bool(torch.isfinite(window).all())
-        reference.add_window(values, weight, window, importance, start)
+        reference.add_window(values, weight, window, importance, offset, start)
     if broken:
         raise NonFiniteLogitsError("the network returned NaN or infinite logits for a window")
 
 
 @_stitch_add.register_fake
-def _(values, weight, window, importance, start, backend):  # type: ignore[no-untyped-def]
+def _(values, weight, window, importance, offset, start, backend):  # type: ignore[no-untyped-def]
     return None
 
 
@@ -91,6 +97,7 @@ def stitch_window(
     importance: Tensor,
     start: Sequence[int],
     *,
+    offset: Optional[Tensor] = None,
     backend: Optional[str] = None,
 ) -> None:
     """Add one window of logits, weighted, to a slab; in place.
@@ -102,6 +109,9 @@ def stitch_window(
         window: (K, x, y, z) logits, float32, float16 or bfloat16.
         importance: (x, y, z) float32.
         start: grid index of the window's first voxel along X, Y, Z.
+        offset: (x, y, z) float32, subtracted from the logits of all classes of a voxel. With the largest of them, the winner is
+            stored as 0 and those close to it as small numbers, which float16 keeps apart: labels and the softmax of the
+            blended logits do not depend on it.
         backend: `triton`, `cpu`, `reference`, or None for the first that can run.
 
     Raises:
@@ -116,9 +126,11 @@ def stitch_window(
         raise ValueError(f"window: found {_kind(window)}; expected ({values.shape[0]}, x, y, z) of a floating type")
     if importance.shape != window.shape[1:] or importance.dtype != torch.float32:
         raise ValueError(f"importance: found {_kind(importance)}; expected float32 {tuple(window.shape[1:])}")
+    if offset is not None and (offset.shape != importance.shape or offset.dtype != torch.float32):
+        raise ValueError(f"offset: found {_kind(offset)}; expected float32 {tuple(importance.shape)}")
     if len(start) != 3 or min(start) < 0 or any(n > e for n, e in zip(window.shape[1:], values.shape[1:], strict=True)):
         raise ValueError(f"start {list(start)} with window {_kind(window)} does not fit the slab {_kind(values)}")
-    _stitch_add(values, weight, window, importance, [int(s) for s in start], backend)
+    _stitch_add(values, weight, window, importance, offset, [int(s) for s in start], backend)
 
 
 def stitch_labels(

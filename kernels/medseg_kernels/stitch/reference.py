@@ -32,8 +32,10 @@ def segments(start: int, count: int, extent: int) -> List[Tuple[int, int, int]]:
     return pieces
 
 
-def add_window(values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, start: List[int]) -> None:
-    """values[:, start + i] += importance[i] * window[:, i]; weight[start + i] += importance[i]."""
+def add_window(
+    values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, offset: Optional[Tensor], start: List[int]
+) -> None:
+    """values[:, start + i] += importance[i] * (window[:, i] - offset[i]); weight[start + i] += importance[i]."""
     extents = values.shape[1:]
     runs = [segments(s, n, e) for s, n, e in zip(start, importance.shape, extents, strict=True)]
     limit = torch.finfo(values.dtype).max
@@ -45,7 +47,9 @@ def add_window(values: Tensor, weight: Tensor, window: Tensor, importance: Tenso
                 share = importance[from_]
                 weight[here] += share
                 for k in range(values.shape[0]):
-                    total = values[k][here].float() + share * window[k][from_].float()
+                    logits = window[k][from_].float()
+                    logits = logits if offset is None else logits - offset[from_]
+                    total = values[k][here].float() + share * logits
                     # a 16-bit slab saturates: the largest stays the largest, where infinity would become NaN later
                     values[k][here] = total.clamp_(-limit, limit).to(values.dtype)
 

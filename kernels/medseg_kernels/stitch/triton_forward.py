@@ -20,9 +20,9 @@ BLOCK = 256
 
 @triton.jit
 def _add_kernel(
-    values, weight, window, importance,
+    values, weight, window, importance, offset,
     sx, sy, sz, wx, wy, wz, x0, y0, z0, classes, class_stride,
-    LIMIT: tl.constexpr, BLOCK: tl.constexpr,
+    SHIFTED: tl.constexpr, LIMIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < wx * wy * wz
@@ -33,8 +33,11 @@ def _add_kernel(
     share = tl.load(importance + at, mask=inside, other=0.0)
     tl.store(weight + to, tl.load(weight + to, mask=inside, other=0.0) + share, mask=inside)
     plane = sx.to(tl.int64) * sy * sz
+    lower = tl.zeros((BLOCK,), tl.float32)
+    if SHIFTED:
+        lower = tl.load(offset + at, mask=inside, other=0.0)
     for k in range(classes):
-        logit = tl.load(window + k * class_stride + at, mask=inside, other=0.0).to(tl.float32)
+        logit = tl.load(window + k * class_stride + at, mask=inside, other=0.0).to(tl.float32) - lower
         old = tl.load(values + k * plane + to, mask=inside, other=0.0).to(tl.float32)
         new = old + share * logit
         # compared, not clamped: NaN must pass through to the check of stitch_labels
@@ -102,14 +105,16 @@ def _labels_kernel(
     tl.store(broken + at * 0, bad, mask=inside & (bad != 0))
 
 
-def add_window(values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, start: List[int]) -> bool:
+def add_window(
+    values: Tensor, weight: Tensor, window: Tensor, importance: Tensor, offset: Optional[Tensor], start: List[int]
+) -> bool:
     """As `reference.add_window`."""
     window, importance = window.contiguous(), importance.contiguous()
     voxels = importance.numel()
     _add_kernel[(triton.cdiv(voxels, BLOCK),)](
-        values, weight, window, importance,
+        values, weight, window, importance, importance if offset is None else offset.contiguous(),
         *values.shape[1:], *importance.shape, *start, values.shape[0], window.stride(0),
-        LIMIT=torch.finfo(values.dtype).max, BLOCK=BLOCK,
+        SHIFTED=offset is not None, LIMIT=torch.finfo(values.dtype).max, BLOCK=BLOCK,
     )  # fmt: skip
     return False
 

@@ -120,6 +120,28 @@ def test_a_half_slab_saturates_instead_of_overflowing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_relative_to_the_largest_a_half_slab_keeps_close_logits_apart(backend: str) -> None:
+    torch.manual_seed(3)
+    importance = torch.rand(6, 6, 6) + 0.1
+    starts = ([0, 0, 0], [2, 1, 3], [3, 3, 3])
+    shared = 10 * torch.randn(40, 12, 12, 12)  # windows agree, but for noise, as those of a trained network do
+    labels = {}
+    for kind, relative in ((torch.float32, False), (torch.float16, True), (torch.float16, False)):
+        torch.manual_seed(4)
+        values, weight = torch.zeros(40, 9, 9, 9, dtype=kind), torch.zeros(9, 9, 9)
+        for start in starts:
+            place = tuple(slice(first, first + 6) for first in start)
+            window = 30 + 0.002 * shared[(slice(None), *place)] + 1e-4 * torch.randn(40, 6, 6, 6)
+            offset = window.amax(dim=0) if relative else None
+            stitch_window(values, weight, window, importance, start, offset=offset, backend=backend)
+        labels[kind, relative] = stitch_labels(values, weight, *[axis_table(9, 9)] * 3, backend=backend)
+    exact, covered = labels[torch.float32, False], weight > 0
+    share = {key: float((found == exact)[covered].float().mean()) for key, found in labels.items()}
+    assert share[torch.float16, True] >= 0.995
+    assert share[torch.float16, False] < 0.95, "the test asks for more than float16 gives by itself"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_damaged_logits_are_an_error(value: float, backend: str) -> None:
     window = torch.zeros(2, 3, 3, 3)
@@ -128,6 +150,11 @@ def test_damaged_logits_are_an_error(value: float, backend: str) -> None:
         stitch_window(
             torch.zeros(2, 3, 3, 3), torch.zeros(3, 3, 3), window, torch.ones(3, 3, 3), [0, 0, 0], backend=backend
         )
+    with pytest.raises(NonFiniteLogitsError, match="NaN or infinite"):
+        stitch_window(
+            *(torch.zeros(2, 3, 3, 3), torch.zeros(3, 3, 3), window, torch.ones(3, 3, 3), [0, 0, 0]),
+            offset=window.amax(dim=0), backend=backend,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -186,9 +213,9 @@ def test_ops_have_fakes_and_compile() -> None:
     values, weight = torch.rand(3, 4, 4, 4), torch.ones(4, 4, 4)
     tables = [part for _ in range(3) for part in (axis_table(4, 6).index, axis_table(4, 6).fraction)]
     torch.library.opcheck(op._stitch_labels, (values, weight, *tables, False, "cpu"))
-    torch.library.opcheck(
-        op._stitch_add, (values, weight, torch.rand(3, 2, 2, 2), torch.ones(2, 2, 2), [1, 1, 1], "cpu")
-    )
+    for offset in (None, torch.rand(2, 2, 2)):
+        arguments = (values, weight, torch.rand(3, 2, 2, 2), torch.ones(2, 2, 2), offset, [1, 1, 1], "cpu")
+        torch.library.opcheck(op._stitch_add, arguments)
 
 
 CODE = """
@@ -210,6 +237,8 @@ for kind in (torch.float32, torch.float16):
         values, weight = torch.zeros(3, 6, 7, 5, dtype=kind), torch.zeros(6, 7, 5)
         for start in ([0, 0, 0], [3, 2, 1], [4, 3, 1]):
             stitch_window(values, weight, torch.randn(3, 4, 4, 4), torch.rand(4, 4, 4) + 0.1, start, backend=name)
+            window, below = torch.randn(3, 4, 4, 4), torch.randn(4, 4, 4)
+            stitch_window(values, weight, window, torch.rand(4, 4, 4) + 0.1, start, offset=below, backend=name)
         made.append((values, weight))
     for one, other in zip(*made):
         torch.testing.assert_close(one, other)
