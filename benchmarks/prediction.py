@@ -276,14 +276,17 @@ def body_of_105(files: Files, rows: Rows) -> None:
     facts = {**contender.memory(), "seconds": contender.rows[0]["seconds"]}
     contender.close()
     image = nibabel.load(source)
-    part = np.asanyarray(image.dataobj[:crop, :crop, :crop])
+    # X and Y are stored from right and from front: the network's first voxels are the file's last ones
+    corner = (slice(shape[0] - crop, None), slice(shape[1] - crop, None), slice(crop))
+    part = np.asanyarray(image.dataobj[corner])
     nibabel.save(nibabel.Nifti1Image(part, image.affine), files.folder / "part.nii.gz")
     contender = Contender("float32 slab", **job, options={"slab_type": "float32", "overlap": overlap})
     contender.run(files.folder / "part.nii.gz", outputs[1])
     contender.close()
     # far from the crop's last planes, where windows lie elsewhere than in the whole volume
-    inner = tuple(slice(0, crop - extent) for extent in job["roi"])
+    inner = (slice(job["roi"][0], None), slice(job["roi"][1], None), slice(crop - job["roi"][2]))
     one, two = (np.asanyarray(nibabel.load(path).dataobj) for path in outputs)
+    one = one[corner]
     facts["equal_to_float32_on_a_crop"] = float((one[inner] == two[inner]).mean())
     facts["labels_in_the_crop"] = len(np.unique(two[inner]))
     rows.put(
