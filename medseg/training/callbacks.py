@@ -63,6 +63,9 @@ class Progress(Callback):
 class ValidateLast(Callback):
     """Validate after the last epoch whatever the interval: the weights that are kept are the ones whose Dice is told."""
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, module)  # a continued run begins its first epoch without the hook below
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1

@@ -46,6 +46,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return loaded
 
 
+def finished_epochs(path: Path) -> int:
+    """How many epochs a checkpoint has behind it. Raises BundleError where it is none of ours."""
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
+    try:
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: does not tell its epoch. Delete it to start again.") from error
+
+
 def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
     """Write a plain state dict (tensors on the CPU), atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)

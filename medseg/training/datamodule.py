@@ -268,6 +268,9 @@ class SegmentationData(pl.LightningDataModule):
         self.train_dataset, self.validation_dataset = train_dataset, validation_dataset
         self.batch_size = batch_size
         self._prepared = False
+        # Lightning tells the sampler its epoch after it has started the loader, whose processes fetch at once: without this a
+        # continued run would begin with the crops of epoch 0.
+        self.first_epoch = 0
         cores = os.cpu_count() or 1
         self.num_workers = num_workers if num_workers is not None else (0 if cores <= 2 else min(12, cores - 1))
 
@@ -301,6 +304,7 @@ class SegmentationData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         rank, world_size = self._world()
         sampler = EpochSampler(len(self.train_dataset), rank=rank, world_size=world_size)
+        sampler.set_epoch(self.first_epoch)
         self.train_dataset.watch = Watch(self.num_workers)
         return DataLoader(
             self.train_dataset,

@@ -21,7 +21,7 @@ from medseg.tracking.run_record import write_run_id
 from .budget import FILE as BUDGET
 from .budget import fit_into_budget, keep_to_recorded
 from .callbacks import defined_metrics
-from .checkpoint_io import AtomicCheckpointIO, write_weights
+from .checkpoint_io import AtomicCheckpointIO, finished_epochs, write_weights
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .initialize import load_matching
@@ -69,6 +69,8 @@ def run_fit(
         prepare_run_folder(folder, keep=resume)
         for place in (folder, *weights_folders(bundle_root, fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
+    if resuming:
+        data.first_epoch = finished_epochs(checkpoint)
     _prepare_data(trainer, data, folder)
     if pretrained is not None and not resuming:
         load_matching(module.network, Path(pretrained), record=folder / "initialization.json")

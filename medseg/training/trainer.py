@@ -114,10 +114,7 @@ def make_trainer(
         raise ConfigError(f"max_epochs is {max_epochs}; expected at least 1")
     _quieten()
     chosen = device if isinstance(device, torch.device) else choose_device(str(device))
-    folder = run_folder(bundle_root, fold)
-    tracking_uri = _take_over(train_handlers) or tracking_uri
-    # only the first process: two that make one SQLite store at the same moment break it
-    tracked = tracking and int(os.environ.get("RANK", "0")) == 0
+    folder, uri = run_folder(bundle_root, fold), _take_over(train_handlers) or tracking_uri
     settings: dict[str, Any] = {
         "max_epochs": int(max_epochs),
         "accelerator": {"cuda": "gpu", "mps": "mps"}.get(chosen.type, "cpu"),
@@ -126,7 +123,7 @@ def make_trainer(
         "precision": choose_precision(chosen, precision),
         "check_val_every_n_epoch": max(1, int(val_interval)),
         "gradient_clip_val": gradient_clip,
-        "logger": tracked and _logger(Path(bundle_root), folder, fold, experiment, tracking_uri, parent_run),
+        "logger": tracking and _logger(Path(bundle_root), folder, fold, experiment, uri, parent_run),
         "callbacks": _callbacks(folder, ema_decay, early_stop),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(folder),
@@ -179,6 +176,9 @@ def _take_over(handlers: Sequence[Any]) -> str | None:
 def _logger(
     bundle_root: Path, folder: Path, fold: int, experiment: str, uri: str | None, parent_run: str | None
 ) -> Any:
+    """The run's record; the first process's only, since two that make one SQLite store at the same moment break it."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return False
     from medseg.tracking.mlflow_logger import RunLogger
     from medseg.tracking.run_record import read_run_id
 
