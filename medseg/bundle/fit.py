@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,10 @@ def _fit_folds(
         keep_definition(folder, config)
         update_figures(folder)
     if parent is not None:
+        # the folds of an earlier, interrupted call belong to the mean as well
+        known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
         close_parent(
-            folder / "runs", settings["experiment"], parent, mean_metrics(results), uri=settings.get("tracking_uri")
+            folder / "runs", settings["experiment"], parent, mean_metrics(known), uri=settings.get("tracking_uri")
         )
     return results
 
@@ -158,6 +160,13 @@ def _fit_folds(
 def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
     """Folds whose weights stay as they are: those that were not asked for, and finished ones of a resumed run."""
     return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and _finished(folder, n))]
+
+
+def metrics_of(folder: Path, fold: int) -> dict[str, float]:
+    """The last metrics of a finished fold, as its result.json has them."""
+    path = Layout(folder).run_folder(fold) / "result.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return {name: float(value) for name, value in facts.items() if name.startswith(("train_", "val_"))}
 
 
 def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
@@ -202,6 +211,8 @@ def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bo
     layout = Layout(folder)
     run_folder = layout.run_folder(fold)
     prepare_run_folder(run_folder, keep=resume)
+    if resume:
+        _tell_changes(run_folder, config)
     write_json(run_folder / "config.json", dict(config))
     workflow = ConfigWorkflow(
         config_file=str(run_folder / "config.json"),
@@ -216,6 +227,33 @@ def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bo
     except RuntimeError as error:
         raise _first_cause(error) from error
     return dict(result[0] if isinstance(result, list) else result)
+
+
+def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
+    """Warn when a run goes on with other settings than it was started with: it is then no longer the same training."""
+    try:
+        earlier = json.loads((run_folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not (run_folder / "last.ckpt").is_file():
+        return
+    before, now = (dict(flat_settings(each)) for each in (earlier, json.loads(json.dumps(dict(config)))))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
+    if changed:
+        log.warning("%s goes on with other settings than it was started with: %s", run_folder.name, listed)
+
+
+def flat_settings(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a configuration with its path, but for those that differ between a run and its continuation."""
+    for key, value in config.items():
+        place = f"{path}::{key}" if path else str(key)
+        if place in ("resume", "budget_s", "pretrained", "train::trainer::parent_run"):
+            continue
+        if isinstance(value, dict):
+            yield from flat_settings(value, place)
+        else:
+            yield place, value
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -99,6 +99,18 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(bundle: Pat
     assert_equal_weights(resumed, weights(bundle))
 
 
+def test_going_on_with_other_settings_is_told(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit_bundle(bundle, overrides=QUICK)
+    (bundle / "runs" / "fold_0" / "result.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        fit_bundle(bundle, overrides=QUICK, resume=True)
+    assert "other settings" not in caplog.text
+    (bundle / "runs" / "fold_0" / "result.json").unlink()
+    fit_bundle(bundle, overrides={**QUICK, "max_epochs": 3}, resume=True)
+    assert "fold_0 goes on with other settings than it was started with: max_epochs: 2 -> 3" in caplog.text
+    assert "Creating" not in caplog.text  # MLflow's words on its database
+
+
 def test_a_finished_fold_is_not_trained_again_when_resuming(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     fit_bundle(bundle, overrides=QUICK)
     before = (bundle / "models" / "fold_0" / "model.pt").stat().st_mtime_ns
