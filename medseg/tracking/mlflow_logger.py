@@ -49,6 +49,9 @@ class RunLogger(MLFlowLogger):
         tags: dict[str, str] | None = None,
         system_metrics: bool = True,
     ) -> None:
+        # MLflow's import sets its loggers to INFO: the first run of a bundle would begin with its database's migrations
+        for name in ("mlflow", "alembic", "pytorch_lightning.loggers.mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         where = tracking_uri(store, uri)
         local = where.startswith("sqlite:")
         if local:
