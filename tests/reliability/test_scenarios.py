@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-SHORT = ("kill_fit=2", "kill_prepare=2", "kill_predict=2", "mixed=10", "repeat=3", "scope", "load=60", "fit_inputs")
+SHORT = (
+    "kill_fit=2",
+    "kill_steps",
+    "kill_prepare=2",
+    "kill_predict=2",
+    "mixed=10",
+    "repeat=3",
+    "scope",
+    "load=60",
+    "fit_inputs",
+)
 FULL = ("kill_fit=20", "kill_prepare=20", "kill_predict=20", "mixed=50", "repeat=10", "load=1000")
 
 
@@ -34,6 +44,14 @@ def short() -> dict[str, dict[str, Any]]:
 def test_a_killed_training_resumes_to_bitwise_equal_weights(short: dict[str, dict[str, Any]]) -> None:
     assert short["kill_fit"]["faults"] == []
     assert short["kill_fit"]["counts"]["resumed to bitwise equal weights"] == 2
+
+
+@pytest.mark.requirement("R5")
+def test_a_training_killed_at_any_step_or_between_folds_goes_on_bit_for_bit(short: dict[str, dict[str, Any]]) -> None:
+    assert short["kill_steps"]["faults"] == []
+    assert short["kill_steps"]["counts"]["steps resumed to bitwise equal weights"] == 4
+    assert short["kill_steps"]["counts"]["folds killed"] == 2
+    assert short["kill_steps"]["counts"]["folds with bitwise equal weights"] == 4
 
 
 @pytest.mark.requirement("R6")
