@@ -8,6 +8,8 @@ from typing import NamedTuple, Optional
 
 from torch import Tensor
 
+from medseg.errors import ConfigError
+
 
 class Context(NamedTuple):
     """Side tensors of one stage; every mixer receives it and hands it on, changed or not.
@@ -59,3 +61,16 @@ class Site:
     drop_path: float = 0.0
     layer_scale: Optional[float] = None
     padding: str = "masked"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no sub-layer can work with.
+
+        Raises:
+            ConfigError: what was found and expected.
+        """
+        if min(self.width, self.num_heads) < 1:
+            raise ConfigError(f"found width {self.width} and {self.num_heads} heads, expected at least 1 of each")
+        if self.window_size is not None and min(self.window_size) < 1:
+            raise ConfigError(
+                f"window_size: found {self.window_size}, expected at least 1 token per axis, or None for the whole grid"
+            )

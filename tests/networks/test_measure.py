@@ -6,6 +6,7 @@ import pytest
 
 from medseg.cli.main import main
 from medseg.networks.measure import measure
+from medseg.networks.mixers.selective_scan import SelectiveScan
 
 
 def test_flop_of_a_patch_grow_with_its_volume_and_parameters_do_not() -> None:
@@ -13,6 +14,13 @@ def test_flop_of_a_patch_grow_with_its_volume_and_parameters_do_not() -> None:
     assert large["flop"] == pytest.approx(2 * small["flop"], rel=0.01)
     assert large["parameters"] == small["parameters"]
     assert large["training_bytes"] > small["training_bytes"]
+
+
+@pytest.mark.parametrize("preset", ["segmamba", "umamba_bot"])
+def test_flop_of_mambas_op_are_those_of_its_parts(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measure(preset, "nano", [32, 32, 32])["flop"]
+    monkeypatch.setattr(SelectiveScan, "eager", SelectiveScan.parts)
+    assert measure(preset, "nano", [32, 32, 32])["flop"] == found
 
 
 def test_command_lists_one_preset_as_json(capsys: pytest.CaptureFixture[str]) -> None:

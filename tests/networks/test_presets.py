@@ -154,10 +154,12 @@ def test_what_does_not_fit_is_refused_at_construction(options: dict, message: st
 ATTENTION = sorted(name for name in MIXERS if name.endswith("attention") and name != "full_attention")
 
 
-@pytest.mark.parametrize("name", sorted(set(ATTENTION) - {"axial_attention", "sliding_window_attention"}))
-def test_a_window_of_nothing_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"found (window )?\(0, 4(, 1)?\), expected"):
+@pytest.mark.parametrize("name", sorted(MIXERS))
+def test_a_window_of_nothing_and_no_heads_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"window_size: found \(0, 4, 1\), expected at least 1 token per axis"):
         MIXERS[name](site(12, num_heads=2, window=(0, 4, 1), condition_width=3))
+    with pytest.raises(ConfigError, match="found width 12 and 0 heads, expected at least 1 of each"):
+        MIXERS[name](site(12, num_heads=0, window=3, condition_width=3))
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ class CarrierAttention(nn.Module):
     def __init__(self, site: Site, *, per_axis: int = 2, ratio: float = 4.0) -> None:
         super().__init__()
         check_heads(site, "carrier_attention")
-        if site.window_size is None or min(site.window_size) < 1:
-            raise ConfigError(f"carrier_attention: found window {site.window_size}, expected tokens per axis")
+        if site.window_size is None:
+            raise ConfigError("carrier_attention: found window None, expected tokens per axis")
         dims = site.spatial_dims
         self.spatial_dims, self.num_heads, self.per_axis = dims, site.num_heads, per_axis
         self.scale = (site.width // site.num_heads) ** -0.5

@@ -34,8 +34,8 @@ class GlobalQueryAttention(nn.Module):
     def __init__(self, site: Site, *, steps: int = 1) -> None:
         super().__init__()
         check_heads(site, "global_query_attention")
-        if site.window_size is None or min(site.window_size) < 1:
-            raise ConfigError(f"global_query_attention: found window {site.window_size}, expected tokens per axis")
+        if site.window_size is None:
+            raise ConfigError("global_query_attention: found window None, expected tokens per axis")
         self.spatial_dims, self.num_heads = site.spatial_dims, site.num_heads
         self.window: List[int] = list(site.window_size[: site.spatial_dims])
         self.scale = (site.width // site.num_heads) ** -0.5

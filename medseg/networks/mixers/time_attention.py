@@ -33,10 +33,6 @@ class TimeAttention(nn.Module):
             raise ConfigError("time_attention: no conditioning vector; expected build_network(..., condition_width=C)")
         self.spatial_dims, self.num_heads = site.spatial_dims, site.num_heads
         self.window = list((site.window_size or ())[: site.spatial_dims])
-        if self.window and min(self.window) < 1:
-            raise ConfigError(
-                f"time_attention: found window {site.window_size}, expected at least 1 token per axis, or None for the grid"
-            )
         self.scale = (site.width // site.num_heads) ** -0.5
         self.spatial = nn.Linear(site.width, 3 * site.width)
         self.temporal = nn.Linear(site.condition_width, 3 * site.width)

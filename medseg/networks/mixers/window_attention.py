@@ -57,8 +57,6 @@ class WindowAttention(nn.Module):
         window = None if radius is not None or site.window_size is None else site.window_size[:dims]
         if window is None and bias == "table":
             bias = "none"  # a table needs a window of a fixed size
-        if window is not None and min(window) < 1:
-            raise ConfigError(f"window_size: found {window}, expected at least 1 token per axis, or None for the grid")
         if shift not in ("none", "half", "alternate") or bias not in ("table", "none"):
             raise ConfigError(f"window_attention: found shift {shift!r}, bias {bias!r}; expected none, half or alternate "
                               "and table or none")  # fmt: skip
