@@ -25,6 +25,7 @@ from medseg_kernels import NonFiniteLogitsError
 from .engines import Engine, choose_engine
 from .ensemble import averaged
 from .half_slab import HalfSlab
+from .heap import give_back_freed_memory, keep_freed_memory
 from .memory import StepDown, is_shortage, plan_memory
 from .mirroring import mirrored
 from .part import Box, Part, part_of_plan
@@ -103,6 +104,8 @@ class Predictor:
         self.label_values = _values_unless_plain(label_values, keep=regions)
         self.combine, self.accumulation = _checked_combination(combine, accumulation, len(self.networks), regions)
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.engine_name, self.precision = engine, precision
         self.memory_limit, self.slab_planes = memory_limit, slab_planes
         self.slab_type = "float16" if accumulation == "nnunet" else slab_type
@@ -168,6 +171,8 @@ class Predictor:
                 if sentence is None:
                     raise ResourceError(f"not enough memory for {prepared.image.shape[1:]} voxels: {error}") from error
                 self._note(sentence)
+            finally:
+                give_back_freed_memory()
         for function in self.postprocessing:
             label = function(label, prepared.source_affine)
         return label

@@ -14,6 +14,7 @@ import torch
 
 from medseg.config import choose_device
 from medseg.errors import ConfigError
+from medseg.inference.heap import keep_freed_memory
 
 from .callbacks import Curves, Ema, LastCheckpoint, Progress, ValidateLast
 from .checkpoint_io import AtomicCheckpointIO
@@ -114,6 +115,8 @@ def make_trainer(
         raise ConfigError(f"max_epochs is {max_epochs}; expected at least 1")
     _quieten()
     chosen = device if isinstance(device, torch.device) else choose_device(str(device))
+    if chosen.type == "cpu":
+        keep_freed_memory()
     folder, uri = run_folder(bundle_root, fold), _take_over(train_handlers) or tracking_uri
     settings: dict[str, Any] = {
         "max_epochs": int(max_epochs),
