@@ -83,9 +83,8 @@ def _findings(rows: Mapping[str, Mapping[str, Any]]) -> str:
         if ablation is None:
             continue
         gain = paired_difference(row["case_dice"], ablation["case_dice"])
-        verdict = (
-            "the mixers help" if gain.low > 0 else "the ablation is better" if gain.high < 0 else "no difference shown"
-        )
+        winner = "the mixers help" if gain.mean > 0 else "the ablation is better"
+        verdict = winner if gain.p_value < 0.05 and gain.low * gain.high > 0 else "no difference shown"
         seen = ablation["samples"] / row["samples"]
         text += (
             f"* `{row['row']}`: {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}, p = {gain.p_value:.2g}): {verdict}; "
