@@ -64,9 +64,10 @@ def _ordered(rows: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _line(row: Mapping[str, Any]) -> str:
     preset, _, mixer = row["row"].partition(":")
     parts = [f"{part['mean']:.3f} ({part['low']:.3f} to {part['high']:.3f})" for part in row["dice"].values()]
+    wall = f"{row['wall_seconds']:.0f}" if row["wall_seconds"] else "not measured alone"
     cells = [
         f"&nbsp;&nbsp;{mixer}" if mixer else f"`{preset}`", f"{row['mean_dice']:.4f}", *parts,
-        f"{row['parameters'] / 1e6:.2f} M", row["samples"], f"{row['wall_seconds']:.0f}" if row["wall_seconds"] else "not measured alone", f"{row['fit_seconds']:.0f}",
+        f"{row['parameters'] / 1e6:.2f} M", row["samples"], wall, f"{row['fit_seconds']:.0f}",
         row["fit_peak_mb"], row["commit"],
     ]  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
