@@ -32,6 +32,7 @@ def main() -> int:
         module = importlib.import_module(f"tests.reliability.scenarios.{name}")
         with tempfile.TemporaryDirectory() as folder:
             os.environ["MEDSEG_STORE"] = str(Path(folder) / "store")
+            os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow leaves it in the process that started this one
             begin = time.monotonic()
             outcome = module.run(int(times or arguments.times), arguments.seed, Path(folder))
             seconds = round(time.monotonic() - begin, 1)
