@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from medseg.tracking.manifest import code_commit
+
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -60,6 +62,7 @@ def machine() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "load_average": [round(value, 1) for value in os.getloadavg()],
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": code_commit(),
     }
 
 

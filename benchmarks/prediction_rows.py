@@ -57,7 +57,7 @@ class Rows:
 
     def put(self, key: str, facts: Mapping[str, Any]) -> None:
         """Add or replace a row and write the file."""
-        about = {key: self.about[key] for key in ("date", "torch_threads", "load_average")}
+        about = {key: self.about[key] for key in ("date", "commit", "torch_threads", "load_average")}
         command = " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *_without_paths(sys.argv[1:])])
         self.rows[key] = {**facts, **about, "code": self.code, "command": command}
         content = {"benchmark": self.name, "machine": self.about, "rows": self.rows}

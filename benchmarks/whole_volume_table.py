@@ -16,9 +16,10 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/prediction.md"
 HEAD = """# Whole volumes: measured beside others
 
 Each line was measured by the command in its last column, contenders in turns in one run; the command fails where their outputs
-disagree. All on a CPU: not measured on a GPU. Raw figures are in [benchmarks/results](../benchmarks/results).
+disagree. All on a CPU, not measured on a GPU; lines of one thread on one core of two, while the other trained networks or ran
+tests. Raw figures are in [benchmarks/results](../benchmarks/results).
 
-| what | asked | measured | held | threads | date | command |
+| what | asked | measured | held | threads | date, commit | command |
 |---|---|---|---|---|---|---|
 """
 Row = Mapping[str, Any]
@@ -27,12 +28,13 @@ Found = tuple[str, str, str, bool]  # what, asked, measured, held
 
 def at_least(what: str, least: float, value: float, unit: str = "x") -> Found:
     """A figure that must not fall below a limit."""
-    return what, f">= {least:g}{unit}", f"{value:.2f}{unit}", value >= least
+    shown = f"{value:.2f}{unit}" if unit else f"{value:.5f}"  # a share of equal labels is not rounded up to all
+    return what, f">= {least:g}{unit}", shown, value >= least
 
 
 def at_most(what: str, most: float, value: float, unit: str = "", shown: str = "") -> Found:
     """A figure that must not exceed a limit."""
-    return what, f"<= {most:g}{unit}", (shown or f"{value:.3g}{unit}"), value <= most
+    return what, f"<= {most:g}{unit}", (shown or f"{value:.4f}{unit}"), value <= most
 
 
 def file_to_file(row: Row) -> Iterator[Found]:
@@ -151,7 +153,7 @@ def lines() -> Iterator[str]:
 
 def _line(found: Found, row: Row) -> str:
     what, asked, measured, held = found
-    about = f"{row.get('torch_threads', '')} | {row['date']} | `{row['command']}`"
+    about = f"{row.get('torch_threads', '')} | {row['date']} {row.get('commit', '')} | `{row['command']}`"
     return f"| {what} | {asked} | {measured} | {('yes' if held else '**no**') if asked else ''} | {about} |"
 
 

@@ -59,7 +59,8 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
         if not path.is_file():
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        changes = {key: config[key] for key in SHARED_KEYS if key in content and content[key] != config[key]}
+        shared = [key for key in SHARED_KEYS if key in content and key in config]
+        changes = {key: config[key] for key in shared if content[key] != config[key]}
         if changes:
             for key, value in changes.items():
                 log.info("%s: %s is now as trained: %s", path.name, key, _differences(content[key], value))
@@ -68,7 +69,7 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _keep_plan(path: Path, config: Mapping[str, Any]) -> None:
-    if not path.is_file():
+    if not path.is_file() or "network_def" not in config:
         return
     plan = Plan.read(path)
     if network_def(plan) == config["network_def"]:

@@ -1,7 +1,7 @@
 """Freed memory stays with the process, so that the next large tensor need not be paged in again.
 
 glibc gives every tensor above 32 MiB back to the kernel as soon as it is freed; the next one costs a page fault and a zeroed page per
-4 KiB. A network's activations come and go many times per window: on two virtual cores a plain U-Net of 16 channels took
+4 KiB. A network's activations come and go many times per window: on one virtual core a plain U-Net of 16 channels took
 1.48 s for a window of 96^3 before and 0.85 s after, a training step of mambavision nano 0.98 s and 0.87 s.
 """
 

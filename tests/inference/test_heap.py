@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be asked")
+
 CODE = """
 import json, sys, torch
 from medseg.inference.heap import give_back_freed_memory, keep_freed_memory
@@ -36,7 +38,6 @@ def answers(**environment: str) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be asked")
 def test_freed_memory_stays_until_it_is_given_back() -> None:
     found = answers()
     assert found["asked"]
