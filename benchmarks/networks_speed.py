@@ -4,8 +4,8 @@
     python benchmarks/networks_speed.py --docs
 
 A row is a process of its own that steps (forward and backward at all scales, batch 1, float32) resenc_unet and the preset in
-turn, so that a disturbance of the machine hits both; seconds are medians after one step of each that does not count. Peak
-memory is the rise of the high-water mark of resident memory in another fresh process that runs the preset alone, after a step
+turn, so that a disturbance of the machine hits both; seconds are medians after one step of each that does not count. Freed
+memory stays with the process, as `medseg fit` has it; without that every step takes two to three times as long. Peak memory is the rise of the high-water mark of resident memory in another fresh process that runs the preset alone, after a step
 on a small patch. Finished rows are kept while the code is the same: run it again to go on.
 
 Writes benchmarks/results/networks_speed-cpu-DATE.json after every row. `--docs` measures nothing and writes docs/networks.md
@@ -47,8 +47,10 @@ def time_pair(preset: str, roi: int, threads: int, rounds: int) -> dict[str, Any
     """The preset and the baseline in turn, in this process."""
     import torch
 
+    from medseg.inference.heap import keep_freed_memory
     from medseg.networks import build_network
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     networks = {name: build_network(name) for name in (BASELINE, preset)}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
@@ -71,8 +73,10 @@ def peak(preset: str, roi: int, threads: int) -> dict[str, int]:
     """Rise of the high-water mark in a step of the preset alone, in this process."""
     import torch
 
+    from medseg.inference.heap import keep_freed_memory
     from medseg.networks import build_network
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     network = build_network(preset)
     step(network, SMALL)

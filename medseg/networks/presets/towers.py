@@ -8,8 +8,8 @@ def paratranscnn(size: str, spatial_dims: int) -> NetworkSpec:
 
     The published decoder has no skip at full resolution; here the first level brings one.
     """
-    if size == "nano":
-        widths, counts, towers, depth, heads = (16, 24, 40, 64, 96), (1, 1, 1, 1, 1), (40, 64, 96), 1, 4
+    if size == "nano":  # two heads: a patch of 96 has 13824 tokens at stride 4, and each head pays for their softmax
+        widths, counts, towers, depth, heads = (16, 24, 40, 64, 96), (1, 1, 1, 1, 1), (40, 64, 96), 1, 2
     else:
         widths, counts, towers, depth, heads = (32, 64, 64, 128, 256), (1, 1, 3, 4, 6), (320, 640, 1280), 3, 8
     first = tuple(
