@@ -5,8 +5,9 @@
 
 A row is a process of its own that steps (forward and backward at all scales, batch 1, float32) resenc_unet and the preset in
 turn, so that a disturbance of the machine hits both; seconds are medians after one step of each that does not count. Freed
-memory stays with the process, as `medseg fit` has it; without that every step takes two to three times as long. Peak memory is the rise of the high-water mark of resident memory in another fresh process that runs the preset alone, after a step
-on a small patch. Finished rows are kept while the code is the same: run it again to go on.
+memory stays with the process, as `medseg fit` has it; without that most of a step is page faults. Peak memory is the rise of
+the high-water mark of resident memory in another fresh process that runs the preset alone, after a step on a small patch.
+Finished rows are kept while the code is the same: run it again to go on.
 
 Writes benchmarks/results/networks_speed-cpu-DATE.json after every row. `--docs` measures nothing and writes docs/networks.md
 from the newest result.
