@@ -177,8 +177,9 @@ def write_page() -> None:
         roi = found["roi"]
         lines += [
             f"Nano sizes, patch {roi} x {roi} x {roi}, batch 1, float32, forward and backward, {found['threads']} threads of",
-            f"{found['device']}, {found['date']}. The ratio is to `{BASELINE}` stepped in turn in the same process. Not",
-            "measured on a GPU. Command: `python benchmarks/networks_speed.py`.", "",
+            f"{found['device']}, {found['date']}, commit {found['commit']}; freed memory stays with the process, as in `medseg fit`.",
+            f"The ratio is to `{BASELINE}` stepped in turn in the same process. Not measured on a GPU.",
+            "Command: `python benchmarks/networks_speed.py`.", "",
             "| preset | seconds | times resenc_unet | peak memory |", "|---|---|---|---|",
         ]  # fmt: skip
         for row in sorted(rows.values(), key=lambda row: row["ratio"]):
