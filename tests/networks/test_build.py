@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medseg.errors import ConfigError
-from medseg.networks import build_network, no_weight_decay
+from medseg.networks import PRESETS, build_network, no_weight_decay
 
 FAMILIES = ["mambavision", "fastervit", "gated_deltanet_h1", "resenc_unet"]
 
@@ -46,10 +46,15 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         build_network("mambavision", mixer="identiti")
 
 
-def test_no_weight_decay_names_gains_and_biases_only() -> None:
-    network = build_network("mambavision")
-    parameters = dict(network.named_parameters())
-    free = no_weight_decay(network)
-    assert free <= parameters.keys()
-    assert not any(name.endswith("expand.weight") for name in free)
-    assert any(name.endswith("log_rate") for name in free)
+def test_weight_decay_touches_no_bias_gain_rate_or_table_of_any_preset_and_every_matrix() -> None:
+    kept = ("bias", "rate", "skip", "gain", "table", "tables", "step_write", "position")
+    for preset in PRESETS:
+        with torch.device("meta"):
+            network = build_network(preset)
+        free = no_weight_decay(network)
+        for name, parameter in network.named_parameters():
+            last = name.split(".")[-1]
+            named = any(word in name.split(".")[-2:] or last.endswith(f"_{word}") for word in kept)
+            matrix = last in ("weight", "taps", "project_scan", "project_dt") and parameter.ndim > 1
+            assert name in free or not named, f"{preset}: {name} decays"
+            assert name not in free or not matrix or named, f"{preset}: {name} does not decay"

@@ -55,9 +55,8 @@ class SelectiveScan(nn.Module):
             shape = [inner, side, side, side if site.spatial_dims == 3 else 1]
         bound = math.prod(shape[-(1 if local_mix == "causal" else 3) :]) ** -0.5
         self.taps = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-        self.taps_bias = nn.Parameter(
-            torch.empty(shape[:-1] if local_mix == "causal" else [inner]).uniform_(-bound, bound)
-        )
+        offsets = torch.empty(shape[:-1] if local_mix == "causal" else [inner]).uniform_(-bound, bound)
+        self.taps_bias = keep_from_decay(nn.Parameter(offsets))
         out = self.rank + 2 * state
         self.project_scan = nn.Parameter(torch.empty(sets, out, inner).uniform_(-(inner**-0.5), inner**-0.5))
         self.project_dt = nn.Parameter(
