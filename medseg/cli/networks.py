@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
             f"{row['flop'] / 1e9:>10.1f}{row['training_bytes'] / 1e6:>13.0f}"
         )
     print(
-        "GFLOP: one forward pass, two per multiply-add, convolutions and matrix products. training MB: what the forward"
+        "GFLOP: one forward pass, two per multiply-add: convolutions, matrix products, attention, scans, recurrences."
     )
-    print("pass keeps for the backward pass, and parameters with their gradients and two moments (estimated).")
+    print("training MB: what the forward pass keeps for the backward pass, and parameters with their gradients and two")
+    print("moments (estimated).")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.networks.build import build_network
+from medseg.networks.flop import COUNTS
 
 ADAM_COPIES = 4  # parameter, gradient, two moments
 
@@ -22,9 +22,9 @@ def measure(preset: str, size: str, roi_size: Sequence[int]) -> dict[str, float]
         roi_size: voxels per axis; two numbers for the 2D network.
 
     Returns:
-        `parameters`; `flop` of a forward pass (two per multiply-add; convolutions and matrix products, not the scans,
-        recurrences and window attention, whose operators count as opaque); `training_bytes`: saved activations plus
-        parameters with gradients and AdamW's moments, in float32.
+        `parameters`; `flop` of a forward pass (two per multiply-add: convolutions, matrix products, attention, scans and
+        recurrences as in flop.py); `training_bytes`: saved activations plus parameters with gradients and AdamW's
+        moments, in float32.
     """
     with FakeTensorMode():
         network = build_network(preset, size=size, spatial_dims=len(roi_size))
@@ -38,7 +38,7 @@ def measure(preset: str, size: str, roi_size: Sequence[int]) -> dict[str, float]
                 saved[storage._cdata] = storage.nbytes()  # one entry per storage: views of a tensor share it
             return tensor
 
-        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.medseg.convolved_scan: _projections})
+        counter = FlopCounterMode(display=False, custom_mapping=COUNTS)
         with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             network(image)
     parameters = count_parameters(network)
@@ -47,16 +47,6 @@ def measure(preset: str, size: str, roi_size: Sequence[int]) -> dict[str, float]
         "flop": float(counter.get_total_flops()),
         "training_bytes": float(sum(saved.values()) + ADAM_COPIES * 4 * parameters),
     }
-
-
-def _projections(
-    u: Sequence[int], taps: Sequence[int], taps_bias: Sequence[int], project: Sequence[int], expand: Sequence[int],
-    *rest: Any, **options: Any,
-) -> int:  # fmt: skip
-    """Matrix products inside Mamba's op, from the shapes of its arguments."""
-    batch, tokens, channels = u
-    rows = max(taps[0], project[0])
-    return 2 * batch * tokens * rows * channels * (project[1] + expand[2])
 
 
 def count_parameters(network: nn.Module) -> int:
