@@ -148,9 +148,8 @@ def device() -> str:
 
 def write_page() -> None:
     """docs/networks.md: every preset with its sizes, source and parameters, and the newest measured rows."""
-    import torch
-
-    from medseg.networks import MIXERS, PRESETS, build_network
+    from medseg.networks import MIXERS, PRESETS
+    from medseg.networks.measure import measure
 
     results = sorted(RESULTS.glob("networks_speed-cpu-*.json"))
     found = json.loads(results[-1].read_text()) if results else {"rows": []}
@@ -160,16 +159,17 @@ def write_page() -> None:
         "`medseg networks` lists them for a patch of your own; `build_network(preset, size=...)` makes one. Every preset also",
         "comes in 2D (`spatial_dims=2`), and every token mixer can be replaced by one key: `medseg fit BUNDLE",
         "network_def::mixer=identity` is the ablation that belongs to every result.", "",
-        "| preset | what it is | source | sizes | nano, parameters |", "|---|---|---|---|---|",
+        "| preset | what it is | source | sizes | nano, parameters | GFLOP |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, preset in PRESETS.items():
-        with torch.device("meta"):
-            count = sum(p.numel() for p in build_network(name).parameters())
+        cost = measure(name, "nano", [96, 96, 96])
         lines.append(
-            f"| `{name}` | {preset.summary} | {preset.source} | {', '.join(preset.sizes)} | {count / 1e6:.2f} M |"
+            f"| `{name}` | {preset.summary} | {preset.source} | {', '.join(preset.sizes)} "
+            f"| {cost['parameters'] / 1e6:.2f} M | {cost['flop'] / 1e9:.0f} |"
         )
     lines += [
-        "", "Sizes named `base` are ours, where no network for images is published. `pctnet` published has 44.2 M parameters, the",
+        "", "GFLOP: a forward pass on a patch of 96 voxels per axis, two per multiply-add.",
+        "Sizes named `base` are ours, where no network for images is published. `pctnet` published has 44.2 M parameters, the",
         "released network 45.3 M: how its levels are entered and its skips joined is not written down anywhere that we read.",
     ]  # fmt: skip
     lines += ["", f"Token mixers: {', '.join(f'`{name}`' for name in MIXERS)}.", "", "## One training step", ""]
