@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from medseg_kernels.selective_scan.tables import split
-
 Shape = Sequence[int]
 
 
@@ -38,19 +36,18 @@ def short_conv(x: Shape, weight: Shape, *rest: Any, **options: Any) -> int:
     return 2 * x[0] * x[1] * math.prod(weight)
 
 
-def selective_scan(u: Shape, delta: Shape, rate: Shape, *rest: Any, **options: Any) -> int:
+def selective_scan(u: Shape, delta: Shape, rate: Shape, *rest: Any, out_shape: Sequence[Shape]) -> int:
     """Per token, channel and state: decay and write (a product each), new state and reading (a multiply-add each)."""
-    batch, _, tokens, channels = u
-    return 6 * batch * len(split(rest[8])) * tokens * channels * rate[2]
+    return 6 * math.prod(out_shape[1]) * u[2]  # last states: (B, R, C, S)
 
 
 def convolved_scan(u: Shape, taps: Shape, taps_bias: Any, project: Shape, expand: Shape, rate: Shape, *rest: Any,
-                   **options: Any) -> int:  # fmt: skip
+                   out_shape: Sequence[Shape]) -> int:  # fmt: skip
     """Mamba's op: convolution, both projections and the scan."""
     batch, tokens, channels = u
     rows = max(taps[0], project[0])
     projections = 2 * batch * tokens * rows * channels * (project[1] + expand[2])
-    scan = 6 * batch * len(split(rest[4])) * tokens * channels * rate[2]
+    scan = 6 * batch * out_shape[1][1] * tokens * channels * rate[2]  # kept states: (B, R, K, S, C)
     return short_conv(u, taps) + projections + scan
 
 

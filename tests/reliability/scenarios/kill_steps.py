@@ -63,7 +63,8 @@ def _single(outcome: Outcome, pristine: Path, folder: Path) -> None:
     import torch
 
     shutil.copytree(pristine, folder / "whole")
-    assert fit(folder / "whole").wait().code == 0
+    undisturbed = fit(folder / "whole").wait()
+    assert undisturbed.code == 0, undisturbed.text
     expected, curve = result(folder / "whole")
     for step in STEPS:
         bundle = folder / f"step_{step}"
@@ -87,7 +88,8 @@ def _folds(outcome: Outcome, pristine: Path, folder: Path) -> None:
     whole, bundle = folder / "all_whole", folder / "all"
     for target in (whole, bundle):
         shutil.copytree(pristine, target)
-    assert fit(whole, *FOLDS, tracking=True).wait().code == 0
+    undisturbed = fit(whole, *FOLDS, tracking=True).wait()
+    assert undisturbed.code == 0, undisturbed.text
     for before in (dies_between_folds, dies_at(1, fold=2)):
         child = fit(bundle, *FOLDS, LOADERS, "--resume", before=before, tracking=True).wait()
         outcome.count("folds killed", child.code == -signal.SIGKILL)
