@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+import medseg_kernels  # noqa: F401 - registers the operators named below
+
 Shape = Sequence[int]
 
 

@@ -1,5 +1,7 @@
 """The operators' arithmetic is that of the products they stand for."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -13,9 +15,9 @@ from medseg.networks.mixers import MIXERS
 from medseg_kernels import gated_delta_rule, selective_scan, short_conv, window_attention
 
 
-def count(run: object, *args: object, **options: object) -> int:
+def count(run: Callable[..., object], *args: object, **options: object) -> int:
     with FlopCounterMode(display=False, custom_mapping=COUNTS) as counter:
-        run(*args, **options)  # type: ignore[operator]
+        run(*args, **options)
     return counter.get_total_flops()
 
 
