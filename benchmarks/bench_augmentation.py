@@ -31,8 +31,8 @@ from monai.transforms import (
     SpatialCropd,
 )
 
-from medseg.transforms.augmentation import AugmentationParameters, ChannelParameters, apply, build_recipe, draw
-from medseg.transforms.sampling import SampleKey
+from medseg.transforms.crops.augmentation import AugmentationParameters, ChannelParameters, apply, build_recipe, draw
+from medseg.transforms.crops.sampling import SampleKey
 
 CASE, ROI = (200, 200, 200), (128, 128, 128)
 MIDDLE = (99.5, 99.5, 99.5)

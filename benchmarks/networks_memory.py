@@ -47,7 +47,7 @@ def permuted_scan(self: Any, x: Tensor, context: Any) -> tuple[Tensor, Any]:
     times as much.
     """
     from medseg_kernels import selective_scan
-    from medseg_kernels.traversals import Traversal
+    from medseg_kernels.traversals.orders import Traversal
 
     u, z = self.project_in(x).flatten(1, 3).chunk(2, dim=-1)
     total = torch.zeros_like(u)
@@ -76,7 +76,7 @@ def fused_scan(self: Any, x: Tensor, context: Any) -> tuple[Tensor, Any]:
     The fused kernel of mamba-ssm keeps more than the op used here: its projections and its output before the gate as well.
     """
     from medseg_kernels import convolved_scan
-    from medseg_kernels.traversals import Traversal
+    from medseg_kernels.traversals.orders import Traversal
 
     u, z = self.project_in(x).flatten(1, 3).chunk(2, dim=-1)
     total = torch.zeros_like(u)
@@ -109,9 +109,9 @@ class Alone(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        from medseg.networks.context import Site
+        from medseg.networks.build_stage import StageBuilder
+        from medseg.networks.contract import Site
         from medseg.networks.presets.scans import SEGMAMBA
-        from medseg.networks.sublayers import StageBuilder
 
         site = Site(width=width, num_heads=1, window_size=None, spatial_dims=3)
         self.width = width
@@ -132,8 +132,8 @@ def make(name: str) -> nn.Module:
 
         return SwinUNETR(in_channels=1, out_channels=2, feature_size=int(size))
     if kind.startswith(("permuted", "fused")):
+        from medseg.networks.convolutions.unetr import UnetrBlock
         from medseg.networks.mixers.selective_scan import SelectiveScan
-        from medseg.networks.unetr_block import UnetrBlock
 
         SelectiveScan.forward = fused_scan if kind == "fused" else permuted_scan  # type: ignore[method-assign, assignment]
         UnetrBlock.eager = plain_block  # type: ignore[method-assign]
@@ -190,7 +190,7 @@ def agreement(ours: str, theirs: str) -> float:
         found = first(image)
         second = make(theirs).eval()
         if theirs.startswith("monai"):
-            from medseg.networks.monai_weights import load_monai_swin_unetr
+            from medseg.networks.imported.monai_swin_unetr import load_monai_swin_unetr
             from medseg.networks.network import SegmentationNetwork
 
             assert isinstance(first, SegmentationNetwork)

@@ -48,7 +48,7 @@ def time_pair(preset: str, roi: int, threads: int, rounds: int) -> dict[str, Any
     """The preset and the baseline in turn, in this process."""
     import torch
 
-    from medseg.inference.heap import keep_freed_memory
+    from medseg.inference.windows.heap import keep_freed_memory
     from medseg.networks import build_network
 
     keep_freed_memory()
@@ -74,7 +74,7 @@ def peak(preset: str, roi: int, threads: int) -> dict[str, int]:
     """Rise of the high-water mark in a step of the preset alone, in this process."""
     import torch
 
-    from medseg.inference.heap import keep_freed_memory
+    from medseg.inference.windows.heap import keep_freed_memory
     from medseg.networks import build_network
 
     keep_freed_memory()
@@ -149,7 +149,7 @@ def device() -> str:
 def write_page() -> None:
     """docs/networks.md: every preset with its sizes, source and parameters, and the newest measured rows."""
     from medseg.networks import MIXERS, PRESETS
-    from medseg.networks.measure import measure
+    from medseg.networks.cost import measure
 
     results = sorted(RESULTS.glob("networks_speed-cpu-*.json"))
     found = json.loads(results[-1].read_text()) if results else {"rows": []}

@@ -16,7 +16,7 @@ from contest import RESULTS, machine
 ROOT = Path(__file__).resolve().parents[1]
 # what the prediction benchmarks measure; a change in one of these makes the rows old
 MEASURED = (
-    "medseg/inference", "medseg/io", "medseg/transforms", "medseg/bundle/predict.py", "medseg/networks/nnunet.py",
+    "medseg/inference", "medseg/io", "medseg/transforms", "medseg/commands/predict.py", "medseg/networks/imported/nnunet.py",
     "kernels/medseg_kernels/stitch", "benchmarks/prediction",
 )  # fmt: skip
 

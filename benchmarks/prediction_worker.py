@@ -166,8 +166,8 @@ def build(job: dict[str, Any]) -> Any:
 
 def folder(inputs: str, output: str) -> list[int]:
     """Predict all cases of a folder as the verb does, with a stub; resident memory after each."""
+    from medseg.cases.batch import Job, OutputOptions, run_cases
     from medseg.inference import Predictor
-    from medseg.inference.batch import Job, OutputOptions, run_cases
     from medseg.io import find_inputs
     from medseg.transforms.preprocessing import Preprocessing
 

@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.inference_config import evaluate_config, inference_config
-from medseg.bundle.layout import Layout
-from medseg.bundle.model_card import model_card
-from medseg.bundle.train_config import train_config
-from medseg.bundle.verify import verify_bundle
+from medseg.bundle.card import model_card
+from medseg.bundle.checks.verify import verify_bundle
+from medseg.bundle.configs.inference import evaluate_config, inference_config
+from medseg.bundle.configs.train import train_config
 from medseg.bundle.write import write_bundle
 from medseg.datasets import demo
 from medseg.errors import BundleError, MedsegError
 from medseg.evaluation import Evaluation, read_evaluation
 from medseg.io.atomic import write_json, write_text
+from medseg.layout import Layout
 from medseg.planning.plan import Plan
 
 LARGEST_WEIGHTS = 12_000_000  # bytes; git keeps every version for ever

@@ -10,15 +10,20 @@ import importlib
 import os
 from typing import Any
 
+from . import renamed
+
 __version__ = "0.1.0"
+
+# Code and bundle files of 0.1 name modules that have moved since.
+renamed.install()
 
 # MLflow reports usage to its makers unless it is told not to; a user's own setting wins.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 _DOORS = {
-    "plan": ("medseg.bundle.plan", "plan_bundle"),
-    "fit": ("medseg.bundle.fit", "fit_bundle"),
-    "predict": ("medseg.bundle.predict", "predict_bundle"),
+    "plan": ("medseg.commands.plan", "plan_bundle"),
+    "fit": ("medseg.commands.fit", "fit_bundle"),
+    "predict": ("medseg.commands.predict", "predict_bundle"),
     "evaluate": ("medseg.evaluation", "evaluate_folders"),
 }
 

@@ -11,9 +11,13 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, nearest
+from .renamed import names_that_left
+
+if TYPE_CHECKING:
+    from .types import FilePath
 
 TARGET = "_target_"
 # Keys of MONAI's own component syntax, known below every `_target_`.
@@ -31,7 +35,7 @@ def read_config(files: Sequence[Path]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for file in files:
-        content = _read_json(Path(file))
+        content = _read_object(Path(file))
         paths = {key: content.pop(key) for key in list(content) if "::" in key or "#" in key}
         for key, value in content.items():
             if key.startswith("+"):
@@ -42,9 +46,19 @@ def read_config(files: Sequence[Path]) -> dict[str, Any]:
     return merged
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: FilePath) -> Any:
+    """What a JSON file holds. Every JSON file that medseg reads passes here.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or no UTF-8.
+    """
+    return json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def _read_object(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -87,8 +101,25 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def _steps(key: str) -> list[str]:
+def steps_of(key: str) -> list[str]:
+    """The steps of an id such as `train::trainer::devices` (or, as MONAI also writes it, `train#trainer#devices`)."""
     return [step for step in key.replace("#", "::").split("::") if step]
+
+
+ABSENT: Any = object()  # what `look_up` gives for an id that leads nowhere; a value may be None
+
+
+def look_up(config: Any, key: str) -> Any:
+    """The value at an id, or ABSENT. Lists are entered by their index."""
+    node = config
+    for step in steps_of(key):
+        if isinstance(node, Mapping) and step in node:
+            node = node[step]
+        elif isinstance(node, list) and step.isdigit() and int(step) < len(node):
+            node = node[int(step)]
+        else:
+            return ABSENT
+    return node
 
 
 def _accepted_by(target: str) -> set[str] | None:
@@ -123,7 +154,7 @@ def check_override(config: Mapping[str, Any], key: str) -> None:
         ConfigError: the message names the step that is unknown, where, and the nearest known names.
     """
     node: Any = config
-    steps = _steps(key)
+    steps = steps_of(key)
     if not steps:
         raise ConfigError("an override has an empty key")
     for position, step in enumerate(steps):
@@ -150,7 +181,7 @@ def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any]) -> dic
     result: dict[str, Any] = json.loads(json.dumps(config))
     for key, value in overrides.items():
         check_override(result, key)
-        *parents, last = _steps(key)
+        *parents, last = steps_of(key)
         node: Any = result
         for step in parents:
             node = node[int(step)] if isinstance(node, list) else node.setdefault(step, {})
@@ -161,24 +192,5 @@ def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any]) -> dic
     return result
 
 
-def choose_device(name: str = "auto") -> Any:
-    """The `torch.device` that a word stands for: auto takes CUDA (or ROCm), then mps, then the CPU.
-
-    Raises:
-        ConfigError: the device is not on this machine.
-    """
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} was asked for; this machine shows {torch.cuda.device_count()} CUDA devices")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device 'mps' was asked for; it is not available here")
-    return device
+# names that left this module are found where they are now
+__getattr__ = names_that_left(__name__)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medseg.config import apply_overrides, check_override, choose_device, parse_overrides, read_config
+from medseg.config import apply_overrides, check_override, parse_overrides, read_config
+from medseg.devices import choose_device
 from medseg.errors import ConfigError
 
 CONFIG = {

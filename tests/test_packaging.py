@@ -58,7 +58,7 @@ def test_an_installed_wheel_runs_away_from_the_source(wheel: Path, tmp_path: Pat
     ]
     subprocess.run(install, check=True, capture_output=True)
     code = (
-        "import json, medseg, medseg_kernels; from medseg.bundle.layout import packaged_folder;"
+        "import json, medseg, medseg_kernels; from medseg.bundle.catalogue import packaged_folder;"
         "print(json.dumps([medseg.__file__, medseg_kernels.__file__, str(packaged_folder('configs'))]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(target)}

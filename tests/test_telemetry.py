@@ -23,7 +23,7 @@ def test_mlflow_is_told_not_to_report() -> None:
 def test_openvino_is_opened_with_the_stub_in_place_of_its_reports() -> None:
     pytest.importorskip("openvino")
     code = """
-from medseg.inference.engines import import_openvino
+from medseg.inference.engines.openvino import import_openvino
 import_openvino()
 import openvino.tools.ovc as ovc
 print(type(ovc.telemetry).__module__)

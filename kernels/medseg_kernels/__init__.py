@@ -1,5 +1,6 @@
 """Operators for 3D volumes with a GPU (triton), a compiled CPU and a readable reference form each. Public names only."""
 
+from .convolved_scan.op import convolved_scan
 from .explain import explain_backend
 from .gated_linear_recurrence import (
     delta_rule,
@@ -10,14 +11,13 @@ from .gated_linear_recurrence import (
     retention,
     ssd,
 )
-from .selective_scan.convolved import convolved_scan
-from .selective_scan.functions import (
+from .selective_scan.api import (
     selective_scan,
     selective_scan_fn,
     selective_scan_scriptable,
     selective_scan_with_state,
 )
-from .short_conv.functions import short_conv
+from .short_conv.api import short_conv
 from .stitch import (
     AxisTable,
     NonFiniteLogitsError,

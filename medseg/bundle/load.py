@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import BundleError, UntrustedBundleError
+from medseg.layout import Layout, bundle_name
 from medseg.planning.plan import Plan
 
-from .layout import Layout, bundle_name, find_bundle
-from .metadata import read_metadata
-from .safe import SafeConfig, open_config
-from .trust import is_trusted, remember
+from .catalogue import find_bundle
+from .configs.metadata import read_metadata
+from .opening.parser import SafeConfig, open_config
+from .opening.trust import is_trusted, remember
 
 if TYPE_CHECKING:
     import torch

@@ -14,15 +14,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from medseg.config import read_json
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
+from medseg.layout import Layout
 from medseg.types import FilePath
 
-from .layout import Layout
 from .load import Bundle, load_bundle
 from .weights import load_into, read_state_dict, write_state_dict
 
@@ -115,5 +115,5 @@ def attach_low_resolution(
         "margin_mm": float(margin_mm),
         **({} if find is None else {"find": [int(value) for value in find]}),
     }
-    config = json.loads(layout.inference.read_text(encoding="utf-8"))
+    config = read_json(layout.inference)
     write_json(layout.inference, {**config, KEY: facts})

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import BundleError
 from medseg.io.atomic import remove_leftovers, write_json, write_text
+from medseg.layout import Layout, check_name
 from medseg.planning.plan import Plan
 
-from .inference_config import evaluate_config, inference_config
-from .layout import Layout
-from .metadata import make_metadata
-from .model_card import license_text, model_card
-from .train_config import train_config
+from .card import license_text, model_card
+from .configs.inference import evaluate_config, inference_config
+from .configs.metadata import make_metadata
+from .configs.train import train_config
 
 # MONAI applies this file before the configuration; only classes of the standard library are allowed in it.
 LOGGING_CONF = """\
@@ -45,18 +43,6 @@ format=%(asctime)s %(levelname)s %(name)s: %(message)s
 def multi_gpu_config() -> dict[str, Any]:
     """Override file for `train.json`: Lightning takes one process per device, under torchrun or by itself."""
     return {"train::trainer::devices": "auto", "train::trainer::strategy": "ddp"}
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that is no snake_case word: it becomes a folder, a Python-like id and a registered model's name.
-
-    Raises:
-        BundleError: with the nearest name that would do.
-    """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        cure = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
-        cure = cure if cure[0].isalpha() else f"model_{cure}"
-        raise BundleError(f"{name!r} is no bundle name: lower-case letters, digits and _ only, such as {cure!r}")
 
 
 def write_bundle(folder: Path | str, plan: Plan, dataset: Any = None) -> Layout:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medseg.cli.main import EXIT_NOTHING_DONE, EXIT_OK, add_common_arguments
+from .main import EXIT_NOTHING_DONE, EXIT_OK, add_common_arguments
 
 EXPORT_FORMATS = ("torchscript", "pt2", "onnx", "openvino")
 
@@ -68,7 +68,7 @@ def _print(facts: dict[str, Any], text: str, arguments: argparse.Namespace) -> N
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.verify import verify_bundle
+    from medseg.bundle.checks.verify import verify_bundle
 
     checks = []
     for check in verify_bundle(arguments.bundle):
@@ -86,7 +86,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.export import export_bundle
+    from medseg.commands.export import export_bundle
 
     result = export_bundle(
         arguments.bundle, arguments.to, output=arguments.output, image=arguments.input, trust=arguments.trust
@@ -100,7 +100,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.pack import pack_bundle
+    from medseg.commands.pack import pack_bundle
 
     packed = pack_bundle(arguments.bundle, arguments.output, keep_names=arguments.keep_names)
     text = f"{packed.path}: {packed.files} files, {packed.megabytes:.1f} MB, sha256 {packed.sha256}"
@@ -109,7 +109,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.install import install_bundle
+    from medseg.commands.install import install_bundle
 
     folder = install_bundle(arguments.source, sha256=arguments.sha256, replace=arguments.force)
     _print({"name": folder.name, "folder": str(folder)}, f"installed {folder.name} in {folder}", arguments)
@@ -117,7 +117,7 @@ def _install(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.import_nnunet import import_nnunet
+    from medseg.commands.import_nnunet import import_nnunet
 
     layout = import_nnunet(arguments.source, arguments.output, fold=arguments.fold)
     _print({"folder": str(layout.folder)}, f"wrote {layout.folder}", arguments)
@@ -125,7 +125,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _register(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.register import register_bundle
+    from medseg.commands.register import register_bundle
 
     facts = register_bundle(
         arguments.bundle, name=arguments.name, alias=arguments.alias, tracking_uri=arguments.tracking_uri

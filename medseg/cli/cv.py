@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.cli.main import EXIT_OK, add_common_arguments
+from .main import EXIT_OK, add_common_arguments
 
 if TYPE_CHECKING:
-    from medseg.bundle.cross_validate import CrossValidation
+    from medseg.commands.cv import CrossValidation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.cross_validate import cross_validate
-    from medseg.bundle.record_choice import record_choice, write_cv_report
+    from medseg.commands.cv import cross_validate
+    from medseg.commands.cv_record import record_choice, write_cv_report
     from medseg.evaluation import ScoreSettings
 
     result = cross_validate(
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not arguments.dry_run:
         record_choice(result)
-    report = Path(arguments.output) if arguments.output else result.bundle.folder / "docs" / "cross_validation.html"
+    report = Path(arguments.output) if arguments.output else result.bundle.layout.cross_validation_report
     if arguments.output or not arguments.dry_run:
         write_cv_report(result, report)
     _print(result, arguments, report)

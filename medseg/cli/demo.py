@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from medseg.cli.main import add_common_arguments
+from .main import add_common_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.demo import run_demo
+    from medseg.commands.demo import run_demo
 
     report = run_demo(Path(arguments.output), device=arguments.device, force=arguments.force)
     print(json.dumps({"report": str(report)}) if arguments.json else f"open {report}")

@@ -10,7 +10,7 @@ import platform
 import shutil
 from typing import Any
 
-from medseg.cli.main import add_common_arguments
+from .main import add_common_arguments
 
 PACKAGES = ("torch", "monai", "pytorch-lightning", "mlflow", "numpy", "nibabel", "SimpleITK", "triton")
 OPTIONAL = ("nilearn", "pydicom", "highdicom", "onnx", "onnxruntime", "openvino")

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.cli.main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
+from medseg.config import read_json
 from medseg.errors import ConfigError
+from medseg.layout import Layout
+
+from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
 
 if TYPE_CHECKING:
     from medseg.evaluation import Evaluation
@@ -80,17 +83,18 @@ def read_labels(text: str) -> dict[int, str]:
     Raises:
         ConfigError: the text or file is none of these.
     """
-    from medseg.bundle.layout import known_bundles
+    from medseg.bundle.catalogue import known_bundles
 
     path = Path(text)
     if not path.exists() and text in (known := known_bundles()):
         path = known[text]
     if path.is_dir():
-        path = path / "plan.json" if (path / "plan.json").exists() else path / "dataset.json"
+        plan = Layout(path).plan
+        path = plan if plan.exists() else path / "dataset.json"
     try:
         if not path.exists() and "=" in text:
             return {int(value): name for value, name in (word.split("=", 1) for word in _words(text))}
-        table = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        table = read_json(path)["labels"]
         # the Decathlon writes {"1": "anterior"}, nnU-Net {"anterior": 1}
         pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in table.items()]
         return {int(value): str(name) for value, name in pairs}

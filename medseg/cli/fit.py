@@ -7,8 +7,9 @@ import json
 import re
 from pathlib import Path
 
-from medseg.cli.main import add_common_arguments
 from medseg.errors import ConfigError
+
+from .main import add_common_arguments
 
 SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = parse_overrides(arguments.overrides)
     if arguments.fold != "all" and not arguments.fold.isdigit():
         raise ConfigError(f"--fold is {arguments.fold!r}; expected a number or `all`")
-    from medseg.bundle.fit import fit_bundle
+    from medseg.commands.fit import fit_bundle
 
     results = fit_bundle(
         arguments.bundle,

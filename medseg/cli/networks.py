@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; 0 on success."""
     roi_size = parse_roi_size(args.roi_size)
     from medseg.networks import PRESETS
-    from medseg.networks.measure import measure
+    from medseg.networks.cost import measure
 
     unknown = [name for name in args.names if name not in PRESETS]
     if unknown:

@@ -7,8 +7,9 @@ import json
 import re
 from pathlib import Path
 
-from medseg.cli.main import add_common_arguments
 from medseg.errors import ConfigError
+
+from .main import add_common_arguments
 
 UNITS = {"": 1e9, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
@@ -60,7 +61,7 @@ def parse_memory(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medseg.bundle.plan import plan_bundle
+    from medseg.commands.plan import plan_bundle
 
     from .evaluate import parse_region
 

@@ -8,11 +8,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from medseg.cli.main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
 from medseg.errors import ConfigError, DataError
 
+from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
+
 if TYPE_CHECKING:
-    from medseg.inference.batch import CaseResult
+    from medseg.cases.batch import CaseResult
 
 UNITS = {"": 1, "B": 1, "K": 2**10, "KB": 2**10, "M": 2**20, "MB": 2**20, "G": 2**30, "GB": 2**30}
 
@@ -96,12 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = [*arguments.inputs, *arguments.input]
     if not inputs:
         raise DataError("no input given: name a file, a folder, a pattern, a csv list or a DICOM folder (-i INPUT)")
-    from medseg.bundle.layout import find_bundle
-    from medseg.inference.batch import first_look
+    from medseg.bundle.catalogue import find_bundle
+    from medseg.cases.batch import first_look
 
     find_bundle(arguments.bundle)
     read_already = first_look(inputs)  # before torch is imported: a broken file is named at once
-    from medseg.bundle.predict import PredictOptions, predict_bundle
+    from medseg.commands.predict import predict_bundle
+    from medseg.inference.settings import PredictOptions
 
     options = PredictOptions(
         device=arguments.device,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.config import read_json
 from medseg.errors import DataError, MedsegError
 from medseg.io.atomic import write_json
 from medseg.io.header import Header, Volume
@@ -162,7 +162,7 @@ def _is_made(root: Path, recipe: Recipe) -> bool:
     if not root.exists() or not any(root.iterdir()):
         return False
     try:
-        made = json.loads(path.read_text(encoding="utf-8")).get("recipe") if path.is_file() else None
+        made = read_json(path).get("recipe") if path.is_file() else None
         complete = made == asdict(recipe) and len(folder_layout.load(root).cases) == recipe.subjects
     except (OSError, ValueError, AttributeError, MedsegError):
         made, complete = None, False

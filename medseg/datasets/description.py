@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg.errors import DataError, LabelError
 from medseg.io.datalist import Case
-from medseg.io.stream import open_file
+from medseg.io.formats.stream import open_file
 from medseg.io.volume import read_label
 
 from .regions import region_labels

@@ -157,7 +157,7 @@ def _score_pair(
         raise DataError(
             f"case {name!r}: reference {reference_path} and prediction {prediction_path} lie on different grids: "
             f"{difference}. Resample the prediction first: "
-            "medseg.io.geometry.resample_to_grid(prediction, like=reference, mode='nearest')."
+            "medseg.io.resample.resample_to_grid(prediction, like=reference, mode='nearest')."
         )
     if change is not None:
         prediction.array = change(prediction.array, prediction.affine)

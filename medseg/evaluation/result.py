@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.config import read_json
 from medseg.errors import UnreadableFileError
 from medseg.io.atomic import write_json, write_text
 from medseg.types import FilePath
@@ -156,7 +156,7 @@ def read_evaluation(path: FilePath) -> Evaluation:
         UnreadableFileError: the file is no such JSON.
     """
     try:
-        content: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: Mapping[str, Any] = read_json(path)
         if content["schema"] != SCHEMA:
             raise KeyError(f"schema {content['schema']!r}")
         settings = ScoreSettings(

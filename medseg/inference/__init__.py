@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .predictor import Predictor
-    from .sliding_window import SlidingWindowInferer
+    from .windows.sliding_window import SlidingWindowInferer
 
 __all__ = ["Predictor", "SlidingWindowInferer"]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medseg.errors import BundleError, DataError
 from medseg.io import Volume
 
-from .sliding_window import SlidingWindowInferer
+from .windows.sliding_window import SlidingWindowInferer
 
 # Steps that belong to files, not to volumes: by name, since bundles bring sub-classes and third-party ones.
 LEFT_OUT = ("LoadImage", "SaveImage", "CopyItems", "DeleteItems")

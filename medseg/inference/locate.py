@@ -18,8 +18,8 @@ from medseg.errors import ConfigError
 from medseg.io import Volume
 from medseg.transforms.preprocessing import Prepared
 
-from .part import Box
 from .predictor import Predictor
+from .windows.part import Box
 
 # What the coarse network may miss of an organ, and the context that the full-resolution one sees beyond its border.
 MARGIN_MM = 20.0

@@ -22,15 +22,16 @@ from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing
 from medseg.transforms.preprocessing import Prepared, Preprocessing
 from medseg_kernels import NonFiniteLogitsError
 
-from .engines import Engine, choose_engine
-from .ensemble import averaged
-from .half_slab import HalfSlab
-from .heap import give_back_freed_memory, keep_freed_memory
-from .memory import StepDown, is_shortage, plan_memory
-from .mirroring import mirrored
-from .part import Box, Part, part_of_plan
-from .slab import ProbabilityMap, Slab, Start, WindowPlan, plan_windows, stream_labels
-from .windows import importance_map, per_axis
+from .engines.choice import choose_engine
+from .engines.engine import Engine
+from .windows.ensemble import averaged
+from .windows.half_slab import HalfSlab
+from .windows.heap import give_back_freed_memory, keep_freed_memory
+from .windows.memory import StepDown, is_shortage, plan_memory
+from .windows.mirroring import mirrored
+from .windows.part import Box, Part, part_of_plan
+from .windows.places import importance_map, per_axis
+from .windows.slab import ProbabilityMap, Slab, Start, WindowPlan, plan_windows, stream_labels
 
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)

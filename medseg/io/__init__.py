@@ -2,9 +2,10 @@
 
 from .atomic import atomic_path, write_json, write_text
 from .datalist import Case
-from .geometry import check_affine, orientation_of, resample_to_grid, same_grid, spacing_of
+from .geometry import check_affine, orientation_of, same_grid, spacing_of
 from .header import Header, Volume
 from .inputs import find_inputs
+from .resample import resample_to_grid
 from .volume import read_header, read_image, read_label, write_image, write_label
 
 __all__ = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medseg.errors import DataError, nearest
 
-from .stream import open_file
+from .formats.stream import open_file
 from .volume import case_name
 
 COLUMNS = ("name", "image", "label", "subject", "labels_present")

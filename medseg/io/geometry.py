@@ -7,16 +7,17 @@ function that resamples imports scipy when it is called.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, GridMismatchError
+from medseg.renamed import names_that_left
 from medseg.types import Affine, Grid
 
 if TYPE_CHECKING:
-    from .header import Volume
+    pass
 
 SHEAR_LIMIT = (
     5e-3  # cosine between two axes; float32 headers reach 1e-6, hand-rounded ones 1e-3, a 1 degree tilt 1.7e-2
@@ -154,41 +155,13 @@ def check_same_grid(image: HasGrid, label: HasGrid, *, whose: str, tolerance: fl
     if difference:
         raise GridMismatchError(
             f"{whose}: image and label lie on different grids: {difference}. Resample the label first: "
-            "medseg.io.geometry.resample_to_grid(label, like=image, mode='nearest')."
+            "medseg.io.resample.resample_to_grid(label, like=image, mode='nearest')."
         )
-
-
-def resample_to_grid(volume: Volume, like: HasGrid, mode: Literal["linear", "nearest"]) -> Volume:
-    """The volume's content on another grid, by world position.
-
-    Args:
-        volume: (C, X, Y, Z) or (X, Y, Z).
-        like: what gives the new grid.
-        mode: "linear" for images, "nearest" for label maps.
-
-    Returns:
-        A Volume on the grid of `like`; voxels outside the source are 0 in a label map, the channel's minimum in an image.
-
-    Raises:
-        ValueError: another mode.
-    """
-    from scipy import ndimage
-
-    if mode not in ("linear", "nearest"):
-        raise ValueError(f"mode is {mode!r}, expected 'linear' or 'nearest'.")
-    step = np.linalg.inv(volume.affine) @ like.affine
-    channels = volume.array if volume.array.ndim == 4 else volume.array[None]
-    result = np.empty((len(channels), *like.grid), dtype=volume.array.dtype)
-    for source, target in zip(channels, result, strict=True):
-        settings: dict[str, Any] = {"matrix": step[:3, :3], "offset": step[:3, 3], "output_shape": tuple(like.grid)}
-        if mode == "nearest":
-            # grid-constant: the outermost half voxel belongs to its voxel instead of to the outside
-            ndimage.affine_transform(source, output=target, order=0, mode="grid-constant", cval=0, **settings)
-        else:
-            outside = float(source.min())
-            ndimage.affine_transform(source, output=target, order=1, mode="grid-constant", cval=outside, **settings)
-    return volume.on_grid_of(result if volume.array.ndim == 4 else result[0], like)
 
 
 def _round(spacing: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in spacing)
+
+
+# names that left this module are found where they are now
+__getattr__ = names_that_left(__name__)

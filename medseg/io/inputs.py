@@ -12,7 +12,7 @@ from medseg.types import FilePath
 
 from .atomic import is_temporary
 from .datalist import Case, check_unique, read_case_list
-from .dicom import is_dicom_file
+from .formats.dicom import is_dicom_file
 from .volume import READABLE, case_name, is_volume_file
 
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})$")

@@ -23,7 +23,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from ..errors import DataError, ResourceError
+from medseg.config import read_json
+from medseg.errors import DataError, ResourceError
+
 from .atomic import remove_leftovers, temporary_beside
 from .datalist import Case
 
@@ -114,7 +116,7 @@ class Store:
         """
         folder = self.case_folder(case)
         try:
-            record = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+            record = read_json(folder / "case.json")
         except (OSError, ValueError) as error:
             raise DamagedStoreError(f"case {case.name!r}: nothing complete is stored") from error
         for name, facts in record["files"].items():

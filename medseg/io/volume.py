@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, GridMismatchError, LabelError, UnreadableFileError
 from medseg.types import FilePath
 
-from . import dicom, metaimage, mgh, nifti, nifti_write, nrrd
+from .formats import dicom, metaimage, mgh, nifti, nifti_write, nrrd
+from .formats.voxels import check_payload, read_float32, read_integers, smallest_type
 from .geometry import check_same_grid
 from .header import Header, StoredTransform, Volume
-from .voxels import check_payload, read_float32, read_integers, smallest_type
 
 __all__ = [
     "READABLE",

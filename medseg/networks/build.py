@@ -8,17 +8,18 @@ from typing import Any
 from torch import nn
 
 from medseg.errors import ConfigError, nearest
-from medseg.networks.context import Site
-from medseg.networks.decoders import DECODERS
-from medseg.networks.entries import ENTRIES
-from medseg.networks.geometry import kernel_sizes, resolve_strides
-from medseg.networks.layers import per_axis
-from medseg.networks.mixers import MIXERS
-from medseg.networks.network import DualEncoder, Encoder, EncoderLevel, SegmentationNetwork
-from medseg.networks.presets import PRESETS
-from medseg.networks.skips import SKIPS
-from medseg.networks.specs import Layer, Level, NetworkSpec
-from medseg.networks.sublayers import StageBuilder, count_branches, flat_names
+
+from .build_stage import StageBuilder, count_branches, flat_names
+from .contract import Site
+from .decoders import DECODERS
+from .layers.common import per_axis
+from .mixers import MIXERS
+from .network import DualEncoder, Encoder, EncoderLevel, SegmentationNetwork
+from .presets import PRESETS
+from .recipe import Layer, Level, NetworkSpec
+from .skips import SKIPS
+from .steps_down import ENTRIES
+from .strides import kernel_sizes, resolve_strides
 
 
 def build_network(

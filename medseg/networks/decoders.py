@@ -7,11 +7,11 @@ from typing import List
 import torch
 from torch import Tensor, nn
 
-from medseg.networks.blocks import ConvNormAct, ResidualConv
-from medseg.networks.context import Site
-from medseg.networks.layers import TRANSPOSED, convolution, crop_like, resize
-from medseg.networks.mednext import MedNeXt, MedNeXtUp
-from medseg.networks.unetr_block import UnetrBlock
+from .contract import Site
+from .convolutions.mednext import MedNeXt, MedNeXtUp
+from .convolutions.plain import ConvNormAct, ResidualConv
+from .convolutions.unetr import UnetrBlock
+from .layers.common import TRANSPOSED, convolution, crop_like, resize
 
 
 class UpBlock(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.gated_blocks import SqueezeExcite
-from medseg.networks.layers import CONVOLUTION
+from .convolutions.gated import SqueezeExcite
+from .layers.common import CONVOLUTION
 
 
 class EncoderLevel(nn.Module):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.context import Site
-from medseg.networks.layers import ImageLayerNorm, convolution, image_norm
+from .contract import Site
+from .layers.common import ImageLayerNorm, convolution, image_norm
 
 
 class PlainLayerNorm(nn.Module):

@@ -6,17 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medseg.networks.context import Context, Site
-from medseg.networks.layers import (
-    DropPath,
-    crop_like,
-    layer_scale,
-    pad_to_multiple,
-    to_image,
-    to_tokens,
-    token_norm,
-)
-from medseg.networks.mixers.masking import hide
+from .contract import Context, Site
+from .layers.common import DropPath, crop_like, layer_scale, pad_to_multiple, to_image, to_tokens, token_norm
+from .mixers.masking import hide
 
 
 class Residual(nn.Module):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.config import read_json
 from medseg.errors import BundleError
 from medseg.io.atomic import write_json
 
@@ -87,7 +88,7 @@ class Plan:
             BundleError: the file is missing, is no JSON, or lacks a value.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             for table in ("channels", "labels"):
                 values[table] = {int(key): name for key, name in values[table].items()}
             known = {entry.name for entry in dataclasses.fields(Plan)}

@@ -70,7 +70,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str,
     Args:
         dataset: where the cases come from.
         fingerprint: what was measured in them.
-        splits: folds, see `medseg.planning.splits`.
+        splits: folds, see `medseg.planning.folds`.
         request: fields of `Request`; `name` is needed.
     """
     asked = Request(**request)

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.datasets import Dataset
 from medseg.networks import MIXERS, PRESETS
-from medseg.networks.specs import Layer, Replace
+from medseg.networks.recipe import Layer, Replace
 
 from .fingerprint import Fingerprint
 

@@ -6,7 +6,6 @@ Without a server the runs go into an SQLite file. Lightning's own default, a fol
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import MLFlowLogger
+
+from medseg.config import read_json
+from medseg.layout import Layout, RunFolder
 
 from .run_report import curves_picture, plan_record, run_page
 
@@ -102,14 +104,15 @@ class RunLogger(MLFlowLogger):
         self.monitor = monitor
 
     def _keep_results(self) -> None:
-        plan, metrics = self.store.parent / "plan.json", self.run_folder / "metrics.json"
+        run = RunFolder(self.run_folder)
+        plan, metrics = Layout(self.store.parent).plan, run.metrics
         if plan.is_file():
-            self.log_json("plan.json", plan_record(plan))
+            self.log_json(plan.name, plan_record(plan))
         if not metrics.is_file():
             return
-        rows = json.loads(metrics.read_text(encoding="utf-8"))
-        record = self.run_folder / "manifest.json"
-        manifest = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        rows = read_json(metrics)
+        record = run.manifest
+        manifest = read_json(record) if record.is_file() else {}
         picture = curves_picture(rows)
         with tempfile.TemporaryDirectory() as place:
             (Path(place) / "curves.png").write_bytes(picture)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from medseg.config import read_json
 from medseg.io.atomic import write_json
 
 FILE = "mlflow_run.json"
@@ -13,7 +13,7 @@ FILE = "mlflow_run.json"
 def read_run_id(folder: Path) -> str | None:
     """The run id recorded in the folder, or None."""
     try:
-        return str(json.loads((folder / FILE).read_text(encoding="utf-8"))["run_id"])
+        return str(read_json(folder / FILE)["run_id"])
     except (OSError, ValueError, KeyError):
         return None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from medseg.config import read_json
 
 # Values of plan.json that hold places and the names of cases.
 NOT_RECORDED = ("data_folder", "splits")
@@ -19,7 +20,7 @@ def plan_record(path: Path) -> dict[str, Any]:
 
     Warnings may quote names of files, so only their number is kept.
     """
-    plan = json.loads(path.read_text(encoding="utf-8"))
+    plan = read_json(path)
     folds = [{part: len(names) for part, names in fold.items()} for fold in plan.get("splits", [])]
     kept = {key: value for key, value in plan.items() if key not in NOT_RECORDED}
     return {**kept, "warnings": len(plan.get("warnings", [])), "cases_per_fold": folds}

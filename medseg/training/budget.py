@@ -8,7 +8,6 @@ run's learning-rate schedule.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -19,8 +18,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from medseg.config import read_json
 from medseg.errors import BundleError
-from medseg.inference.windows import per_axis, window_size, window_starts
+from medseg.inference.windows.places import per_axis, window_size, window_starts
 from medseg.io.atomic import write_json
 
 from .datamodule import SegmentationData, collate
@@ -106,7 +106,7 @@ def keep_to_recorded(trainer: pl.Trainer, folder: Path) -> Length:
         BundleError: the note cannot be read.
     """
     try:
-        length = Length(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        length = Length(**read_json(folder / FILE))
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(
             f"{folder / FILE}: cannot be read as the length of this training ({error}); train without --resume."

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medseg.io.atomic import write_json
+from medseg.layout import RunFolder
 
 
 def defined_metrics(trainer: pl.Trainer) -> dict[str, float]:
@@ -109,7 +110,7 @@ class Curves(Callback):
                 row[key] = value
         self.rows.append(row)
         if trainer.is_global_zero:
-            write_json(self.folder / "metrics.json", self.rows)
+            write_json(RunFolder(self.folder).metrics, self.rows)
 
 
 class LastCheckpoint(Callback):
@@ -121,7 +122,7 @@ class LastCheckpoint(Callback):
     """
 
     def __init__(self, folder: Path, *, every: int = 1) -> None:
-        self.path, self.every = folder / "last.ckpt", every
+        self.path, self.every = RunFolder(folder).checkpoint, every
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if (trainer.current_epoch + 1) % self.every == 0 or trainer.current_epoch + 1 == trainer.max_epochs:

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
-from medseg.transforms.augmentation import apply, draw, spare_missing
-from medseg.transforms.device_augmentation import cut_box, finish_crops
+from medseg.planning.folds import list_cases
+from medseg.transforms.crops.augmentation import apply, draw, spare_missing
+from medseg.transforms.crops.device_augmentation import cut_box, finish_crops
+from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
 from medseg.transforms.preprocessing import Preprocessing
-from medseg.transforms.sampling import SampleKey, draw_case, draw_center
 
-from .cases import list_cases
 from .prepare import preprocess_case
 from .progress import progress_bar
 from .supervision import Watch
@@ -128,7 +128,7 @@ class TrainingDataset(CaseDataset):
     Args:
         roi_size: voxels of a crop.
         samples_per_epoch: crops per epoch over all processes.
-        augmentation: settings of `medseg.transforms.augmentation.draw`.
+        augmentation: settings of `medseg.transforms.crops.augmentation.draw`.
         seed: of every draw.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -12,8 +11,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from medseg.config import read_json
 from medseg.errors import BundleError, MedsegError, ResourceError
 from medseg.io.atomic import remove_leftovers, write_json
+from medseg.layout import Layout, RunFolder
 from medseg.tracking.manifest import data_fingerprint, make_manifest
 from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_record import write_run_id
@@ -61,7 +62,7 @@ def run_fit(
     """
     started = time.monotonic()
     folder = run_folder(bundle_root, fold)
-    checkpoint = folder / "last.ckpt"
+    checkpoint = RunFolder(folder).checkpoint
     resuming = resume and checkpoint.is_file()
     if resume and not resuming:
         log.info("fold %d: nothing to resume in %s, starting", fold, folder)
@@ -73,7 +74,7 @@ def run_fit(
         data.first_epoch = finished_epochs(checkpoint)
     _prepare_data(trainer, data, folder)
     if pretrained is not None and not resuming:
-        load_matching(module.network, Path(pretrained), record=folder / "initialization.json")
+        load_matching(module.network, Path(pretrained), record=RunFolder(folder).initialization)
     if resuming and (folder / BUDGET).is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
     elif budget_s is not None:
@@ -98,7 +99,7 @@ def _prepare_data(trainer: pl.Trainer, data: SegmentationData, folder: Path) -> 
     data.augment_on(trainer.strategy.root_device)
     if trainer.is_global_zero:
         parts = {"train": data.train_dataset.report(), "val": data.validation_dataset.report()}
-        write_json(folder / "preparation.json", parts)
+        write_json(RunFolder(folder).preparation, parts)
 
 
 def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, checkpoint: Path | None) -> None:
@@ -128,12 +129,13 @@ def _write_results(
 ) -> None:
     """Weights of the fold, `models/model.pt` for predict, and result.json."""
     state = {name: tensor for name, tensor in module.network.state_dict().items()}
-    for place in weights_folders(bundle_root, fold):
-        write_weights(state, place / "model.pt")
+    layout = Layout(Path(bundle_root))
+    for path in (layout.fold_weights(fold), layout.weights):
+        write_weights(state, path)
     facts: dict[str, Any] = {"seconds": round(seconds, 1), "steps": trainer.global_step, **metrics}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         facts |= callback.facts() if isinstance(callback, EarlyStop) else {}
-    write_json(run_folder(bundle_root, fold) / "result.json", facts)
+    write_json(layout.run(fold).result, facts)
     log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
 
 
@@ -151,7 +153,7 @@ def _nothing_was_left(checkpoint: Path, trainer: pl.Trainer, module: Segmentatio
 
 def last_metrics(folder: Path) -> dict[str, float]:
     """The last value of each metric in a run's `metrics.json`."""
-    rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    rows = read_json(RunFolder(folder).metrics)
     merged = {name: value for row in rows for name, value in row.items()}
     return {name: value for name, value in merged.items() if name not in ("epoch", "step", "seconds")}
 
@@ -162,8 +164,8 @@ def _dice_text(metrics: dict[str, float]) -> str:
 
 def weights_folders(bundle_root: str | Path, fold: int) -> tuple[Path, Path]:
     """Where the weights of a fold go: its own folder, and the one that predict reads."""
-    models = Path(bundle_root) / "models"
-    return models / f"fold_{fold}", models
+    layout = Layout(Path(bundle_root))
+    return layout.fold_models(fold), layout.models
 
 
 def prepare_run_folder(folder: Path, *, keep: bool) -> None:
@@ -214,13 +216,13 @@ def _record(
         deterministic_algorithms=torch.are_deterministic_algorithms_enabled(),
         resumed=resuming,
     )
-    write_json(folder / "manifest.json", manifest)
+    run = RunFolder(folder)
+    write_json(run.manifest, manifest)
     logger = trainer.logger
     if logger is not None and hasattr(logger, "log_file"):
         logger.log_once({key: value for key, value in manifest.items() if not isinstance(value, dict)})  # type: ignore[attr-defined]
         write_run_id(folder, str(logger.run_id), str(logger.name))  # type: ignore[attr-defined]
-        if (folder / "manifest.json").is_file():
-            logger.log_file(folder / "manifest.json")
-        if (folder / "config.json").is_file():
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            logger.log_json("config.json", without_paths(config))
+        if run.manifest.is_file():
+            logger.log_file(run.manifest)
+        if run.config.is_file():
+            logger.log_json(run.config.name, without_paths(read_json(run.config)))

@@ -12,9 +12,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from medseg.config import choose_device
+from medseg.devices import choose_device
 from medseg.errors import ConfigError
-from medseg.inference.heap import keep_freed_memory
+from medseg.inference.windows.heap import keep_freed_memory
+from medseg.layout import Layout
 
 from .callbacks import Curves, Ema, LastCheckpoint, Progress, ValidateLast
 from .checkpoint_io import AtomicCheckpointIO
@@ -34,7 +35,7 @@ OWN_WAYS: dict[str, Any] = {
 
 
 def run_folder(bundle_root: str | Path, fold: int) -> Path:
-    return Path(bundle_root) / "runs" / f"fold_{fold}"
+    return Layout(Path(bundle_root)).run_folder(fold)
 
 
 def choose_precision(device: torch.device, precision: str = "auto") -> Any:
@@ -95,7 +96,7 @@ def make_trainer(
     Args:
         max_epochs: epochs of `steps_per_epoch` steps.
         bundle_root, fold: the run goes to `BUNDLE/runs/fold_N`.
-        device: word or `torch.device`, see `medseg.config.choose_device`.
+        device: word or `torch.device`, see `medseg.devices.choose_device`.
         devices, strategy: Lightning's; None is one device, `auto` all of them or torchrun's number.
         precision: `auto` or one of Lightning's words.
         val_interval: epochs between validations on whole volumes; the last epoch is validated in any case.
@@ -186,9 +187,9 @@ def _logger(
     from medseg.tracking.run_record import read_run_id
 
     return RunLogger(
-        bundle_root / "runs",
+        Layout(Path(bundle_root)).runs,
         experiment=experiment,
-        run_name=f"fold_{fold}",
+        run_name=folder.name,
         uri=uri,
         run_id=read_run_id(folder),
         tags={"mlflow.parentRunId": parent_run} if parent_run else None,

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, GridMismatchError
+from medseg.renamed import names_that_left
 from medseg.types import Affine, ImageCXYZ
 
 from .grid import GridMap, make_grid_map
 from .normalization import check_entry, normalize
 from .resampling import resample_in_memory_order, resample_label
 
-if TYPE_CHECKING:
-    from .monai_preprocessing import Preprocessd, RestoreLabeld
-
-__all__ = ["Prepared", "Preprocessd", "Preprocessing", "RestoreLabeld"]
+__all__ = ["Prepared", "Preprocessing"]
 
 
 @dataclass(frozen=True)
@@ -152,10 +150,5 @@ class Preprocessing:
         return resample_label(np.ascontiguousarray(grid.cut(grid.turn(label))), grid.shape)
 
 
-def __getattr__(name: str) -> Any:
-    # MONAI's import costs seconds; whoever needs only numpy does not pay them.
-    if name in ("Preprocessd", "RestoreLabeld"):
-        from . import monai_preprocessing
-
-        return getattr(monai_preprocessing, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# names that left this module are found where they are now
+__getattr__ = names_that_left(__name__)

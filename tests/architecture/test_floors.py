@@ -12,18 +12,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# The floors, bottom up; docs/architecture.md says what each is for.
 FLOORS = {
-    "cli": 7,
-    "bundle": 6,
-    "training": 5,
-    "inference": 4,
-    "transforms": 3, "datasets": 3, "planning": 3, "evaluation": 3,
-    "io": 2, "networks": 2, "losses": 2, "tracking": 2,
-    "types": 1, "errors": 1, "config": 1,
-}  # fmt: skip
-# planning measures and sizes what datasets and networks bring; training's manifest (tracking) names cases of io: named
-# exceptions to "never sideways", each a use of plain data classes only.
-SIDEWAYS = {("planning", "datasets"), ("tracking", "io")}
+    name: number
+    for number, names in {
+        1: ("layout", "renamed", "devices", "config", "types", "errors"),
+        2: ("transforms", "networks", "io", "losses"),
+        3: ("inference", "evaluation", "datasets", "tracking"),
+        4: ("planning", "cases", "selection"),
+        5: ("bundle", "training"),
+        8: ("commands", "components"),
+        9: ("cli",),
+    }.items()
+    for name in names
+}
 KERNEL_USERS = {"networks", "transforms", "inference", "evaluation", "cli"}
 HOMES = {
     "triton": ("kernels",),
@@ -61,24 +63,20 @@ def area(path: Path) -> str:
     return parts[0]
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in SOURCES if "medseg_kernels" not in p.parts], ids=lambda p: str(p.relative_to(ROOT))
-)
+MEDSEG = [path for path in SOURCES if "medseg_kernels" not in path.parts]
+
+
+@pytest.mark.parametrize("path", MEDSEG, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
     own = area(path)
     if own in ("__init__", "__main__"):
         return  # the door: lazy re-exports
+    assert own in FLOORS, f"{path.relative_to(ROOT)} stands on no floor: give {own} one in FLOORS"
     for line, name in imports_of(path):
         parts = name.split(".")
         if parts[0] == "medseg" and len(parts) > 1 and parts[1] in FLOORS:
             other = parts[1]
-            fits = (
-                other == own
-                or FLOORS[other] < FLOORS[own]
-                or (own, other) in SIDEWAYS
-                or FLOORS[own] == FLOORS[other] == 1
-            )
-            assert fits, (
+            assert other == own or FLOORS[other] < FLOORS[own] or FLOORS[other] == FLOORS[own] == 1, (
                 f"{path.relative_to(ROOT)}:{line} imports {name}: {own} is on floor {FLOORS[own]}, {other} on floor "
                 f"{FLOORS[other]}. Move the shared part down, or pass it in as an argument."
             )
@@ -86,6 +84,24 @@ def test_imports_point_down(path: Path) -> None:
             assert own in KERNEL_USERS, f"{path.relative_to(ROOT)}:{line}: {own} may not call medseg_kernels"
             assert len(parts) <= 2, (
                 f"{path.relative_to(ROOT)}:{line}: use public names of medseg_kernels only, not {name}"
+            )
+
+
+@pytest.mark.parametrize("path", MEDSEG, ids=lambda p: str(p.relative_to(ROOT)))
+def test_within_a_folder_imports_are_relative_and_across_folders_absolute(path: Path) -> None:
+    own = area(path)
+    if own in ("__init__", "__main__"):
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        where = f"{path.relative_to(ROOT)}:{node.lineno}"
+        inside = path.parent != ROOT / "medseg"
+        if inside and node.level == 0 and node.module and node.module.split(".")[:2] == ["medseg", own]:
+            raise AssertionError(f"{where} imports {node.module} of its own folder: write it relatively")
+        if inside and node.level > len(path.relative_to(ROOT / "medseg").parts) - 1:
+            raise AssertionError(
+                f"{where} leaves its folder with {'.' * node.level}: write medseg.… so that the floor shows"
             )
 
 

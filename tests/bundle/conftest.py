@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.bundle.layout import Layout
+from medseg.layout import Layout
 from tests.bundle.samples import make_bundle
 
 

@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 import torch
 
-from medseg.bundle.layout import Layout
 from medseg.bundle.load import load_bundle
 from medseg.bundle.weights import write_state_dict
 from medseg.bundle.write import write_bundle
+from medseg.layout import Layout
 from medseg.planning.plan import Plan
 
 LABELS = {0: "background", 1: "anterior", 2: "posterior"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.bundle.layout import Layout, is_bundle, packaged_folder
+from medseg.bundle.catalogue import packaged_folder
+from medseg.layout import Layout, is_bundle
 
 
 def shipped() -> list[Layout]:

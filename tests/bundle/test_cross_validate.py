@@ -13,16 +13,17 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from medseg.bundle.cross_validate import cross_validate, practice_card
-from medseg.bundle.layout import Layout
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.bundle.load import load_bundle
-from medseg.bundle.predict import PredictOptions, predict_bundle
-from medseg.bundle.record_choice import record_choice, write_cv_report
-from medseg.bundle.verify import verify_bundle
 from medseg.bundle.weights import write_state_dict
 from medseg.cli.main import main
+from medseg.commands.cv import cross_validate, practice_card
+from medseg.commands.cv_record import record_choice, write_cv_report
+from medseg.commands.predict import predict_bundle
 from medseg.errors import BundleError
 from medseg.inference import Predictor
+from medseg.inference.settings import PredictOptions
+from medseg.layout import Layout
 from tests.bundle.samples import make_bundle
 
 SPLITS = [{"train": ["case1", "case2"], "val": ["case0"]}, {"train": ["case0"], "val": ["case1", "case2"]}]
@@ -38,7 +39,7 @@ def _train(layout: Layout, seed: int) -> None:
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other engines take seconds to prepare, for three tiny cases."""
-    monkeypatch.setattr("medseg.bundle.cross_validate.Predictor", functools.partial(Predictor, engine="eager"))
+    monkeypatch.setattr("medseg.bundle.predictor.Predictor", functools.partial(Predictor, engine="eager"))
 
 
 @pytest.fixture(scope="module")

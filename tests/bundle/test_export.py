@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.bundle import export
-from medseg.bundle.export import export_bundle
-from medseg.bundle.layout import Layout
 from medseg.bundle.load import load_bundle
+from medseg.commands import export
+from medseg.commands.export import export_bundle
 from medseg.errors import BundleError, ConfigError
+from medseg.layout import Layout
 
 LOAD_WITHOUT_MEDSEG = """
 import sys

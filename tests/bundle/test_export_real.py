@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.bundle import export
-from medseg.bundle.export import export_bundle
-from medseg.bundle.layout import Layout
 from medseg.bundle.load import load_bundle
+from medseg.commands import export
+from medseg.commands.export import export_bundle
 from medseg.io import read_image
+from medseg.layout import Layout
 from tests.bundle.shipped import shipped
 from tests.bundle.test_export import LOAD_WITHOUT_MEDSEG
 

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.bundle.grammar import GrammarError, check, imported_names, parse, references
-from medseg.bundle.interpreter import evaluate
-from medseg.bundle.targets import TargetError, check_component
+from medseg.bundle.opening.grammar import GrammarError, check, imported_names, parse, references
+from medseg.bundle.opening.interpreter import evaluate
+from medseg.bundle.opening.targets import TargetError, check_component
 from tests.bundle.zoo_expressions import KINDS, OWN_CODE, TARGETS, ZOO
 
 ALIASES = {

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from medseg.bundle.install import install_bundle
-from medseg.bundle.layout import Layout
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.bundle.load import load_bundle
-from medseg.bundle.pack import pack_bundle
-from medseg.bundle.verify import verify_bundle
+from medseg.commands.install import install_bundle
+from medseg.commands.pack import pack_bundle
 from medseg.errors import MedsegError, UntrustedBundleError
+from medseg.layout import Layout
 
 pytestmark = pytest.mark.requirement("R13")
 

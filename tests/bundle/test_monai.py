@@ -13,10 +13,10 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from medseg.bundle.layout import Layout
+from medseg.bundle.configs.metadata import place_schema
 from medseg.bundle.load import load_bundle
-from medseg.bundle.metadata import place_schema
 from medseg.inference import SlidingWindowInferer
+from medseg.layout import Layout
 from medseg.transforms.restoring import restore_label
 
 KINDS = {"train": "train", "inference": "infer", "evaluate": "infer"}
@@ -123,7 +123,7 @@ def test_ckpt_export_scripts_the_network(bundle: Layout) -> None:
     image = torch.rand(1, 1, 32, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(scripted(image), load_bundle(bundle.folder).network()(image), atol=1e-4, rtol=1e-4)
-    assert json.loads(extra["inference.json"])["network_def"]["_target_"] == "medseg.networks.build_network"
+    assert json.loads(extra["inference.json"])["network_def"]["_target_"] == "medseg.components.build_network"
     assert json.loads(extra["metadata.json"])["name"] == "tiny_mr_unet"
 
 

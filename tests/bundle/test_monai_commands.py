@@ -15,8 +15,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from medseg.bundle.layout import Layout
 from medseg.bundle.weights import read_state_dict
+from medseg.layout import Layout
 from tests.bundle.samples import make_bundle, make_dataset
 
 REPOSITORY = Path(__file__).parents[2]

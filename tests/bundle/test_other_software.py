@@ -20,9 +20,9 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, MapTransform, Resize, SaveImaged
 
-from medseg.bundle.layout import Layout
 from medseg.bundle.load import load_bundle
 from medseg.bundle.weights import read_state_dict
+from medseg.layout import Layout
 from tests.bundle.samples import make_bundle
 from tests.bundle.shipped import each_shipped
 from tests.bundle.test_monai import predicted_by_hand

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.bundle.install import install_bundle
-from medseg.bundle.layout import Layout, find_bundle, find_bundle_root, known_bundles
+from medseg.bundle.catalogue import find_bundle, find_bundle_root, known_bundles
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.bundle.load import load_bundle
-from medseg.bundle.pack import pack_bundle, scrub
-from medseg.bundle.verify import verify_bundle
+from medseg.commands.install import install_bundle
+from medseg.commands.pack import pack_bundle, scrub
 from medseg.errors import BundleError
+from medseg.layout import Layout
 
 
 def test_packed_bundle_installs_and_predicts_by_name(bundle: Layout, tmp_path: Path) -> None:

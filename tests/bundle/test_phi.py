@@ -16,11 +16,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg.bundle.fit import fit_bundle
 from medseg.bundle.load import load_bundle
-from medseg.bundle.predict import PredictOptions, predict_bundle
 from medseg.bundle.weights import write_state_dict
 from medseg.bundle.write import write_bundle
+from medseg.commands.fit import fit_bundle
+from medseg.commands.predict import predict_bundle
+from medseg.inference.settings import PredictOptions
 from tests.bundle.samples import make_dataset, make_plan
 
 pytestmark = pytest.mark.requirement("R14")

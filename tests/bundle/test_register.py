@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 import medseg
-from medseg.bundle import predict
-from medseg.bundle.layout import Layout
-from medseg.bundle.register import register_bundle, requirements
+from medseg.commands import predict
+from medseg.commands.register import register_bundle, requirements
 from medseg.errors import BundleError
+from medseg.layout import Layout
 
 
 def test_registered_bundle_comes_back_and_predicts(
@@ -52,7 +52,7 @@ def test_registered_bundle_comes_back_and_predicts(
 
 
 def test_requirements_are_exact(bundle: Layout) -> None:
-    from medseg.bundle.metadata import read_metadata
+    from medseg.bundle.configs.metadata import read_metadata
 
     found = requirements(read_metadata(bundle.folder))
     assert f"medseg=={medseg.__version__}" in found

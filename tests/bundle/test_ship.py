@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ship_bundle
-from medseg.bundle.layout import Layout
-from medseg.bundle.verify import verify_bundle
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.evaluation import evaluate_folders
+from medseg.layout import Layout
 from tests.bundle.samples import make_bundle
 
 MANIFEST = {

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.bundle.layout import Layout
 from medseg.bundle.load import load_bundle
-from medseg.bundle.predict import PredictOptions, predict_bundle
+from medseg.commands.predict import predict_bundle
+from medseg.inference.settings import PredictOptions
+from medseg.layout import Layout
 from tests.bundle.samples import make_dataset
 from tests.bundle.shipped import each_shipped, shipped
 

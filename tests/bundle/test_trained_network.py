@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from medseg.bundle.layout import Layout
 from medseg.cli.main import main
 from medseg.errors import ConfigError
+from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from tests.bundle.samples import make_bundle
 
@@ -57,7 +57,7 @@ def test_an_unchanged_network_changes_no_file(two_folds: Layout) -> None:
 
 
 def test_a_fold_without_a_run_folder_counts_as_trained_with_what_the_bundle_says(two_folds: Layout) -> None:
-    from medseg.bundle.trained_network import refuse_mixture
+    from medseg.commands.fit_record import refuse_mixture
 
     weights = two_folds.fold_weights(1)
     weights.parent.mkdir(parents=True)

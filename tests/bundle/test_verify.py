@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from medseg.bundle.layout import Layout
-from medseg.bundle.verify import verify_bundle
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.bundle.weights import read_state_dict, sha256_of, write_state_dict
+from medseg.layout import Layout
 from medseg.networks import build_network
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import monai.bundle
 import torch
 
-from medseg.bundle.layout import Layout
+from medseg.bundle.checks.verify import verify_bundle
+from medseg.bundle.configs.metadata import place_schema
 from medseg.bundle.load import load_bundle
-from medseg.bundle.metadata import place_schema
-from medseg.bundle.verify import verify_bundle
+from medseg.layout import Layout
 from tests.bundle.shipped import each_shipped, shipped
 
 LARGEST_WEIGHTS = 12_000_000  # bytes; git keeps every version for ever

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from medseg.bundle.layout import Layout, known_bundles
+from medseg.bundle.catalogue import known_bundles
 from medseg.cli.main import main
+from medseg.layout import Layout
 from tests.bundle.samples import make_bundle
 
 PAGE = Path(__file__).parents[2] / "docs" / "clinic_offline.md"

@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medseg.io.nifti_fields import HEADER_1
+from medseg.io.formats.nifti_fields import HEADER_1
 from tests.corpus.entry import AFFINE, SHAPE, Entry, voxels
 
 GOOD_NAME = "scan.nii"

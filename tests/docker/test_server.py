@@ -112,7 +112,7 @@ def server(database: str, tmp_path: Path) -> Iterator[str]:
 def test_lightning_run_reaches_the_server(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    from medseg.bundle.fit import fit_bundle
+    from medseg.commands.fit import fit_bundle
 
     port = server.rsplit(":", 1)[1]
     assert answers(f"{server}/health", host=f"mlflow:{port}") == 200

@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medseg.cases.batch import Job, OutputOptions, first_look, run_cases, safe_name
+from medseg.cases.measures import measure, rows_to_csv, surface_area_mm2
 from medseg.errors import UnreadableFileError
-from medseg.inference.batch import Job, OutputOptions, first_look, run_cases, safe_name
-from medseg.inference.measures import measure, rows_to_csv, surface_area_mm2
 from medseg.io import Case, Header, Volume, read_label, write_image
 
 LABELS = {0: "background", 1: "low part", 2: "high"}

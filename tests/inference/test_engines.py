@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medseg.errors import ConfigError
-from medseg.inference import engines
+from medseg.inference.engines import choice
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def network() -> torch.nn.Module:
 def test_eager_is_the_network_itself(network) -> None:
     window = torch.randn(2, 1, 8, 8, 8)
     with torch.inference_mode():
-        engine = engines.build_engine(network, window, name="eager", precision="fp32")
+        engine = choice.build_engine(network, window, name="eager", precision="fp32")
         assert torch.equal(engine(window), network(window))
 
 
@@ -35,14 +35,14 @@ def test_openvino_agrees_and_keeps_its_model(network, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     window = torch.randn(1, 1, 8, 8, 8)
     with torch.inference_mode():
-        engine = engines.build_engine(network, window, name="openvino", precision="fp32")
+        engine = choice.build_engine(network, window, name="openvino", precision="fp32")
         torch.testing.assert_close(engine(window), network(window), atol=1e-4, rtol=1e-4)
         kept = sorted(path.suffix for path in (tmp_path / "openvino").iterdir())
         assert kept == [".bin", ".xml"]
-        again = engines.build_engine(network, window, name="openvino", precision="fp32")
+        again = choice.build_engine(network, window, name="openvino", precision="fp32")
         torch.testing.assert_close(again(window), engine(window))
         network[0].weight.mul_(2.0)  # other weights, other model
-        engines.build_engine(network, window, name="openvino", precision="fp32")
+        choice.build_engine(network, window, name="openvino", precision="fp32")
     assert len(list((tmp_path / "openvino").glob("*.xml"))) == 2
 
 
@@ -50,7 +50,7 @@ def test_results_of_openvino_outlive_the_next_call(network) -> None:
     pytest.importorskip("openvino")
     first, second = torch.randn(2, 1, 1, 6, 6, 6)
     with torch.inference_mode():
-        engine = engines.build_engine(network, first, name="openvino", precision="fp32")
+        engine = choice.build_engine(network, first, name="openvino", precision="fp32")
         kept = engine(first)
         before = kept.clone()
         engine(second)
@@ -58,14 +58,14 @@ def test_results_of_openvino_outlive_the_next_call(network) -> None:
 
 
 def test_few_windows_build_nothing(network) -> None:
-    engine = engines.choose_engine(network, torch.randn(1, 1, 8, 8, 8), windows=2)
+    engine = choice.choose_engine(network, torch.randn(1, 1, 8, 8, 8), windows=2)
     assert engine.name == "eager"
     assert "nothing else would pay" in engine.reason
 
 
 def test_the_fastest_is_taken_and_remembered(network, monkeypatch, tmp_path: Path) -> None:
     window = torch.randn(1, 1, 8, 8, 8)
-    monkeypatch.setattr(engines, "PAYS_AFTER_S", {"fast": 0.0})
+    monkeypatch.setattr(choice, "PAYS_AFTER_S", {"fast": 0.0})
 
     def slow(net, example, precision):
         def run(windows):
@@ -74,20 +74,20 @@ def test_the_fastest_is_taken_and_remembered(network, monkeypatch, tmp_path: Pat
 
         return run
 
-    monkeypatch.setattr(engines, "ENGINES", {"eager": slow, "fast": lambda net, example, precision: net})
-    engine = engines.choose_engine(network, window, windows=100)
+    monkeypatch.setattr(choice, "ENGINES", {"eager": slow, "fast": lambda net, example, precision: net})
+    engine = choice.choose_engine(network, window, windows=100)
     assert engine.name == "fast"
     assert "eager" in engine.reason
     assert list(json.loads((tmp_path / "engines.json").read_text()).values()) == ["fast"]
-    again = engines.choose_engine(network, window, windows=100)
+    again = choice.choose_engine(network, window, windows=100)
     assert "earlier" in again.reason
 
 
 def test_an_engine_that_computes_something_else_is_refused(network, monkeypatch) -> None:
-    monkeypatch.setattr(engines, "PAYS_AFTER_S", {"wrong": 0.0})
-    wrong = {"eager": engines.ENGINES["eager"], "wrong": lambda net, example, precision: lambda w: net(w) * 1.1}
-    monkeypatch.setattr(engines, "ENGINES", wrong)
-    engine = engines.choose_engine(network, torch.randn(1, 1, 8, 8, 8), windows=100)
+    monkeypatch.setattr(choice, "PAYS_AFTER_S", {"wrong": 0.0})
+    wrong = {"eager": choice.ENGINES["eager"], "wrong": lambda net, example, precision: lambda w: net(w) * 1.1}
+    monkeypatch.setattr(choice, "ENGINES", wrong)
+    engine = choice.choose_engine(network, torch.randn(1, 1, 8, 8, 8), windows=100)
     assert engine.name == "eager"
     assert "differ from eager" in engine.refused["wrong"]
 
@@ -96,9 +96,9 @@ def test_an_engine_by_name_that_cannot_run_says_why(network, monkeypatch) -> Non
     def broken(net, example, precision):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setitem(engines.ENGINES, "openvino", broken)
+    monkeypatch.setitem(choice.ENGINES, "openvino", broken)
     with pytest.raises(ConfigError, match="no such operator"):
-        engines.choose_engine(network, torch.randn(1, 1, 8, 8, 8), name="openvino")
+        choice.choose_engine(network, torch.randn(1, 1, 8, 8, 8), name="openvino")
 
 
 def test_networks_that_return_several_outputs_give_the_first() -> None:
@@ -107,4 +107,4 @@ def test_networks_that_return_several_outputs_give_the_first() -> None:
             return [{"full": windows, "half": windows[..., ::2]}]
 
     window = torch.randn(1, 1, 4, 4, 4)
-    assert torch.equal(engines.build_engine(Several(), window, name="eager", precision="fp32")(window), window)
+    assert torch.equal(choice.build_engine(Several(), window, name="eager", precision="fp32")(window), window)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.bundle.predict import PredictOptions, predict_bundle
+from medseg.commands.predict import predict_bundle
 from medseg.errors import ConfigError
+from medseg.inference.settings import PredictOptions
 from medseg.io import Header, read_header, read_label, write_image
 
 NETWORK = {

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 
 CODE = """
 import json, sys, torch
-from medseg.inference.heap import give_back_freed_memory, keep_freed_memory
+from medseg.inference.windows.heap import give_back_freed_memory, keep_freed_memory
 
 def resident():
     line = next(one for one in open("/proc/self/status") if one.startswith("VmRSS"))

@@ -10,16 +10,17 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medseg.bundle.layout import Layout
 from medseg.bundle.low_resolution import attach_low_resolution
-from medseg.bundle.predict import PredictOptions, predict_bundle
 from medseg.bundle.write import write_bundle
 from medseg.cli.main import main
+from medseg.commands.predict import predict_bundle
 from medseg.errors import BundleError, ConfigError
 from medseg.inference import Predictor
 from medseg.inference.locate import LocatingPredictor, box_round
-from medseg.inference.slab import plan_windows
+from medseg.inference.settings import PredictOptions
+from medseg.inference.windows.slab import plan_windows
 from medseg.io import Header, Volume, read_label, write_image
+from medseg.layout import Layout
 from medseg.transforms.preprocessing import Preprocessing
 from tests.bundle.samples import make_plan
 

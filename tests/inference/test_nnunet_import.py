@@ -12,13 +12,14 @@ import torch
 from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
-from medseg.bundle.import_nnunet import import_nnunet
 from medseg.bundle.load import load_bundle
-from medseg.bundle.predict import PredictOptions, predict_bundle
+from medseg.commands.import_nnunet import import_nnunet
+from medseg.commands.predict import predict_bundle
 from medseg.errors import BundleError, ConfigError, UntrustedBundleError
-from medseg.inference.windows import even_starts, importance_map
+from medseg.inference.settings import PredictOptions
+from medseg.inference.windows.places import even_starts, importance_map
 from medseg.io import Header, read_label, write_image
-from medseg.networks.nnunet import build_nnunet, own_names
+from medseg.networks.imported.nnunet import build_nnunet, own_names
 from medseg.transforms import nnunet_preprocessing
 from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing, coarse_axis, resize_cubic
 

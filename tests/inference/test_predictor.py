@@ -11,10 +11,10 @@ from scipy.ndimage import gaussian_filter
 
 from medseg.errors import ConfigError, DataError, ResourceError
 from medseg.inference import Predictor, SlidingWindowInferer
-from medseg.inference.ensemble import averaged
-from medseg.inference.memory import StepDown, plan_memory, slab_bytes
-from medseg.inference.mirroring import mirrored
-from medseg.inference.slab import plan_windows
+from medseg.inference.windows.ensemble import averaged
+from medseg.inference.windows.memory import StepDown, plan_memory, slab_bytes
+from medseg.inference.windows.mirroring import mirrored
+from medseg.inference.windows.slab import plan_windows
 from medseg.io import Header, Volume
 from medseg.transforms.preprocessing import Preprocessing
 from medseg.transforms.restoring import restore_label

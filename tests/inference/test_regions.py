@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medseg.inference import Predictor, SlidingWindowInferer
-from medseg.inference.ensemble import averaged
+from medseg.inference.windows.ensemble import averaged
 from medseg.transforms.preprocessing import Preprocessing
 from medseg.transforms.regions import labels_of_regions, region_masks
 from medseg.transforms.restoring import restore_regions

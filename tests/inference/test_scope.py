@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.inference.scope import Scope, modality_of
+from medseg.cases.scope import Scope, modality_of
 from medseg.io import Header, Volume, read_image
 from medseg.planning.plan import Plan
 

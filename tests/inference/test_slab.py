@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseg.inference.slab import ProbabilityMap, Slab, plan_windows, stream_labels
-from medseg.inference.windows import importance_map
+from medseg.inference.windows.places import importance_map
+from medseg.inference.windows.slab import ProbabilityMap, Slab, plan_windows, stream_labels
 from medseg.transforms.grid import make_grid_map
 
 SHAPE, ROI = (20, 14, 12), (8, 8, 8)

@@ -10,7 +10,7 @@ from monai.data.utils import compute_importance_map
 from monai.inferers import SlidingWindowInferer as Monai
 
 from medseg.inference import SlidingWindowInferer
-from medseg.inference.windows import axis_starts, importance_map
+from medseg.inference.windows.places import axis_starts, importance_map
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ print(json.dumps({"idle": idle / 1024, "peak": peak() / 1024, "growth": growth})
 
 def test_reading_needs_neither_torch_nor_monai() -> None:
     script = (
-        "import sys; import medseg.io, medseg.datasets, medseg.io.dicom_seg\n"
+        "import sys; import medseg.io, medseg.datasets, medseg.io.formats.dicom_seg\n"
         "heavy = [name for name in ('torch', 'monai', 'scipy', 'nibabel', 'SimpleITK', 'pydicom') if name in sys.modules]\n"
         "print(heavy)"
     )

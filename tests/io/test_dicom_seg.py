@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from medseg.errors import DataError, GridMismatchError, LabelError
-from medseg.io.dicom_seg import ABNORMAL, ANATOMY, TISSUE, Code, Segment, segment_for, write_segmentation
+from medseg.io.formats.dicom_seg import ABNORMAL, ANATOMY, TISSUE, Code, Segment, segment_for, write_segmentation
 from medseg.io.header import Header
 from medseg.io.volume import read_header
 from tests.io.dicom_maker import make_series, voxels

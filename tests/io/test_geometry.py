@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 
 from medseg.errors import GeometryError, GridMismatchError
-from medseg.io.geometry import (
-    check_affine,
-    check_same_grid,
-    grid_difference,
-    orientation_of,
-    resample_to_grid,
-    same_grid,
-    spacing_of,
-)
+from medseg.io.geometry import check_affine, check_same_grid, grid_difference, orientation_of, same_grid, spacing_of
 from medseg.io.header import Header, Volume
+from medseg.io.resample import resample_to_grid
 
 
 def volume(shape: tuple[int, ...], affine: np.ndarray, array: np.ndarray | None = None) -> Volume:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError, GridMismatchError, LabelError
-from medseg.io import nifti_write
+from medseg.io.formats import nifti_write
 from medseg.io.header import Header
 from medseg.io.volume import read_header, read_image, read_label, write_image, write_label
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.context import Context, Site
-from medseg.networks.sublayers import StageBuilder
+from medseg.networks.build_stage import StageBuilder
+from medseg.networks.contract import Context, Site
 
 RELATIVE = 1e-5  # of the largest value of a tensor; float32 against float64
 

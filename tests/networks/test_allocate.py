@@ -3,7 +3,7 @@
 import pytest
 
 from medseg.errors import ConfigError
-from medseg.networks.allocate import allocate
+from medseg.networks.presets.allocation import allocate
 
 LETTER = {"ssd": "M", "full_attention": "*", "mlp": "-"}
 PATTERNS = [

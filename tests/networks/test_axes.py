@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.networks import MIXERS
-from medseg.networks.context import Context
+from medseg.networks.contract import Context
 from tests.networks.agreement import randomise, site, stage
 
 TURN = (2, 0, 1)  # axis a of the turned volume is axis TURN[a] of the straight one

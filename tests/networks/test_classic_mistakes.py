@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from medseg.networks import build_network
-from medseg.networks.context import Context
-from medseg.networks.layers import ImageLayerNorm
+from medseg.networks.contract import Context
+from medseg.networks.layers.common import ImageLayerNorm
 from medseg.networks.mixers.carrier_attention import CarrierAttention, pack, unpack
 from medseg.networks.mixers.continuous_bias import ContinuousBias, ContinuousPosition
 from medseg.networks.mixers.gated_delta import GatedDelta

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from medseg.networks.conv3d import Conv3d
+from medseg.networks.layers.conv3d import Conv3d
 
 
 @pytest.mark.parametrize("grid", [(2, 2, 2), (2, 8, 8), (1, 1, 1), (3, 4, 3), (2, 3, 3)], ids=str)

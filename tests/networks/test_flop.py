@@ -9,8 +9,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseg.networks.context import Context, Site
-from medseg.networks.flop import COUNTS
+from medseg.networks.contract import Context, Site
+from medseg.networks.cost import COUNTS
 from medseg.networks.mixers import MIXERS
 from medseg_kernels import gated_delta_rule, selective_scan, short_conv, window_attention
 

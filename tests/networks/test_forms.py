@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseg.networks.context import Context
+from medseg.networks.contract import Context
 from medseg.networks.mixers import MIXERS
 from medseg.networks.mixers.parts import wide
 from medseg.networks.mixers.retention import Retention

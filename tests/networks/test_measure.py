@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medseg.cli.main import main
-from medseg.networks.measure import measure
+from medseg.networks.cost import measure
 from medseg.networks.mixers.selective_scan import SelectiveScan
 
 

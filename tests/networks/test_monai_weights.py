@@ -5,7 +5,7 @@ import torch
 
 from medseg.errors import ConfigError
 from medseg.networks import build_network
-from medseg.networks.monai_weights import load_monai_swin_unetr
+from medseg.networks.imported.monai_swin_unetr import load_monai_swin_unetr
 
 monai_nets = pytest.importorskip("monai.networks.nets")
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.networks.norm_act import NormLeakyReLU
+from medseg.networks.layers.norm_act import NormLeakyReLU
 
 
 def plain(image: Tensor, channels: int) -> Tensor:

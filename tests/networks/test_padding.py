@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from medseg.networks import MIXERS, build_network
-from medseg.networks.context import Context
+from medseg.networks.contract import Context
 from tests.networks.agreement import randomise, site, stage
 
 GRID = (5, 4, 6)

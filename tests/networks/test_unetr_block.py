@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseg.networks.unetr_block import UnetrBlock
+from medseg.networks.convolutions.unetr import UnetrBlock
 from tests.networks.agreement import randomise, site
 
 KINDS = {"one width": (6, 0), "other width": (4, 0), "with skip": (5, 3), "skip, width unchanged": (2, 4)}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import ConfigError
+from medseg.planning.folds import make_splits
 from medseg.planning.grid import choose_dimensions, choose_grid, coarser_grid
 from medseg.planning.planner import coarse_plan, make_plan
-from medseg.planning.splits import make_splits
 from tests.planning.test_planner import fingerprint_of, open_dataset_of
 
 

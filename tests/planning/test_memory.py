@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medseg.bundle.plan import plan_bundle
 from medseg.cli.plan import parse_memory
+from medseg.commands.plan import plan_bundle
 from medseg.errors import ResourceError
 from medseg.planning.memory import measure_step
 from tests.volumes import make_case

@@ -15,11 +15,11 @@ from medseg.io.datalist import Case
 from medseg.io.volume import read_header, write_image, write_label
 from medseg.planning.crops import choose_roi_size, choose_strides
 from medseg.planning.fingerprint import Fingerprint, measure
+from medseg.planning.folds import check_splits, make_splits
 from medseg.planning.grid import choose_spacing
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
 from medseg.planning.recipe import choose_augmentation, choose_normalization
-from medseg.planning.splits import check_splits, make_splits
 from tests.volumes import ball, make_case
 
 LABELS = {0: "background", 1: "ball"}

@@ -18,8 +18,8 @@ PRELOAD_LIGHT = (
     "medseg.cli.main",
     "medseg.cli.predict",
     "medseg.cli.evaluate",
-    "medseg.inference.batch",
-    "medseg.io.dicom_seg",
+    "medseg.cases.batch",
+    "medseg.io.formats.dicom_seg",
     "pydicom",
 )
 PRELOAD_TORCH = (*PRELOAD_LIGHT, "torch", "medseg.cli.plan", "medseg.cli.fit")

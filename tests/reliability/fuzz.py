@@ -28,7 +28,7 @@ from tests.reliability.targets import Target, outcome, targets
 
 SLOWEST_S = 2.0
 MEMORY_MB = 200  # growth of the whole process over its idle size
-TRACED = ("medseg/io/", "medseg/datasets/", "medseg/config.py", "medseg/bundle/grammar")
+TRACED = ("medseg/io/", "medseg/datasets/", "medseg/config.py", "medseg/bundle/opening/grammar")
 
 
 @dataclass

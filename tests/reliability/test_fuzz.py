@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import GeometryError
-from medseg.io import mgh
+from medseg.io.formats import mgh
 from tests.reliability.fuzz import SLOWEST_S, fuzz
 from tests.reliability.mutations import mutate
 from tests.reliability.targets import outcome, targets

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from medseg.bundle.fit import fit_bundle
+from medseg.commands.fit import fit_bundle
 from medseg.tracking.mlflow_logger import RunLogger, tracking_uri
 from medseg.tracking.names import metric_name
 from medseg.tracking.run_record import read_run_id

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from medseg.errors import BundleError
 from medseg.training.budget import choose_length
 from medseg.training.optimization import schedule_factor

@@ -16,7 +16,7 @@ from medseg.inference import Predictor
 from medseg.io.datalist import Case
 from medseg.io.header import Header, Volume
 from medseg.io.volume import read_label, write_image, write_label
-from medseg.training.cross_validation import (
+from medseg.selection.cross_validation import (
     Candidate,
     choose_candidate,
     choose_postprocessing,

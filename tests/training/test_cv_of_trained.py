@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
-from medseg.bundle.verify import verify_bundle
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.cli.main import main
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from tests.volumes import make_case
 
 QUICK = {"max_epochs": 1, "steps_per_epoch": 12, "val_interval": 1, "batch_size": 2, "num_workers": 0}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from medseg.errors import ConfigError
 from medseg.training.datamodule import SegmentationData
 from tests.volumes import make_case

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from medseg.errors import ConfigError
 from medseg.planning.plan import Plan
 from medseg.training.early_stop import EarlyStop

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg.bundle.fit import fit_bundle, resolve_config
-from medseg.bundle.plan import plan_bundle
 from medseg.cli.main import main
+from medseg.commands.fit import fit_bundle, resolve_config
+from medseg.commands.plan import plan_bundle
 from medseg.errors import BundleError, ConfigError, LabelError
 from tests.volumes import make_case
 

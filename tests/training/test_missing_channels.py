@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
 from medseg.cli.main import main
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from medseg.datasets import open_dataset
 from medseg.io.datalist import Case
 from medseg.planning.plan import Plan
 from medseg.training.prepare import preprocess_case
-from medseg.transforms.augmentation import ChannelParameters, apply, draw, spare_missing
+from medseg.transforms.crops.augmentation import ChannelParameters, apply, draw, spare_missing
 from medseg.transforms.preprocessing import Preprocessing
 from tests.volumes import make_case
 

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
 from medseg.cli.main import main
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from medseg.errors import LabelError
 from tests.volumes import ball
 

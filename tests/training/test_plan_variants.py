@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
-from medseg.bundle.verify import verify_bundle
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.cli.main import main
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from medseg.io.volume import read_label
 from medseg.planning.plan import Plan
 from tests.volumes import make_case

@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg.bundle.fit import fit_bundle
-from medseg.bundle.plan import plan_bundle
-from medseg.bundle.verify import verify_bundle
+from medseg.bundle.checks.verify import verify_bundle
 from medseg.cli.main import main
+from medseg.commands.fit import fit_bundle
+from medseg.commands.plan import plan_bundle
 from medseg.datasets import open_dataset
 from medseg.errors import ConfigError, DataError
 from medseg.planning.plan import Plan

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from medseg.errors import ConfigError
-from medseg.transforms import augmentation
-from medseg.transforms.augmentation import ChannelParameters, apply, build_recipe, draw
-from medseg.transforms.sampling import SampleKey
+from medseg.transforms.crops import augmentation
+from medseg.transforms.crops.augmentation import ChannelParameters, apply, build_recipe, draw
+from medseg.transforms.crops.sampling import SampleKey
 
 ROI = (12, 10, 8)
 

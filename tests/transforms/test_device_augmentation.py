@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.transforms.augmentation import apply, draw
-from medseg.transforms.device_augmentation import cut_box, finish_crops
+from medseg.transforms.crops.augmentation import apply, draw
+from medseg.transforms.crops.device_augmentation import cut_box, finish_crops
 
 RECIPES = {
     "flips only": {"preset": "none", "mirror": 1.0},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medseg.transforms import intensity
+from medseg.transforms.crops import intensity
 
 
 def _channel(shape: tuple[int, ...] = (13, 11, 9)) -> torch.Tensor:

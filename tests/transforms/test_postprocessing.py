@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from medseg.errors import ConfigError
-from medseg.transforms.monai_postprocessing import PostprocessLabeld
+from medseg.transforms.monai import PostprocessLabeld
 from medseg.transforms.postprocessing import Postprocessing, describe, drop_small, fill_holes, keep_largest
 
 AFFINE = np.diag([-1.0, 1.0, 5.0, 1.0])  # voxels of 5 mm3, left-handed on purpose

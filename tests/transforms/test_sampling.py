@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from medseg.transforms.sampling import SampleKey, draw_case, draw_center
+from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
 
 NOTHING = np.zeros((0, 4), dtype=np.int32)
 

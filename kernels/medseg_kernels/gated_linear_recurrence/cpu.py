@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .. import cpu_build
 from . import segments
-from .chunkwise import start_states
-from .chunkwise_backward import Gradients
+from .chunked import start_states
+from .chunked_backward import Gradients
 from .layout import CHUNK
 
 SOURCE = Path(__file__).with_name("cpu.cpp")

@@ -22,7 +22,7 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .general import gated_linear_recurrence
+from .api import gated_linear_recurrence
 
 
 def retention(

@@ -16,8 +16,8 @@ from torch import Tensor
 from .. import dispatch
 from . import cpu
 from .checks import check_pieces, check_values
-from .chunkwise import chunkwise
-from .chunkwise_backward import Gradients, chunkwise_backward
+from .chunked import chunkwise
+from .chunked_backward import Gradients, chunkwise_backward
 from .reference import work_dtype
 from .visits import cached_visit, piece_count
 
@@ -46,7 +46,7 @@ def refuse_cpu(*tensors: Tensor) -> str | None:
 def _triton(direction: str) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         # imported when first used: this package works where triton is not installed
-        module = importlib.import_module(".triton_backend", __package__)
+        module = importlib.import_module(".triton_launch", __package__)
         return getattr(module, direction)(*args)
 
     return run

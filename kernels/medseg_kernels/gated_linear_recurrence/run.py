@@ -10,9 +10,9 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from ..traversals import Traversal
+from ..traversals.orders import Traversal
 from .checks import check_shapes
-from .chunkwise import chunkwise
+from .chunked import chunkwise
 from .op import recurrence_op
 from .visits import piece_count, visit
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_pieces import (
+from .triton_shared import (
     load_decay,
     load_rows,
     load_state,

@@ -8,7 +8,8 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from ..traversals import Traversal, _split_heads, _split_reversed, _split_windows, traversal_order, traversal_pieces
+from ..traversals.curves import split_heads, split_reversed, split_windows, traversal_order, traversal_pieces
+from ..traversals.orders import Traversal
 
 
 def is_memory_order(text: str) -> bool:
@@ -29,7 +30,7 @@ def visit(text: str, grid: List[int], device: Optional[torch.device]) -> Tuple[O
     """
     if is_memory_order(text):
         return None, None
-    parts = _split_heads(text)
+    parts = split_heads(text)
     pieces = traversal_pieces(parts[0], grid)
     for part in parts:
         if traversal_pieces(part, grid) != pieces:
@@ -50,7 +51,7 @@ def cached_visit(text: str, grid: Tuple[int, ...], device: str) -> Tuple[Optiona
 
 def piece_count(text: str, grid: List[int]) -> int:
     """Number of pieces of a traversal, by arithmetic only, so that it also works on symbolic sizes."""
-    windowed, window, _ = _split_windows(_split_reversed(_split_heads(text)[0])[1])
+    windowed, window, _ = split_windows(split_reversed(split_heads(text)[0])[1])
     if not windowed:
         return 1
     count = 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..traversals import _split_heads, traversal_order, traversal_pieces
+from ..traversals.curves import split_heads, traversal_order, traversal_pieces
 from .reference import merge_traversals, pick, pick_row
 
 # These reach scripted functions as default arguments: TorchScript reads no globals.
@@ -169,7 +169,7 @@ def chunked_scan(
     kept: List[Tensor] = []
     for r in range(len(traversals)):
         orders = traversal_order(traversals[r], grid, u.device)
-        names = _split_heads(traversals[r])
+        names = split_heads(traversals[r])
         width = channels // len(names)
         x = pick(u, r).to(work)
         step = step_size(pick(delta, r).to(work), None if bias is None else pick_row(bias, r), delta_softplus)

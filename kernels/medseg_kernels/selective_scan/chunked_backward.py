@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..traversals import Traversal
+from ..traversals.orders import Traversal
 from .chunked import CHECKPOINT, CHUNK, begin_mask, linear_scan, per_channel, restart, step_size
 from .reference import pick, pick_row
 

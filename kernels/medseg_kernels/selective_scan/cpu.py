@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import cpu_build, dispatch
+from ..traversals.tables import split, tables
 from .chunked import CHECKPOINT
 from .chunked_backward import Inputs
-from .tables import split, tables
 
 LANES = 16  # channels per vector, as in cpu.cpp
 # In the order of the struct; "_b", "_r" ... are strides over the axes B, R, N, G.

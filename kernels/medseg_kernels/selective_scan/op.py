@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..traversals.tables import split
 from . import cpu
 from .chunked import CHECKPOINT, chunked_scan
 from .chunked_backward import Inputs, chunked_scan_backward
-from .tables import split
 
 NAME = "selective_scan"
 
@@ -70,9 +70,9 @@ def scan_op(
     given = Inputs(u, delta, rate, write, read, skip, z, bias, initial_state, weights)
     chosen = dispatch.choose(NAME, BACKENDS, backend, *given)
     if chosen == "triton":
-        from . import triton_call
+        from . import triton_launch
 
-        return triton_call.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
+        return triton_launch.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
     if chosen == "cpu":
         return cpu.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
     out, last, kept = chunked_scan(*given, list(grid), split(traversals), delta_softplus, merge)
@@ -118,9 +118,9 @@ def scan_backward_op(
     given = Inputs(u, delta, rate, write, read, skip, z, bias, initial_state, weights)
     chosen = dispatch.choose(NAME, BACKENDS, backend, *given)
     if chosen == "triton":
-        from . import triton_call
+        from . import triton_launch
 
-        grads = triton_call.backward(grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge)
+        grads = triton_launch.backward(grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge)
     elif chosen == "cpu":
         grads = cpu.backward(grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge)
     else:

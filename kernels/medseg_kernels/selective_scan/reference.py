@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..traversals import Traversal
+from ..traversals.orders import Traversal
 
 
 def pick(x: Tensor, r: int) -> Tensor:

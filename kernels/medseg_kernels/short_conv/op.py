@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
-from ..selective_scan.tables import split
+from ..traversals.tables import split
 from . import cpu
 from .reference import torch_short_conv
 from .tables import Settings
@@ -46,9 +46,9 @@ def conv_op(
     settings = Settings(tuple(grid), traversals, mode, tuple(kernel), silu)
     chosen = dispatch.choose(NAME, BACKENDS, backend, x, weight, bias)
     if chosen == "triton":
-        from . import triton_call
+        from . import triton_launch
 
-        return triton_call.forward(x, weight, bias, settings)
+        return triton_launch.forward(x, weight, bias, settings)
     if chosen == "cpu":
         return cpu.forward(x, weight, bias, settings)
     return torch_short_conv(x, weight, bias, list(grid), split(traversals), mode, list(kernel), silu).contiguous()
@@ -76,9 +76,9 @@ def conv_backward_op(
     settings = Settings(tuple(grid), traversals, mode, tuple(kernel), silu)
     chosen = dispatch.choose(NAME, BACKENDS, backend, x, weight, bias)
     if chosen == "triton":
-        from . import triton_call
+        from . import triton_launch
 
-        grads = triton_call.backward(grad, x, weight, bias, settings)
+        grads = triton_launch.backward(grad, x, weight, bias, settings)
     elif chosen == "cpu":
         grads = cpu.backward(grad, x, weight, bias, settings)
     else:

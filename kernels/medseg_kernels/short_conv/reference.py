@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..traversals import _split_heads, traversal_order, traversal_pieces
+from ..traversals.curves import split_heads, traversal_order, traversal_pieces
 
 
 def step_shift(mode: str, taps: int) -> int:
@@ -81,7 +81,7 @@ def torch_short_conv(
         if mode == "grid":
             y = _convolve_grid(source, weight[r], grid, kernel)
         else:
-            names = _split_heads(traversals[r])
+            names = split_heads(traversals[r])
             orders = traversal_order(traversals[r], grid, x.device)
             width = x.shape[2] // len(names)
             parts: List[Tensor] = []

@@ -8,8 +8,8 @@ from typing import NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..selective_scan.tables import count_heads, split
-from ..traversals import Traversal
+from ..traversals.orders import Traversal
+from ..traversals.tables import count_heads, split
 from .reference import step_bounds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .geometry import GEOMETRIES, product
+from .windows import GEOMETRIES, product
 
 PAD_MODES = ("mask", "input")
 BIAS_INDEXES = ("geometric", "monai")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from medseg_kernels import cpu_build
 
-from .geometry import bias_center, bias_codes
-from .problem import Gradients, Problem
+from .call import Gradients, Problem
+from .windows import bias_center, bias_codes
 
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_CHANNELS = 128

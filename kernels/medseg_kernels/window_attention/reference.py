@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .dropout import keep_mask
-from .geometry import bias_center, bias_codes, product, token_index, token_slot, visible, windows_per_axis
+from .windows import bias_center, bias_codes, product, token_index, token_slot, visible, windows_per_axis
 
 SCORES_PER_CHUNK = 1 << 23
 

@@ -8,7 +8,7 @@ writes it once per group; `table_kernel` brings pairs to the bias table, one pro
 import triton
 import triton.language as tl
 
-from .triton_common import (
+from .triton_shared import (
     add_bias,
     grid_rows,
     grid_tile,

@@ -6,7 +6,7 @@ In the paper's words: FlashAttention inside windows that exist only as indices.
 import triton
 import triton.language as tl
 
-from .triton_common import add_bias, grid_tile, hide, keep, output_rows, place, query_tile, store_tile, task_of
+from .triton_shared import add_bias, grid_tile, hide, keep, output_rows, place, query_tile, store_tile, task_of
 
 
 @triton.jit

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
-from medseg.networks.layers import DropPath, convolution, layer_scale, to_image, to_tokens, token_norm
 from medseg_kernels import window_attention, window_attention_with_carriers, window_grid
 
+from ..contract import Context, Site
+from ..layers.common import DropPath, convolution, layer_scale, to_image, to_tokens, token_norm
 from .continuous_bias import ContinuousBias, ContinuousPosition
 from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.context import Context, Site
-
+from ..contract import Context, Site
 from .masking import hide, key_scores
 from .parts import check_heads
 

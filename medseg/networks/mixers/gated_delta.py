@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.context import Context, Site
 from medseg_kernels import gated_delta_rule
 
+from ..contract import Context, Site
 from .masking import hide
 from .parts import HeadNorm, LocalMix, check_heads, initial_step_bias, keep_from_decay, share_heads, split_heads
 

@@ -8,9 +8,9 @@ from typing import List, Tuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.context import Context, Site
 from medseg_kernels import gla
 
+from ..contract import Context, Site
 from .masking import hide
 from .parts import HeadNorm, check_heads, share_heads, split_heads
 

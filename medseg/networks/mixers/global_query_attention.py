@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
-from medseg.networks.gated_blocks import FusedMBConv
-from medseg.networks.layers import to_image, to_tokens
 from medseg_kernels import window_attention, window_grid
 
+from ..contract import Context, Site
+from ..convolutions.gated import FusedMBConv
+from ..layers.common import to_image, to_tokens
 from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads
 from .pooling import adaptive_mean

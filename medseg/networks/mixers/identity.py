@@ -4,7 +4,7 @@ from typing import Tuple
 
 from torch import Tensor, nn
 
-from medseg.networks.context import Context, Site
+from ..contract import Context, Site
 
 
 class Identity(nn.Module):

@@ -5,8 +5,8 @@ from typing import Tuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.context import Context, Site
-from medseg.networks.layers import activation
+from ..contract import Context, Site
+from ..layers.common import activation
 
 
 class MLP(nn.Module):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
 from medseg_kernels import mlstm
 
+from ..contract import Context, Site
 from .masking import exclude, hide
 from .parts import LocalMix, keep_from_decay, split_heads
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
 from medseg_kernels import selective_scan_scriptable
 
+from ..contract import Context, Site
 from .masking import exclude, hide
 from .parts import LocalMix, initial_step_bias, keep_from_decay, wide
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Site
 from medseg_kernels import short_conv
+
+from ..contract import Site
 
 
 class LocalMix(nn.Module):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
 from medseg_kernels import gla, retention
 
+from ..contract import Context, Site
 from .masking import hide
 from .parts import HeadNorm, check_heads, keep_from_decay, wide
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
 from medseg_kernels import convolved_scan, selective_scan_scriptable, short_conv
 
+from ..contract import Context, Site
 from .masking import exclude, hide
 from .parts import initial_step_bias, keep_from_decay
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
 from medseg_kernels import ssd
 
+from ..contract import Context, Site
 from .masking import hide
 from .parts import LocalMix, initial_step_bias, keep_from_decay, share_heads, split_heads
 

@@ -8,9 +8,9 @@ from typing import Final, List, Tuple
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
 from medseg_kernels import window_attention
 
+from ..contract import Context, Site
 from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads
 from .window_attention import bias_table, drop_flat_axis

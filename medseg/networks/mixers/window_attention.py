@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
-from medseg.networks.context import Context, Site
-from medseg.networks.layers import convolution, to_image, to_tokens
 from medseg_kernels import window_attention
 
+from ..contract import Context, Site
+from ..layers.common import convolution, to_image, to_tokens
 from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads, keep_from_decay
 

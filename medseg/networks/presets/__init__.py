@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from medseg.networks.specs import NetworkSpec
-
+from ..recipe import NetworkSpec
 from .baselines import MEDNEXT_SIZES, RESENC_SIZES, mednext, resenc_unet
 from .fastervit import FASTERVIT_SIZES, fastervit
 from .gcvit import GCVIT_SIZES, gcvit

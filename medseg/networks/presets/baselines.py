@@ -1,7 +1,7 @@
 """The baselines: nnU-Net's residual encoder and MedNeXt."""
 
-from medseg.networks.presets.common import residual_levels
-from medseg.networks.specs import Level, NetworkSpec, repeat
+from ..recipe import Level, NetworkSpec, repeat
+from .common import residual_levels
 
 # Widths and residual blocks per level. The published presets m, l and xl differ in the memory that the planner fills
 # (8, 24 and 40 GB), hence in patch and depth.

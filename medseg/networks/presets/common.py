@@ -1,6 +1,6 @@
 """Pieces that several presets share."""
 
-from medseg.networks.specs import Level, NetworkSpec, repeat
+from ..recipe import Level, NetworkSpec, repeat
 
 # The light path at and near full resolution of every nano size: most of the accuracy on small structures comes from
 # here, most of the time is spent here, so it is narrow and made of the one convolution that CPUs run best.

@@ -1,7 +1,7 @@
 """FasterViT: two convolution stages, a stage of hierarchical attention with carrier tokens, a stage of window attention."""
 
-from medseg.networks.presets.common import NANO_FINE, published_stem
-from medseg.networks.specs import Level, NetworkSpec, repeat
+from ..recipe import Level, NetworkSpec, repeat
+from .common import NANO_FINE, published_stem
 
 # width, stem width, blocks per stage, heads of stages 3 and 4, largest drop path, layer scale
 FASTERVIT_SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, int], float, float | None]] = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from medseg.networks.presets.common import Level, NetworkSpec
+from .common import Level, NetworkSpec
 
 # width, blocks per stage, heads, MLP ratio, largest drop path, layer scale
 GCVIT_SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], float, float, float | None]] = {

@@ -1,7 +1,7 @@
 """MambaVision: two convolution stages, two stages of scan blocks followed by attention blocks."""
 
-from medseg.networks.presets.common import published_stem
-from medseg.networks.specs import Level, NetworkSpec, repeat
+from ..recipe import Level, NetworkSpec, repeat
+from .common import published_stem
 
 # width, stem width, blocks per stage, heads, largest drop path, layer scale
 MAMBAVISION_SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...], float, float | None]] = {

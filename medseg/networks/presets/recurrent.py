@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from medseg.networks.allocate import allocate
-from medseg.networks.presets.common import NANO_FINE, residual_levels
-from medseg.networks.specs import Level, NetworkSpec, repeat
+from ..recipe import Level, NetworkSpec, repeat
+from .allocation import allocate
+from .common import NANO_FINE, residual_levels
 
 # Four heads, four directions: every head scans once, so that all directions together cost as much as one.
 FOUR_WAYS = ("raster", "reversed raster", "raster:ZYX", "reversed raster:ZYX")

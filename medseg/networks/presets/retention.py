@@ -1,7 +1,7 @@
 """ViR (isotropic) and its hierarchical relative: retention in the place of attention."""
 
-from medseg.networks.presets.common import NANO_FINE, fine_levels, published_stem
-from medseg.networks.specs import Level, NetworkSpec, repeat
+from ..recipe import Level, NetworkSpec, repeat
+from .common import NANO_FINE, fine_levels, published_stem
 
 # width, blocks, heads; patches of 16
 VIR_SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from medseg.networks.presets.common import NANO_FINE, fine_levels, residual_levels
-from medseg.networks.specs import Layer, Level, NetworkSpec, Replace, repeat
+from ..recipe import Layer, Level, NetworkSpec, Replace, repeat
+from .common import NANO_FINE, fine_levels, residual_levels
 
 THREE_ORDERS = ("raster", "reversed raster", "interslice")
 SEGMAMBA = {"selective_scan": {"traversals": THREE_ORDERS, "separate": True}}

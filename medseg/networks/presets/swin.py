@@ -1,7 +1,7 @@
 """Window transformers for volumes: Swin UNETR (1 and 2), MaxViT, CSWin, axial attention; PCT-Net's parallel pyramid."""
 
-from medseg.networks.presets.common import NANO_FINE, fine_levels
-from medseg.networks.specs import Layer, Level, NetworkSpec, Parallel, repeat
+from ..recipe import Layer, Level, NetworkSpec, Parallel, repeat
+from .common import NANO_FINE, fine_levels
 
 SWIN = ("window_attention", "mlp", "shifted_window_attention", "mlp")
 SWIN_UNETR_SIZES = {"12": 12, "24": 24, "48": 48}  # features after the patch embedding

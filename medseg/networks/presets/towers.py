@@ -1,6 +1,6 @@
 """ParaTransCNN: a residual convolution tower beside a transformer tower, joined scale by scale."""
 
-from medseg.networks.specs import Level, NetworkSpec, repeat
+from ..recipe import Level, NetworkSpec, repeat
 
 
 def paratranscnn(size: str, spatial_dims: int) -> NetworkSpec:

@@ -1,12 +1,12 @@
-"""What to compile ahead of time, as triton_backend.py launches it: K = V = 64 (and 128), bf16, with an order."""
+"""What to compile ahead of time, as triton_launch.py launches it: K = V = 64 (and 128), bf16, with an order."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from medseg_kernels.gated_linear_recurrence import triton_backend as backend
 from medseg_kernels.gated_linear_recurrence import triton_backward, triton_forward
+from medseg_kernels.gated_linear_recurrence import triton_launch as backend
 from tests.kernels.aot import Spec
 
 FLOAT32 = {"cum", "final", "start", "d_final", "d_start", "g", "beta", "d_beta", "dg"}

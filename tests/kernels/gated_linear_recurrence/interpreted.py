@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import torch
 
-from medseg_kernels.gated_linear_recurrence import segments, triton_backend
-from medseg_kernels.gated_linear_recurrence.chunkwise import chunkwise
-from medseg_kernels.gated_linear_recurrence.chunkwise_backward import chunkwise_backward
+from medseg_kernels.gated_linear_recurrence import segments, triton_launch
+from medseg_kernels.gated_linear_recurrence.chunked import chunkwise
+from medseg_kernels.gated_linear_recurrence.chunked_backward import chunkwise_backward
 from tests.kernels.gated_linear_recurrence.cases import DECAYS, WRITES, Case, error, make_case, rms_ratio, weights_for
 
 PIECES = [0, 0, 7, 71, 71, 100]
@@ -57,9 +57,9 @@ def run(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     q, k, v = (x.detach().to(dtype) for x in (case.q, case.k, case.v))
     g, beta, start = (None if x is None else x.detach().float() for x in (case.g, case.beta, case.initial_state))
     scale = case.q.shape[-1] ** -0.5
-    output, final = triton_backend.forward(q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta)
+    output, final = triton_launch.forward(q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta)
     w_output, w_state = (x.to(q.device) for x in weights_for(output, final))
-    grads = triton_backend.backward(
+    grads = triton_launch.backward(
         w_output.to(dtype), w_state.float(), q, k, v, g, beta, scale, start, case.order, case.pieces, case.delta
     )
     return {"output": output, "final_state": final, **{n: x for n, x in grads._asdict().items() if x is not None}}
@@ -72,7 +72,7 @@ def far_apart() -> dict[str, float]:
     near = torch.randn(2, 10, 2, 8, generator=torch.Generator().manual_seed(0))
     results = []
     for x in (far, near.double()):
-        form = (triton_backend.forward, triton_backend.backward) if x is far else (chunkwise, chunkwise_backward)
+        form = (triton_launch.forward, triton_launch.backward) if x is far else (chunkwise, chunkwise_backward)
         outputs = form[0](x, x, x, None, None, 1.0, None, None, None, False)
         weights = (weight.to(x.dtype) for weight in weights_for(*outputs))
         results.append([*outputs, *form[1](*weights, x, x, x, None, None, 1.0, None, None, None, False)[:3]])
@@ -107,7 +107,7 @@ def main() -> None:
     expected = [truth(case) for _, case, _ in listed]
     poison()
     for (name, case, dtype), values in zip(listed, expected, strict=True):
-        triton_backend.workers = crowd if name.startswith("segments") else alone
+        triton_launch.workers = crowd if name.startswith("segments") else alone
         found = run(case, dtype)
         measure = error if dtype == torch.float32 else rms_ratio
         line = {

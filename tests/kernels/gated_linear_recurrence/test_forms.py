@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseg_kernels.gated_linear_recurrence.chunkwise import chunkwise
-from medseg_kernels.gated_linear_recurrence.chunkwise_backward import chunkwise_backward
+from medseg_kernels.gated_linear_recurrence.chunked import chunkwise
+from medseg_kernels.gated_linear_recurrence.chunked_backward import chunkwise_backward
 from medseg_kernels.gated_linear_recurrence.reference import parallel, recurrent
 from tests.kernels.gated_linear_recurrence.cases import DECAYS, WRITES, Case, error, gradients, make_case, weights_for
 

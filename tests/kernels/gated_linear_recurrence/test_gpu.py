@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseg_kernels.gated_linear_recurrence import triton_backend
+from medseg_kernels.gated_linear_recurrence import triton_launch
 from tests.kernels.gated_linear_recurrence.cases import DECAYS, WRITES, error, make_case, rms_ratio
 from tests.kernels.gated_linear_recurrence.interpreted import run, truth
 
@@ -34,4 +34,4 @@ def test_equals_float64(decay: str, write: str, dtype: torch.dtype) -> None:
 
 def test_few_heads_are_cut_into_segments() -> None:
     q = torch.empty(1, 110592, 6, 64, device="cuda")
-    assert len(triton_backend.split([0, 110592], q, q)[1]) > 8
+    assert len(triton_launch.split([0, 110592], q, q)[1]) > 8

@@ -19,7 +19,7 @@ from medseg_kernels import (
     ssd,
 )
 from medseg_kernels.gated_linear_recurrence.reference import recurrent
-from medseg_kernels.traversals import TRAVERSALS, Traversal
+from medseg_kernels.traversals.orders import TRAVERSALS, Traversal
 from tests.kernels.gated_linear_recurrence.cases import error
 
 GRID = (5, 4, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medseg_kernels.selective_scan import triton_backward, triton_forward
-from medseg_kernels.selective_scan.triton_call import BLOCK, CHECKPOINT, SUB, WARPS
+from medseg_kernels.selective_scan.triton_launch import BLOCK, CHECKPOINT, SUB, WARPS
 from tests.kernels.aot import Spec
 
 ACTIVATIONS = {"u", "delta", "write", "read", "z", "out", "grad_out", "grad_u", "grad_delta", "grad_z"}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg_kernels.selective_scan.chunked_backward import Inputs
 from medseg_kernels.selective_scan.reference import reference_scan
-from medseg_kernels.selective_scan.tables import SEPARATOR
+from medseg_kernels.traversals.tables import SEPARATOR
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from medseg_kernels import selective_scan
-from medseg_kernels.selective_scan import triton_call
+from medseg_kernels.selective_scan import triton_launch
 from medseg_kernels.selective_scan.chunked_backward import Inputs
 from tests.kernels.selective_scan.cases import Case, error, worst
 
@@ -42,7 +42,7 @@ def poisoned() -> float:
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True)
     case = Case(grid=(3, 3, 2), channels=5, state=3, traversals=("raster", WINDOWED), merge="weights", groups=(1, 5))
-    errors = worst(case, case.inputs(), triton_call.forward, triton_call.backward)
+    errors = worst(case, case.inputs(), triton_launch.forward, triton_launch.backward)
     torch.use_deterministic_algorithms(False)
     return max(errors.values())
 
@@ -50,7 +50,7 @@ def poisoned() -> float:
 def half_precision() -> float:
     """Error of float16 inputs against float64 on the same numbers."""
     case = Case(grid=(2, 3, 3), channels=4, state=4, traversals=("raster", "snake"))
-    return max(worst(case, case.inputs(torch.float16), triton_call.forward, triton_call.backward).values())
+    return max(worst(case, case.inputs(torch.float16), triton_launch.forward, triton_launch.backward).values())
 
 
 def repeated() -> bool:
@@ -58,8 +58,8 @@ def repeated() -> bool:
     case = Case(grid=(2, 3, 4), channels=4, state=4, traversals=("raster", "hilbert"))
     given, runs = case.inputs(), []
     for _ in range(2):
-        out, last, kept = triton_call.forward(given, *case.settings(), True)
-        runs.append([out, *triton_call.backward(out, last, given, kept, *case.settings())])
+        out, last, kept = triton_launch.forward(given, *case.settings(), True)
+        runs.append([out, *triton_launch.backward(out, last, given, kept, *case.settings())])
     return all(a is b is None or torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -71,7 +71,7 @@ def far_apart() -> float:
         memory = torch.from_numpy(np.memmap(file.name, dtype=np.float32, mode="w+", shape=(2 * stride + 2,)))
         far = memory.as_strided((1, 1, 3, 2), (0, 0, stride, 1))
         far.copy_(given.u)
-        return max(worst(case, Inputs(far, *given[1:]), triton_call.forward, triton_call.backward).values())
+        return max(worst(case, Inputs(far, *given[1:]), triton_launch.forward, triton_launch.backward).values())
 
 
 def expanded() -> float:
@@ -80,7 +80,7 @@ def expanded() -> float:
     given = case.inputs()
     one = given.u[:1, :, :1].expand(2, 1, 4, 2)
     same = Inputs(one, given.delta[:, :, :1].expand(-1, -1, 4, -1), *given[2:])
-    return max(worst(case, same, triton_call.forward, triton_call.backward).values())
+    return max(worst(case, same, triton_launch.forward, triton_launch.backward).values())
 
 
 def by_name() -> float:
@@ -96,7 +96,7 @@ def by_name() -> float:
 
 def main() -> None:
     results: dict[str, Any] = {
-        name: max(worst(case, case.inputs(), triton_call.forward, triton_call.backward).values())
+        name: max(worst(case, case.inputs(), triton_launch.forward, triton_launch.backward).values())
         for name, case in CASES.items()
     }
     for check in (poisoned, half_precision, repeated, far_apart, expanded, by_name):

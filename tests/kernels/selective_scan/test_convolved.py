@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels import convolved_scan, selective_scan, short_conv
-from medseg_kernels.selective_scan.convolved import convolved_op
+from medseg_kernels.convolved_scan.op import convolved_op
 
 C, S, K = 6, 3, 2
 ORDERS = ["raster", "reversed raster", "interslice"]

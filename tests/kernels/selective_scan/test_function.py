@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from medseg_kernels import cpu_build, selective_scan, selective_scan_fn
 from medseg_kernels.dispatch import BackendError
-from medseg_kernels.traversals import TRAVERSALS, Traversal
+from medseg_kernels.traversals.orders import TRAVERSALS, Traversal
 from tests.kernels.selective_scan.cases import error
 
 BACKENDS = [

@@ -13,7 +13,7 @@ from medseg_kernels.selective_scan import cpu
 from medseg_kernels.selective_scan.chunked import chunked_scan
 from medseg_kernels.selective_scan.chunked_backward import Inputs, chunked_scan_backward
 from medseg_kernels.selective_scan.reference import reference_scan
-from medseg_kernels.selective_scan.tables import split
+from medseg_kernels.traversals.tables import split
 from tests.kernels.selective_scan.cases import CASES, WINDOWED, Case, error, leaves, worst
 
 needs_compiler = pytest.mark.skipif(cpu_build.why_not() is not None, reason=f"compiled kernels: {cpu_build.why_not()}")

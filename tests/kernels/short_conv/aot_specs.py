@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from medseg_kernels.short_conv.triton_backward import weight_kernel
-from medseg_kernels.short_conv.triton_call import BLOCK, TOKENS, WARPS
 from medseg_kernels.short_conv.triton_forward import conv_kernel
+from medseg_kernels.short_conv.triton_launch import BLOCK, TOKENS, WARPS
 from tests.kernels.aot import Spec
 
 FLAGS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_kernels.traversals import Traversal
+from medseg_kernels.traversals.orders import Traversal
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import json
 
 import torch
 
-from medseg_kernels.selective_scan.tables import SEPARATOR
-from medseg_kernels.short_conv import triton_call
+from medseg_kernels.short_conv import triton_launch
 from medseg_kernels.short_conv.tables import Settings
+from medseg_kernels.traversals.tables import SEPARATOR
 from tests.kernels.selective_scan.cases import error
 from tests.kernels.short_conv.cases import CASES, Case
 
@@ -23,14 +23,14 @@ def worst(case: Case, dtype: torch.dtype) -> float:
     grad = torch.randn(expected.shape, dtype=torch.float64)
     wanted = torch.autograd.grad(expected, [x for x in exact if x is not None], grad)
     settings = Settings(case.grid, SEPARATOR.join(case.traversals), case.mode, case.kernel, case.silu)
-    out = triton_call.forward(*given, settings)
-    found = triton_call.backward(grad.to(dtype), *given, settings)
+    out = triton_launch.forward(*given, settings)
+    found = triton_launch.backward(grad.to(dtype), *given, settings)
     return max(error(out, expected), *(error(a, b) for a, b in zip(found, wanted, strict=False)))
 
 
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills fresh buffers with NaN
-    triton_call.SPAN = 64  # two spans or one: the interpreter takes seconds per thousand tokens
+    triton_launch.SPAN = 64  # two spans or one: the interpreter takes seconds per thousand tokens
     results = {case.name: worst(case, torch.float32) for case in SMALL}
     results["float16, a tenth of its bound"] = worst(CASES[0], torch.float16) / 200
     print(json.dumps(results))

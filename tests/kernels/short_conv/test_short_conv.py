@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from medseg_kernels import cpu_build, dispatch, short_conv
-from medseg_kernels.selective_scan.tables import SEPARATOR
 from medseg_kernels.short_conv.op import conv_op
+from medseg_kernels.traversals.tables import SEPARATOR
 from tests.kernels import aot
 from tests.kernels.interpreter import run_cases
 from tests.kernels.selective_scan.cases import error

@@ -8,8 +8,8 @@ from math import prod
 import pytest
 import torch
 
-from medseg_kernels import traversals
-from medseg_kernels.traversals import TRAVERSALS, Traversal
+from medseg_kernels.traversals.curves import traversal_order
+from medseg_kernels.traversals.orders import TRAVERSALS, Traversal
 
 GRIDS = [(8, 8, 8), (7, 5, 3), (16, 16, 1), (1, 1, 1), (1, 13, 2), (4, 6, 9)]
 TEXTS = [
@@ -87,8 +87,8 @@ def test_each_piece_is_one_window(grid: tuple[int, int, int], flip: str) -> None
 
 @pytest.mark.parametrize("text", [*TEXTS, TRAVERSALS["heads"]])
 def test_scripted_order_is_the_same(text: str) -> None:
-    scripted = torch.jit.script(traversals.traversal_order)
-    assert torch.equal(scripted(text, [5, 3, 4]), traversals.traversal_order(text, [5, 3, 4]))
+    scripted = torch.jit.script(traversal_order)
+    assert torch.equal(scripted(text, [5, 3, 4]), traversal_order(text, [5, 3, 4]))
 
 
 def test_heads_are_separate_traversals() -> None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import medseg_kernels.window_attention  # noqa: F401, the folder, before its name stands for the function
-from medseg_kernels.window_attention.triton_backend import tile_options
 from medseg_kernels.window_attention.triton_backward import bias_kernel, key_kernel, query_kernel, table_kernel
 from medseg_kernels.window_attention.triton_forward import forward_kernel
+from medseg_kernels.window_attention.triton_launch import tile_options
 from tests.kernels.aot import Spec
 
 NVIDIA, AMD = ("sm_80", "sm_90", "sm_100"), ("gfx942",)

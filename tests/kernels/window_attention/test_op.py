@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 def test_opcheck() -> None:
-    from medseg_kernels.window_attention.registration import attention_op
+    from medseg_kernels.window_attention.op import attention_op
 
     qkv, table = inputs()
     carriers = torch.randn(1, 4, 2, 3, 2, 8, requires_grad=True)

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.blocks import HybridConv, ResidualConv, ResidualDown
+from medseg.networks.convolutions.gated import ConvNeXt, GatedSpatialConv, MBConv
+from medseg.networks.convolutions.mednext import MedNeXt, MedNeXtDown, MedNeXtUp
+from medseg.networks.convolutions.plain import HybridConv, ResidualConv, ResidualDown
+from medseg.networks.convolutions.unetr import UnetrBlock
 from medseg.networks.decoders import UnetrUp, UpBlock
-from medseg.networks.entries import NormConvolution, PatchMerging, ReduceSize, Stem
-from medseg.networks.gated_blocks import ConvNeXt, GatedSpatialConv, MBConv
-from medseg.networks.mednext import MedNeXt, MedNeXtDown, MedNeXtUp
 from medseg.networks.network import DualEncoder
+from medseg.networks.recipe import Parallel
 from medseg.networks.skips import NormMLP
-from medseg.networks.specs import Parallel
-from medseg.networks.unetr_block import UnetrBlock
+from medseg.networks.steps_down import NormConvolution, PatchMerging, ReduceSize, Stem
 from tests.networks.agreement import (
     Weights,
     assert_agrees,

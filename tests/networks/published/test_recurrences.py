@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseg.networks.context import Site
+from medseg.networks.contract import Site
 from medseg.networks.mixers.gated_delta import GatedDelta
 from medseg.networks.mixers.gla import GatedLinearAttention
 from medseg.networks.mixers.mlstm import MLSTM

@@ -21,7 +21,7 @@ from pathlib import Path
 
 PRELOAD = (
     "torch", "monai.bundle", "pytorch_lightning", "mlflow", "medseg.cli.main", "medseg.cli.fit", "medseg.cli.plan",
-    "medseg.cli.predict", "medseg.cli.evaluate", "medseg.bundle.fit", "medseg.bundle.plan", "medseg.bundle.predict",
+    "medseg.cli.predict", "medseg.cli.evaluate", "medseg.commands.fit", "medseg.commands.plan", "medseg.commands.predict",
     "medseg.inference.predictor", "medseg.training.fit", "medseg.training.trainer", "medseg.tracking.mlflow_logger",
 )  # fmt: skip
 
@@ -136,7 +136,7 @@ def preload() -> None:
 def _register_tiny() -> None:
     """A network of a few thousand weights under the preset name `tiny`; the forks inherit it."""
     from medseg.networks.presets import PRESETS, Preset
-    from medseg.networks.specs import Level, NetworkSpec
+    from medseg.networks.recipe import Level, NetworkSpec
 
     levels = (Level(4, ("residual",), stride=1), Level(8, ("residual",), stride=2))
     PRESETS["tiny"] = Preset(lambda size, dims: NetworkSpec(levels, drop_path=0.2), (), "of the tests", "none")
@@ -165,9 +165,9 @@ def make_predicting(folder: Path, data: Path) -> Path:
     """The same with weights, random but always the same."""
     import torch
 
-    from medseg.bundle.layout import Layout
     from medseg.bundle.load import load_bundle
     from medseg.bundle.weights import write_state_dict
+    from medseg.layout import Layout
 
     make_planned(folder, data)
     torch.manual_seed(0)

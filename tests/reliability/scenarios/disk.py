@@ -66,7 +66,7 @@ def vanishing(path: Path) -> Callable[[], None]:
     """For `Child`: the file is deleted when the first case has been read."""
 
     def patch() -> None:
-        from medseg.inference import batch
+        from medseg.cases import batch
 
         read = batch.read_image
 

@@ -42,7 +42,7 @@ def dies_at(step: int, fold: int = 0) -> Callable[[], None]:
 
 def dies_between_folds() -> None:
     """For `Child`: killed when the first fold is complete and the second has not begun."""
-    from medseg.bundle import fit as bundle_fit
+    from medseg.commands import fit as bundle_fit
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -25,7 +25,7 @@ def shortage_at(window: int, times: int, *, how: str = "torch") -> Callable[[], 
     def patch() -> None:
         import torch
 
-        from medseg.inference import slab
+        from medseg.inference.windows import slab
 
         add, failed = slab.Slab.add, [0]
 

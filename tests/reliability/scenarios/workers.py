@@ -40,7 +40,7 @@ def reading_does(error: Exception, note_folder: Path) -> Callable[[], None]:
     """For `Child`: reading the image of one case raises this, in preprocessing and in prediction."""
 
     def patch() -> None:
-        from medseg.inference import batch
+        from medseg.cases import batch
         from medseg.training import prepare
 
         def faulty_for(read: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,1 @@
+"""What `medseg bundle verify` looks at."""

@@ -1,0 +1,1 @@
+"""A folder of cases: read ahead, segment, write, record, compare with the training data."""

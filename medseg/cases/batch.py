@@ -1,0 +1,321 @@
+"""Many cases: the next one is read while this one is computed and the previous one is written; a failed one stops nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import DataError
+from medseg.io import Case, Header, Volume, find_inputs, read_image, write_image, write_json, write_label
+from medseg.io.atomic import write_bytes
+from medseg.types import FilePath
+
+from .measures import measure
+from .preview import Picture
+from .record import is_finished, make_record, settings_hash
+from .scope import Scope
+
+log = logging.getLogger(__name__)
+
+
+class Segmenter(Protocol):
+    """What `Predictor` offers and any other way to segment a volume must."""
+
+    def prepare(self, volume: Volume) -> Any: ...
+
+    def segment(self, prepared: Any, progress: Callable[[int, int], None] | None = None) -> NDArray[np.integer]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written for each case.
+
+    Args:
+        folder: where to.
+        suffix: format of the label maps: `.nii.gz`, `.nii`, `.nrrd`, `.mha`, ... or `.dcm` for DICOM SEG.
+        one_file_per_label: NAME/LABEL.suffix with 0 and 1 instead of one map NAME.suffix.
+        probabilities: also NAME_probabilities.nii.gz, one channel per class, float32.
+        preview: also NAME.png.
+        statistics: surface and intensities in the record, next to the volumes.
+        resume: skip cases that the same model and settings have finished.
+    """
+
+    folder: Path
+    suffix: str = ".nii.gz"
+    one_file_per_label: bool = False
+    probabilities: bool = False
+    preview: bool = True
+    statistics: bool = False
+    resume: bool = False
+
+
+@dataclass
+class CaseResult:
+    """What became of one case: `status` is `done`, `skipped` or `failed`."""
+
+    name: str
+    status: str
+    outputs: list[str] = field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+    measures: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    out_of_scope: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {key: value for key, value in self.__dict__.items() if value not in ("", [])}
+
+
+@dataclass
+class Job:
+    """All that a run over cases needs.
+
+    Args:
+        segmenter: made when the first case has been read, so that a broken input is named before torch is imported.
+        labels: label value -> name, background included.
+        model: JSON-ready facts of the model, for the record.
+        options: what is written.
+        request: JSON-ready settings that decide the labels; `--continue` compares them.
+        progress: called with (case, windows done, windows in all).
+        codes: DICOM codes per label name, from the bundle's label file.
+        read_already: volumes from `first_look`, by their files; each is taken once.
+        scope: what the model was made with; a case outside is warned of by name.
+    """
+
+    segmenter: Callable[[], Segmenter]
+    labels: Mapping[int, str]
+    model: Mapping[str, Any]
+    options: OutputOptions
+    request: Mapping[str, Any] = field(default_factory=dict)
+    progress: Callable[[str, int, int], None] | None = None
+    codes: Mapping[str, Any] = field(default_factory=dict)
+    read_already: dict[tuple[Path, ...], Volume] = field(default_factory=dict)
+    scope: Scope | None = None
+
+    @property
+    def request_hash(self) -> str:
+        return settings_hash({"model": dict(self.model), "request": dict(self.request)})
+
+
+def first_look(inputs: Sequence[FilePath]) -> dict[tuple[Path, ...], Volume]:
+    """Find the inputs before torch is imported, and read the only one of a single case at once.
+
+    So a broken file is named within a second. With several cases each is reported when its turn comes.
+
+    Raises:
+        MedsegError: nothing there, or the one file cannot be used.
+    """
+    cases = find_inputs(inputs)
+    if len(cases) != 1 or len(cases[0].images) != 1:
+        return {}
+    return {cases[0].images: read_image(cases[0].images[0])}
+
+
+@dataclass
+class _Kept:
+    """What writing needs of an image, so that the voxels themselves can go while the network runs."""
+
+    header: Header
+    affine: NDArray[np.float64]
+    picture: Picture | None
+    image: NDArray[np.float32] | None
+    out_of_scope: list[str] = field(default_factory=list)
+    probabilities: NDArray[np.float16] | None = None
+
+
+def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
+    """Predict all cases in order, yielding each result as soon as its files are written (or it failed)."""
+    segmenter: Segmenter | None = None
+    writing: Future[CaseResult] | None = None
+    with (
+        contextlib.ExitStack() as after,
+        ThreadPoolExecutor(1, "read") as reader,
+        ThreadPoolExecutor(1, "write") as writer,
+    ):
+        after.callback(gc.unfreeze)
+        for case, box in _read_ahead(cases, reader, job):
+            began = time.perf_counter()
+            task: Callable[[], CaseResult]
+            if segmenter is None and isinstance(box[0], Volume):
+                segmenter = job.segmenter()  # what is wrong here (weights, device) is wrong for every case: not caught
+                gc.collect()
+                gc.freeze()  # modules and weights are looked through once, not after each case
+            try:
+                if isinstance(box[0], Exception):
+                    raise box.pop()  # type: ignore[misc]
+                if box[0] is None:
+                    task = partial(CaseResult, case.name, "skipped")
+                else:
+                    assert segmenter is not None
+                    task = _compute(case, box, segmenter, began, job)
+            except Exception as error:
+                task = partial(_failed, case, error)
+            if writing is not None:
+                yield writing.result()
+            writing = writer.submit(task)
+            del task
+            gc.collect()
+        if writing is not None:
+            yield writing.result()
+
+
+def _read_ahead(
+    cases: Sequence[Case], reader: ThreadPoolExecutor, job: Job
+) -> Iterator[tuple[Case, list[Volume | Exception | None]]]:
+    """Each case with its volume in a box that the taker empties, so that nothing here keeps the voxels alive."""
+    ahead = [reader.submit(_read, cases[0], job)] if cases else []
+    for number, case in enumerate(cases):
+        box: list[Volume | Exception | None] = [ahead.pop().result()]
+        if number + 1 < len(cases):
+            ahead.append(reader.submit(_read, cases[number + 1], job))
+        yield case, box
+
+
+def _read(case: Case, job: Job) -> Volume | Exception | None:
+    """The case's image, why it cannot be read, or None when the case is finished already."""
+    try:
+        if job.options.resume and is_finished(
+            record_path(case, job.options), label_paths(case, job), job.request_hash, case.images
+        ):
+            return None
+        if case.images in job.read_already:
+            return job.read_already.pop(case.images)
+        return read_image(case.images if len(case.images) > 1 else case.images[0])
+    except Exception as error:
+        return error
+
+
+def _compute(
+    case: Case, box: list[Volume | Exception | None], segmenter: Segmenter, began: float, job: Job
+) -> Callable[[], CaseResult]:
+    """Run the network on the volume in the box; returns what is left to do, for the writing thread."""
+    volume = box.pop()
+    assert isinstance(volume, Volume)
+    picture = Picture.of(volume.array[0], volume.affine) if job.options.preview else None
+    image = volume.array[0] if job.options.statistics else None
+    outside = job.scope.warnings(volume) if job.scope is not None else []
+    for sentence in outside:
+        log.warning("%s: outside of what this model was made for: %s", case.name, sentence)
+    kept = _Kept(volume.header, volume.affine, picture, image, outside)
+    prepared = segmenter.prepare(volume)
+    del volume
+
+    def progress(done: int, total: int) -> None:
+        if job.progress is not None:
+            job.progress(case.name, done, total)
+
+    label = segmenter.segment(prepared, progress)
+    kept.probabilities = getattr(segmenter, "probabilities", None)
+    if job.options.probabilities and kept.probabilities is None:
+        raise DataError("this bundle's own postprocessing gives labels only; probabilities cannot be written")
+    steps = list(getattr(segmenter, "steps", []))
+    return partial(_finish, case, kept, label, segmenter.describe(), steps, began, job)
+
+
+def _failed(case: Case, error: Exception) -> CaseResult:
+    if os.environ.get("MEDSEG_DEBUG"):
+        traceback.print_exception(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, ValueError | OSError | MemoryError):
+        text = f"{type(error).__name__}: {text}"
+    if not any(str(path) in text for path in case.images):
+        text = f"{case.images[0]}: {text}"
+    return CaseResult(case.name, "failed", error=text)
+
+
+def _finish(
+    case: Case,
+    kept: _Kept,
+    label: NDArray[np.integer],
+    settings: dict[str, Any],
+    steps: list[str],
+    began: float,
+    job: Job,
+) -> CaseResult:
+    """Measure and write one case; the record comes last, so that it stands for a whole output."""
+    try:
+        computed = time.perf_counter()
+        rows = measure(label, kept.affine, job.labels, image=kept.image, details=job.options.statistics)
+        paths = _write_labels(case, kept.header, label, job)
+        if job.options.probabilities and kept.probabilities is not None:
+            paths.append(job.options.folder / f"{case.name}_probabilities.nii.gz")
+            write_image(paths[-1], kept.probabilities, kept.header)
+        if kept.picture is not None:
+            paths.append(job.options.folder / f"{case.name}.png")
+            write_bytes(paths[-1], kept.picture.png(label, job.labels))
+        seconds = {"compute": computed - began, "write": time.perf_counter() - computed}
+        record = make_record(
+            inputs=case.images,
+            label=label,
+            model=job.model,
+            settings=settings,
+            measures=rows,
+            seconds=seconds,
+            out_of_scope=kept.out_of_scope,
+        )
+        record["request"] = job.request_hash
+        paths.append(record_path(case, job.options))
+        write_json(paths[-1], record)
+        taken = time.perf_counter() - began
+        outside = kept.out_of_scope
+        return CaseResult(case.name, "done", [path.name for path in paths], "", taken, rows, steps, outside)
+    except Exception as error:
+        return _failed(case, error)
+
+
+def record_path(case: Case, options: OutputOptions) -> Path:
+    """Where the record of a case lies."""
+    return options.folder / f"{case.name}.json"
+
+
+def label_paths(case: Case, job: Job) -> list[Path]:
+    """The label files of a case."""
+    if not job.options.one_file_per_label:
+        return [job.options.folder / f"{case.name}{job.options.suffix}"]
+    names = [safe_name(name) for value, name in job.labels.items() if value != 0]
+    return [job.options.folder / case.name / f"{name}{job.options.suffix}" for name in names]
+
+
+def safe_name(name: str) -> str:
+    """A label's name as a file name.
+
+    Example:
+        >>> safe_name("left kidney / cyst")
+        'left_kidney_cyst'
+    """
+    kept = "".join(letter if letter.isalnum() or letter in "-." else " " for letter in name)
+    return "_".join(kept.split()) or "label"
+
+
+def _write_labels(case: Case, header: Header, label: NDArray[np.integer], job: Job) -> list[Path]:
+    paths = label_paths(case, job)
+    if job.options.suffix == ".dcm":
+        from medseg.io.formats.dicom_seg import segment_for, write_segmentation
+
+        if job.options.one_file_per_label:
+            raise DataError("DICOM SEG holds all labels in one file; leave out --one-file-per-label")
+        segments = {value: segment_for(name, job.codes.get(name)) for value, name in job.labels.items() if value != 0}
+        write_segmentation(paths[0], label, header, segments)
+        return paths
+    if not job.options.one_file_per_label:
+        write_label(paths[0], label, header)
+        return paths
+    for path, value in zip(paths, (value for value in job.labels if value != 0), strict=True):
+        write_label(path, (label == value).astype(np.uint8), header)
+    return paths

@@ -1,0 +1,212 @@
+"""Write what cross-validation chose into a bundle: weights to average, post-processing, scores, the report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.load import Bundle
+from medseg.config import read_json
+from medseg.evaluation.report import (
+    Scene,
+    Section,
+    cases_section,
+    overlays_section,
+    practice_section,
+    scores_section,
+    training_section,
+    write_report,
+)
+from medseg.evaluation.result import MEAN
+from medseg.io.atomic import atomic_path, write_json
+from medseg.io.volume import read_image, read_label
+from medseg.layout import Layout
+from medseg.planning.plan import Plan
+from medseg.transforms.postprocessing import Postprocessing, describe
+
+from .cv import CrossValidation, practice_card, validation_cases
+
+STEP = "medseg.components.PostprocessLabeld"
+AVERAGE = "medseg.components.averaged_network"
+
+
+def record_choice(result: CrossValidation) -> Layout:
+    """Write the choice into `result.bundle`; returns its layout.
+
+    `plan.json` and `inference.json` get the post-processing; `inference.json` lists the weights that are averaged (those
+    of another bundle are copied in) and what MONAI's run needs to average them too; `metadata.json` gets the scores;
+    `docs/cross_validation.json` all of it.
+    """
+    bundle = result.bundle
+    layout = bundle.layout
+    models, networks = _collect_weights(result)
+    plan = Plan.read(layout.plan)
+    plan.inference["postprocessing"] = result.selection.steps
+    plan.reasons["inference"] = _reason(result)
+    plan.write(layout.plan)
+    for path in (layout.inference, layout.evaluate):
+        if path.is_file():
+            config = read_json(path)
+            write_json(path, _changed(config, result.selection.steps, models, networks))
+    metadata = read_json(layout.metadata)
+    means = {label: row["dice"].mean for label, row in result.final.summary().items() if row["dice"].count}
+    metadata["eval_metrics"] = {
+        f"mean_dice_{label.replace(' ', '_')}": round(value, 4) for label, value in means.items()
+    }
+    write_json(layout.metadata, metadata)
+    write_json(layout.readme.parent / "cross_validation.json", _without_nan(result.as_dict()))
+    return layout
+
+
+def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> Path:
+    """One HTML file: the comparison, the chosen candidate's scores and worst cases, training curves, the practice card."""
+    bundle = result.bundle
+    scores = scores_section(
+        result.final,
+        title=f"Chosen: {result.chosen}",
+        note="Every case is scored with the network that did not train on it"
+        + (", after post-processing." if result.selection.steps else "."),
+    )
+    sections = [
+        _candidates(result),
+        scores,
+        cases_section(result.final),
+        _tried(result),
+        overlays_section(_scenes(result, worst), bundle.labels, title="Worst cases"),
+        *(_curves(bundle, fold) for fold in result.folds[result.chosen]),
+        practice_section(practice_card(result)),
+    ]
+    subtitle = f"{len(result.final.cases)} cases, {len(result.folds[result.chosen])} folds"
+    return write_report(path, f"Cross-validation of {', '.join(result.evaluations)}", sections, subtitle=subtitle)
+
+
+def _collect_weights(result: CrossValidation) -> tuple[list[str], dict[str, Any]]:
+    """Weight files to average, relative to the bundle, and the configuration of each that is another network."""
+    home, *others = result.members[result.chosen]
+    folds = result.folds[result.chosen]
+    models = [f"models/fold_{fold}/model.pt" for fold in folds]
+    networks: dict[str, Any] = {}
+    for other in others:
+        for fold in folds:
+            name = f"models/{other.name}/fold_{fold}/model.pt"
+            (home.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(home.folder / name) as temporary:
+                shutil.copyfile(other.layout.fold_weights(fold), temporary)
+            models.append(name)
+            networks[name] = other.config.raw["network_def"]
+    return models, networks
+
+
+def _changed(
+    config: dict[str, Any], steps: list[dict[str, Any]], models: list[str], networks: dict[str, Any]
+) -> dict[str, Any]:
+    """inference.json or evaluate.json with the choice in it; made from scratch, so that choosing again replaces it."""
+    transforms = config["postprocessing"]["transforms"]
+    kept = [entry for entry in transforms if entry.get("_target_") != STEP]
+    if steps:
+        place = 1 + next(i for i, entry in enumerate(kept) if str(entry.get("_target_", "")).endswith("RestoreLabeld"))
+        kept.insert(place, {"_target_": STEP, "keys": "pred", "steps": steps})
+    config["postprocessing"]["transforms"] = kept
+    loader = {"_target_": "CheckpointLoader", "load_path": "@checkpoint", "load_dict": {"model": "@network"}}
+    others = [entry for entry in config["handlers"] if entry.get("_target_") != "CheckpointLoader"]
+    config["models"], config["member_networks"] = models, networks
+    if len(models) > 1:
+        config["network"] = {"_target_": AVERAGE, "bundle_root": "@bundle_root", "device": "@device"}
+        config["handlers"] = others
+    else:
+        config["network"] = "$@network_def.to(@device)"
+        config["checkpoint"] = f"$@bundle_root + '/{models[0]}'"
+        config["handlers"] = [loader, *others]
+    return config
+
+
+def _reason(result: CrossValidation) -> str:
+    steps = "; ".join(f"{describe(step)} for {step['labels']}" for step in result.selection.steps)
+    return (
+        f"cross-validation of {', '.join(result.evaluations)} on {len(result.final.cases)} cases chose {result.chosen}; "
+        + (f"post-processing that improved it: {steps}" if steps else "no post-processing improved it")
+    )
+
+
+def _candidates(result: CrossValidation) -> Section:
+    section = Section("Candidates")
+    rows = []
+    for name, evaluation in result.evaluations.items():
+        summary = evaluation.summary()
+        dice = summary.get(MEAN, next(iter(summary.values())))["dice"]
+        rows.append([name, len(result.folds[name]), dice.count, dice.mean, f"[{dice.low:.4f}, {dice.high:.4f}]"])
+    section.table(["candidate", "folds", "cases", "mean Dice", "95 % interval"], rows)
+    if result.comparisons:
+        section.table(
+            [
+                "first - second",
+                "label",
+                "difference of Dice",
+                "95 % interval",
+                "better / worse",
+                "p (signed-rank, Holm-adjusted)",
+            ],
+            [
+                [
+                    f"{entry.first} - {entry.second}",
+                    entry.label,
+                    entry.difference.mean,
+                    f"[{entry.difference.low:.4f}, {entry.difference.high:.4f}]",
+                    f"{entry.difference.better} / {entry.difference.worse}",
+                    entry.adjusted_p,
+                ]
+                for entry in result.comparisons
+            ],
+        )
+    return section
+
+
+def _tried(result: CrossValidation) -> Section:
+    section = Section("Post-processing tried")
+    rows = [
+        [
+            trial.label,
+            describe(trial.step),
+            trial.difference.mean,
+            f"[{trial.difference.low:.5f}, {trial.difference.high:.5f}]",
+            "kept" if trial.step in result.selection.steps else "",
+        ]
+        for trial in result.selection.trials
+    ]
+    section.table(["label", "step", "change of Dice", "95 % interval", ""], rows)
+    return section.text("A step is kept when the interval lies above 0.", quiet=True)
+
+
+def _scenes(result: CrossValidation, count: int) -> Iterator[Scene]:
+    bundle = result.bundle
+    cases = validation_cases(bundle, result.folds[result.chosen])
+    images = {case.name: case.images for entries in cases.values() for case in entries}
+    change = Postprocessing(result.selection.steps)
+    for case in result.final.worst(count):
+        assert case.prediction is not None
+        assert case.reference is not None
+        image, prediction, reference = (
+            read_image(images[case.name]),
+            read_label(case.prediction),
+            read_label(case.reference),
+        )
+        label = change(prediction.array, prediction.affine)
+        yield Scene(case.name, image.array[0], label, reference.array, image.affine, case)
+
+
+def _curves(bundle: Bundle, fold: int) -> Section | None:
+    try:
+        rows = read_json(bundle.layout.run(fold).metrics)
+        return training_section(rows, title=f"Training of fold {fold}")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a bundle that was trained elsewhere has no runs/
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,245 @@
+"""`medseg bundle export`: the network for other software, compared with eager before the file gets its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.bundle.load import Bundle, load_bundle
+from medseg.errors import BundleError, ConfigError
+from medseg.io.atomic import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+    Runner = Callable[[torch.Tensor], torch.Tensor]
+
+SUFFIXES = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxscript")}
+LOGIT_TOLERANCE = 1e-4  # fp32; relative to the largest logit where that is beyond 1
+LABEL_SHARE = 0.999
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file and how close it is to eager."""
+
+    path: Path
+    format: str
+    megabytes: float
+    largest_difference: float
+    equal_labels: float
+    checked_on: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns at length that TorchScript is old and that exporters are new; the files are checked below."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _extra_files(bundle: Bundle) -> dict[str, bytes]:
+    """What MONAI's tools expect inside a .ts: the configuration, as `ckpt_export` puts it there."""
+    return {"inference.json": json.dumps(bundle.config.raw).encode()}
+
+
+def _to_torchscript(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
+    import torch
+    from monai.data import save_net_with_metadata
+
+    scripted = torch.jit.script(network)
+    raw = {key: value for key, value in bundle.metadata.items() if not key.startswith("_")}
+    save_net_with_metadata(scripted, str(path), meta_values=raw, more_extra_files=_extra_files(bundle))
+    return torch.jit.load(str(path))
+
+
+def _to_pt2(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
+    import torch
+
+    program = torch.export.export(network, (example,))
+    torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(bundle.metadata)})
+    return torch.export.load(str(path)).module()
+
+
+def _write_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    import torch
+
+    torch.onnx.export(
+        network,
+        (example,),
+        str(path),
+        input_names=["image"],
+        output_names=["pred"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _to_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    _write_onnx(network, example, path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        found = session.run(["pred"], {"image": image.as_subclass(torch.Tensor).numpy()})[0]
+        return torch.from_numpy(np.asarray(found))
+
+    return run
+
+
+def _to_openvino(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
+    import torch
+
+    from medseg.inference.engines.openvino import OPENVINO_SETTINGS, import_openvino
+
+    openvino = import_openvino()
+    onnx_path = path.with_suffix(".onnx")
+    try:
+        _write_onnx(network, example, onnx_path)
+        model = openvino.convert_model(str(onnx_path))
+    finally:
+        onnx_path.unlink(missing_ok=True)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    # fp32 on purpose: on CPUs with matrix units OpenVINO would compute in bf16 by itself
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **OPENVINO_SETTINGS})
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        found = compiled({0: image.as_subclass(torch.Tensor).numpy()})[0]
+        return torch.from_numpy(found.copy())
+
+    return run
+
+
+WRITERS: dict[str, Callable[[Any, Any, Path, Bundle], Any]] = {
+    "torchscript": _to_torchscript,
+    "pt2": _to_pt2,
+    "onnx": _to_onnx,
+    "openvino": _to_openvino,
+}
+
+
+def _needs(format_name: str) -> None:
+    import importlib.util
+
+    missing = [name for name in PACKAGES.get(format_name, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        extra = "openvino" if "openvino" in missing else "export"
+        raise ConfigError(f"export to {format_name} needs {', '.join(missing)}: pip install 'medseg[{extra}]'")
+
+
+def _check_volume(bundle: Bundle, image: Path | None) -> tuple[torch.Tensor, str]:
+    """(1, C, X, Y, Z) on the network's grid: a real volume where one is given, else noise larger than a window."""
+    import torch
+
+    if image is None:
+        shape = [extent + extent // 2 for extent in bundle.roi_size]
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(1, len(bundle.channels), *shape, generator=generator), "noise; give a volume with --input"
+    from medseg.io import read_image
+
+    volume = read_image(image)
+    prepared = bundle.preprocessing.apply(volume.array, volume.affine)
+    return torch.from_numpy(prepared.image)[None], image.name
+
+
+def _compare(bundle: Bundle, network: torch.nn.Module, run: Runner, volume: torch.Tensor) -> tuple[float, float]:
+    """Largest difference of blended logits (relative to the largest logit beyond 1) and share of equal labels."""
+    import torch
+
+    from medseg.inference import SlidingWindowInferer
+
+    inferer: Any = SlidingWindowInferer(bundle.roi_size, sw_batch_size=1, overlap=0.25, mode="gaussian")
+    with torch.no_grad():
+        expected = inferer(volume, network)
+        found = inferer(volume, run)
+    scale = max(1.0, float(expected.abs().max()))
+    difference = float((expected - found).abs().max()) / scale
+    equal = float((expected.argmax(1) == found.argmax(1)).float().mean())
+    return difference, equal
+
+
+def export_bundle(
+    path_or_name: str | Path,
+    to: str,
+    *,
+    output: Path | None = None,
+    image: Path | None = None,
+    trust: bool = False,
+) -> Exported:
+    """Write the network in another format and hold it against eager.
+
+    The exported network takes one window, (1, C, *roi_size); a `.ts` takes any size. Sliding the window stays with the
+    software that uses it.
+
+    Args:
+        path_or_name: the bundle.
+        to: torchscript, pt2, onnx or openvino.
+        output: the file; by default models/model.SUFFIX in the bundle.
+        image: a real volume for the comparison.
+        trust: see `load_bundle`.
+
+    Raises:
+        ConfigError: unknown format, or its packages are not installed.
+        BundleError: the network cannot be exported, or the export differs from eager; no file is left then.
+    """
+    if to not in WRITERS:
+        raise ConfigError(f"format {to!r}: expected one of {', '.join(WRITERS)}")
+    _needs(to)
+    import torch
+
+    bundle = load_bundle(path_or_name, trust=trust)
+    network = bundle.network().eval()
+    target = output or bundle.layout.weights.with_suffix(SUFFIXES[to])
+    example = torch.rand(1, len(bundle.channels), *bundle.roi_size)
+    volume, checked_on = _check_volume(bundle, image)
+    with _with_companion(target) as temporary, _quiet(), torch.no_grad():
+        try:
+            run = WRITERS[to](network, example, temporary, bundle)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{bundle.name}: cannot be exported to {to}: {str(error).strip().splitlines()[0]}"
+            ) from error
+        difference, equal = _compare(bundle, network, run, volume)
+        if difference > LOGIT_TOLERANCE or equal < LABEL_SHARE:
+            raise BundleError(
+                f"{bundle.name}: the {to} file differs from eager on {checked_on}: {difference:.1e} in logits, "
+                f"{100 * equal:.2f} % of labels equal; it was not kept"
+            )
+    return Exported(target, to, target.stat().st_size / 1e6, difference, equal, checked_on)
+
+
+@contextmanager
+def _with_companion(target: Path) -> Iterator[Path]:
+    """As `atomic_path`, also for the .bin that OpenVINO writes beside its .xml."""
+    with atomic_path(target) as temporary:
+        companion = temporary.with_suffix(".bin")
+        try:
+            yield temporary
+            if companion.is_file():
+                companion.replace(target.with_suffix(".bin"))
+        finally:
+            companion.unlink(missing_ok=True)

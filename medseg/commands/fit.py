@@ -1,0 +1,258 @@
+"""`medseg fit`: read a bundle's train.json, override, check, save beside the run, and run it as MONAI would."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.card import update_figures
+from medseg.bundle.catalogue import find_bundle
+from medseg.bundle.configs.metadata import read_metadata
+from medseg.bundle.load import open_trusted
+from medseg.bundle.low_resolution import attach_low_resolution
+from medseg.config import apply_overrides, read_config, read_json
+from medseg.devices import choose_device
+from medseg.errors import BundleError, ConfigError
+from medseg.io.atomic import write_json
+from medseg.layout import Layout, RunFolder
+from medseg.planning.folds import number_of_folds
+from medseg.tracking.mlflow_logger import close_parent, open_parent
+from medseg.tracking.run_record import read_run_id, write_run_id
+
+from .fit_record import keep_definition, refuse_mixture
+from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
+
+log = logging.getLogger(__name__)
+
+
+def resolve_config(
+    bundle: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    fold: int = 0,
+    files: Sequence[Path] = (),
+    **settings: Any,
+) -> dict[str, Any]:
+    """train.json with further files, overrides and the run's own settings applied, every key checked.
+
+    Args:
+        bundle: the bundle's folder.
+        overrides: "key::path" -> value.
+        fold: which fold.
+        files: JSON files stacked on train.json, later ones win.
+        settings: top-level keys of train.json, such as resume or budget_s.
+
+    Raises:
+        ConfigError: an unknown key, or a fold that does not exist.
+        BundleError: no train.json.
+    """
+    layout = Layout(bundle)
+    if not layout.train.is_file():
+        raise BundleError(f"{bundle} has no configs/train.json: it can predict, but not be trained")
+    config = read_config([layout.train, *files])
+    config = apply_overrides(config, dict(overrides or {}))
+    own = {"bundle_root": str(bundle.resolve()), "fold": fold, **settings}
+    return config | own
+
+
+def fit_bundle(
+    bundle: str | Path,
+    *,
+    fold: int | str = 0,
+    overrides: Mapping[str, Any] | None = None,
+    files: Sequence[Path] = (),
+    resume: bool = False,
+    budget_s: float | None = None,
+    init_from: str | Path | None = None,
+    device: str = "auto",
+    trust: bool = False,
+) -> dict[int, dict[str, float]]:
+    """Train a bundle; the low-resolution network first, where the plan has one.
+
+    Args:
+        bundle: folder or name.
+        fold: a fold's number, or `all`; finished folds are skipped when resuming.
+        overrides: "key::path" -> value, checked against train.json.
+        files: JSON files stacked on train.json.
+        resume: continue where the run stopped.
+        budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
+        init_from: another bundle (or a state dict) whose weights are the start.
+        device: see `medseg.devices.choose_device`.
+        trust: let the bundle's files name any Python object and run any expression.
+
+    Returns:
+        fold -> last metrics.
+
+    Raises:
+        UntrustedBundleError: train.json wants to run code that is not on the allow-list.
+        ConfigError, BundleError, DataError: before anything is trained, see the functions called.
+
+    An override of `network_def` or `preprocessing_def` is written into the bundle's files once its weights are there, so that
+    predict builds what was trained.
+    """
+    folder = find_bundle(bundle)
+    read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
+    open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
+    count = number_of_folds(folder)
+    if fold != "all" and not 0 <= int(fold) < count:
+        raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
+    folds = list(range(count)) if fold == "all" else [int(fold)]
+    choose_device(device)
+    pretrained = _weights_of(init_from) if init_from is not None else None
+    coarse = low_resolution_bundle(folder)
+    if coarse is not None:
+        share = None if budget_s is None else budget_s * SHARE_OF_BUDGET
+        common = common_overrides(overrides)
+        fit_bundle(coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust)
+        attach_low_resolution(folder, coarse)
+        budget_s = None if budget_s is None or share is None else budget_s - share
+    settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
+    return _fit_folds(folder, folds, overrides, files, settings, nested=fold == "all", device=device)
+
+
+def _fit_folds(
+    folder: Path,
+    folds: Sequence[int],
+    overrides: Mapping[str, Any] | None,
+    files: Sequence[Path],
+    run_settings: Mapping[str, Any],
+    *,
+    nested: bool,
+    device: str,
+) -> dict[int, dict[str, float]]:
+    """Train one fold after the other; nested ones below one MLflow run."""
+    resume = bool(run_settings["resume"])
+    results: dict[int, dict[str, float]] = {}
+    parent = None
+    for number in folds:
+        if resume and _finished(folder, number):
+            log.info("fold %d is finished", number)
+            continue
+        config = resolve_config(folder, overrides, fold=number, files=files, **run_settings)
+        if device != "auto":
+            config["device"] = {"_target_": "medseg.components.choose_device", "name": device}
+        refuse_mixture(folder, config, _kept(folder, folds, resume=resume))
+        settings = config.get("train", {}).get("trainer", {})
+        if nested and settings.get("tracking"):
+            parent = parent or _parent_run(folder, settings)
+            settings["parent_run"] = parent
+        results[number] = run_config(folder, number, config, resume=resume)
+        keep_definition(folder, config)
+        update_figures(folder)
+    if parent is not None:
+        # the folds of an earlier, interrupted call belong to the mean as well
+        known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
+        close_parent(
+            Layout(folder).runs, settings["experiment"], parent, mean_metrics(known), uri=settings.get("tracking_uri")
+        )
+    return results
+
+
+def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
+    """Folds whose weights stay as they are: those that were not asked for, and finished ones of a resumed run."""
+    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and _finished(folder, n))]
+
+
+def metrics_of(folder: Path, fold: int) -> dict[str, float]:
+    """The last metrics of a finished fold, as its result.json has them."""
+    path = Layout(folder).run(fold).result
+    facts = read_json(path)
+    return {name: float(value) for name, value in facts.items() if name.startswith(("train_", "val_"))}
+
+
+def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
+    """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
+    runs = Layout(folder).runs
+    earlier = read_run_id(runs)
+    parent = open_parent(runs, settings["experiment"], uri=settings.get("tracking_uri"), run_id=earlier)
+    if earlier is None:
+        write_run_id(runs, parent, settings["experiment"])
+    return parent
+
+
+def mean_metrics(results: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the folds that have it."""
+    names = {name for metrics in results.values() for name in metrics}
+    values = {name: [metrics[name] for metrics in results.values() if name in metrics] for name in names}
+    return {f"mean_{name}": sum(found) / len(found) for name, found in sorted(values.items())}
+
+
+def _finished(folder: Path, fold: int) -> bool:
+    layout = Layout(folder)
+    return layout.run(fold).result.is_file() and layout.fold_weights(fold).is_file()
+
+
+def _weights_of(source: str | Path) -> str:
+    path = Path(source)
+    if path.is_file() and path.suffix == ".pt":
+        return str(path.resolve())
+    weights = Layout(find_bundle(source)).weights
+    if not weights.is_file():
+        raise BundleError(f"{source}: has no models/model.pt to start from")
+    return str(weights.resolve())
+
+
+def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool) -> dict[str, float]:
+    """Run one resolved train.json: the same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
+    from monai.bundle import ConfigWorkflow
+
+    from medseg.training.fit import prepare_run_folder
+
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
+    layout = Layout(folder)
+    run_folder = layout.run_folder(fold)
+    prepare_run_folder(run_folder, keep=resume)
+    if resume:
+        _tell_changes(run_folder, config)
+    run = layout.run(fold)
+    write_json(run.config, dict(config))
+    workflow = ConfigWorkflow(
+        config_file=str(run.config),
+        meta_file=str(layout.metadata),
+        logging_file=False,
+        workflow_type="train",
+    )
+    try:
+        workflow.initialize()
+        result = workflow.run()
+        workflow.finalize()
+    except RuntimeError as error:
+        raise _first_cause(error) from error
+    return dict(result[0] if isinstance(result, list) else result)
+
+
+def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
+    """Warn when a run goes on with other settings than it was started with: it is then no longer the same training."""
+    try:
+        earlier = read_json(RunFolder(run_folder).config)
+    except (OSError, ValueError):
+        return
+    if not RunFolder(run_folder).checkpoint.is_file():
+        return
+    before, now = (dict(flat_settings(each)) for each in (earlier, json.loads(json.dumps(dict(config)))))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
+    if changed:
+        log.warning("%s goes on with other settings than it was started with: %s", run_folder.name, listed)
+
+
+def flat_settings(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a configuration with its path, but for those that differ between a run and its continuation."""
+    for key, value in config.items():
+        place = f"{path}::{key}" if path else str(key)
+        if place in ("resume", "budget_s", "pretrained", "train::trainer::parent_run"):
+            continue
+        if isinstance(value, dict):
+            yield from flat_settings(value, place)
+        else:
+            yield place, value
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What really happened: MONAI wraps every error of a component in "Failed to instantiate ..."."""
+    while error.__cause__ is not None and "Failed to instantiate" in str(error):
+        error = error.__cause__
+    return error

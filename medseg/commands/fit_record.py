@@ -1,0 +1,96 @@
+"""The network that a bundle's weights belong to is the one its files describe, also after `medseg fit` changed it by an override.
+
+Without this, weights trained with `network_def::mixer=identity` would lie beside an inference.json that builds the preset's
+own mixer, and images would be prepared otherwise than in training after an override of `preprocessing_def`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.configs.inference import SHARED_KEYS, network_def
+from medseg.config import read_json
+from medseg.errors import ConfigError
+from medseg.io.atomic import write_json
+from medseg.layout import Layout
+from medseg.planning.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+def refuse_mixture(folder: Path, config: Mapping[str, Any], kept: Iterable[int]) -> None:
+    """Refuse to train a fold otherwise than the folds whose weights stay in the bundle.
+
+    Args:
+        folder: the bundle's.
+        config: the resolved train.json of the fold to train.
+        kept: folds that are not trained now.
+
+    Raises:
+        ConfigError: a fold with weights was trained with another network or preprocessing.
+    """
+    for fold in kept:
+        if not Layout(folder).fold_weights(fold).is_file():
+            continue
+        other = _trained_with(folder, fold)
+        for key in SHARED_KEYS:
+            if key in other and key in config and other[key] != config[key]:
+                changed = _differences(other[key], config[key])
+                raise ConfigError(
+                    f"{folder}: fold {fold} was trained with another {key} ({changed}); the folds of a bundle share one. "
+                    "Plan a second bundle for this network (medseg plan --output), or train --fold all without --resume."
+                )
+
+
+def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write what was trained into the bundle's train, inference and evaluate files and its plan, where they differ.
+
+    Args:
+        folder: the bundle's.
+        config: the resolved train.json that made `models/model.pt`.
+    """
+    layout = Layout(folder)
+    for path in (layout.train, layout.inference, layout.evaluate):
+        if not path.is_file():
+            continue
+        content = read_json(path)
+        shared = [key for key in SHARED_KEYS if key in content and key in config]
+        changes = {key: config[key] for key in shared if content[key] != config[key]}
+        if changes:
+            for key, value in changes.items():
+                log.info("%s: %s is now as trained: %s", path.name, key, _differences(content[key], value))
+            write_json(path, content | changes)
+    _keep_plan(layout.plan, config)
+
+
+def _keep_plan(path: Path, config: Mapping[str, Any]) -> None:
+    if not path.is_file() or "network_def" not in config:
+        return
+    plan = Plan.read(path)
+    if network_def(plan) == config["network_def"]:
+        return
+    named = {"_target_", "spatial_dims", "in_channels", "out_channels"}
+    replace(plan, network={key: value for key, value in config["network_def"].items() if key not in named}).write(path)
+
+
+def _trained_with(folder: Path, fold: int) -> dict[str, Any]:
+    """The record of a fold's run, or what the bundle says where the run's folder did not travel with it."""
+    layout = Layout(folder)
+    record = layout.run(fold).config
+    for path in (record, layout.inference):
+        if path.is_file():
+            return dict(read_json(path))
+    return {}
+
+
+def _differences(old: Any, new: Any) -> str:
+    """`mixer: null -> "identity"` for each value that changed."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"{json.dumps(old)} -> {json.dumps(new)}"
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name}: {json.dumps(old.get(name))} -> {json.dumps(new.get(name))}" for name in names)

@@ -1,0 +1,147 @@
+"""`medseg plan`: measure a dataset, decide, and write the bundle that holds every decision."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from medseg.bundle.write import write_bundle
+from medseg.datasets import Dataset, open_dataset
+from medseg.datasets.regions import class_order
+from medseg.devices import choose_device
+from medseg.errors import BundleError, ResourceError
+from medseg.layout import Layout, check_name
+from medseg.networks import build_network
+from medseg.planning.fingerprint import measure
+from medseg.planning.folds import check_splits, make_splits
+from medseg.planning.grid import choose_dimensions
+from medseg.planning.memory import measure_step
+from medseg.planning.plan import Plan
+from medseg.planning.planner import make_plan
+from medseg.training.progress import progress_bar
+from medseg.types import FilePath
+
+log = logging.getLogger(__name__)
+MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
+
+
+def plan_bundle(
+    data: FilePath,
+    output: FilePath,
+    *,
+    preset: str = "mambavision",
+    size: str = "nano",
+    memory_bytes: float | None = None,
+    folds: int = 5,
+    device: str = "auto",
+    regions: Mapping[str, Sequence[int]] | None = None,
+    spatial_dims: int | None = None,
+    stages: int | None = None,
+    missing_channels: str = "error",
+) -> Plan:
+    """Plan a dataset and write the bundle.
+
+    Args:
+        data: the dataset's folder, in a layout of `medseg.datasets.DATASETS`.
+        output: the bundle's folder; an existing bundle with weights is not overwritten.
+        preset, size: the network.
+        memory_bytes: what a training step may hold; then measured by a dry run, else estimated.
+        folds: number of folds when the dataset brings no splits.
+        device: where it will be trained.
+        regions: overlapping targets to learn instead of the plain labels, larger ones first; by default the dataset's own.
+        spatial_dims: 2 or 3; by default what the slices' thickness asks for.
+        stages: 2 for a low-resolution network before the full one, 1 for none; by default where crops see little context.
+        missing_channels: `zero` accepts cases that lack a channel file, `error` refuses them.
+
+    Raises:
+        DataError: the dataset is faulty.
+        BundleError: the output holds trained weights already.
+    """
+    output = Path(output)
+    name = _bundle_name(output)
+    dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
+    labelled = [case for case in dataset.cases if case.label is not None]
+    with progress_bar("measuring", len(labelled), unit="case") as advance:
+        fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
+    splits = dataset.splits or make_splits(labelled, folds)
+    check_splits(splits, labelled)
+    gpu = choose_device(device).type == "cuda"
+    dims, _ = choose_dimensions(fingerprint, spatial_dims)
+    request = {
+        "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
+        "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
+        "preset_strides": _preset_strides(preset, size, dims, dataset),
+    }  # fmt: skip
+
+    def make(bytes_per_voxel: float | None) -> Plan:
+        return make_plan(dataset, fingerprint, splits, bytes_per_voxel=bytes_per_voxel, **request)
+
+    plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
+    write_bundle(output, plan, dataset)
+    return plan
+
+
+def _bundle_name(output: Path) -> str:
+    """A bundle name made of the folder's. Raises BundleError where the folder cannot take a new bundle."""
+    name = re.sub(r"[^a-z0-9]+", "_", output.resolve().name.lower()).strip("_") or "bundle"
+    name = name if name[0].isalpha() else f"bundle_{name}"
+    check_name(name)
+    if Layout(output).weights.exists():
+        raise BundleError(f"{output} holds trained weights already; plan into another folder, or move that one away")
+    if output.exists() and not output.is_dir():
+        raise BundleError(f"{output} is a file; expected the folder of a bundle")
+    return name
+
+
+def _preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[list[int]]:
+    network = build_network(
+        preset,
+        spatial_dims=dims,
+        in_channels=len(dataset.channels),
+        out_channels=len(dataset.regions) or max(dataset.labels) + 1,
+        size=size,
+    )
+    return [[int(step) for step in level] for level in network.strides]
+
+
+def _with_regions(dataset: Dataset, regions: Mapping[str, Sequence[int]] | None) -> Dataset:
+    """The dataset with the regions that were asked for in place of its own. Raises DataError where they do not fit."""
+    if not regions:
+        return dataset
+    wanted = {name: tuple(values) for name, values in regions.items()}
+    order = class_order(dataset.folder / "dataset.json", wanted)
+    return dataclasses.replace(dataset, regions=wanted, region_order=order)
+
+
+def _plan_within(memory_bytes: float, make: Callable[[float | None], Plan], device: str) -> Plan:
+    """Plan, run a step of the plan, and plan again with what it held, until the step fits the budget.
+
+    Raises:
+        ResourceError: even the smallest crop holds more.
+    """
+    bytes_per_voxel: float | None = None
+    tried: set[tuple[int, ...]] = set()
+    for _ in range(MEASUREMENTS):
+        plan = make(bytes_per_voxel)
+        crops = (plan.batch_size, *plan.roi_size)
+        cost = measure_step(plan.network, plan.roi_size, plan.batch_size, device)
+        log.info("batch %d of %s: a step holds %.2f GB", plan.batch_size, plan.roi_size, cost.memory_bytes / 1e9)
+        if cost.memory_bytes <= memory_bytes and (crops in tried or cost.memory_bytes > 0.7 * memory_bytes):
+            break
+        if cost.memory_bytes > memory_bytes and crops in tried:
+            raise ResourceError(
+                f"the smallest crops, batch {plan.batch_size} of {plan.roi_size}, hold {cost.memory_bytes / 1e9:.2f} GB; "
+                f"--memory is {memory_bytes / 1e9:.2f} GB. Choose a smaller preset or size."
+            )
+        tried.add(crops)
+        # 3 % above what was measured, so that the next plan lands just below the budget
+        bytes_per_voxel = 1.03 * cost.memory_bytes / math.prod(crops)
+    plan.reasons["batch_size"] += (
+        f"; measured: a step holds {cost.memory_bytes / 1e9:.2f} GB and takes {cost.seconds:.2f} s"
+    )
+    return plan

@@ -1,0 +1,192 @@
+"""Predict with a bundle: check the inputs, open the bundle, run the cases, write labels, measures and records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.load import Bundle, load_bundle
+from medseg.cases.batch import CaseResult, Job, OutputOptions, Segmenter, run_cases
+from medseg.cases.measures import rows_to_csv
+from medseg.cases.record import file_digest
+from medseg.cases.scope import Scope
+from medseg.config import read_json
+from medseg.errors import ConfigError, DataError
+from medseg.inference.settings import PredictOptions
+from medseg.io import Case, Volume, find_inputs, write_json, write_text
+from medseg.io.atomic import remove_leftovers
+from medseg.types import FilePath
+
+CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
+FORMATS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".dcm")
+
+
+@dataclass
+class Prediction:
+    """What became of a run."""
+
+    folder: Path
+    cases: list[CaseResult] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[CaseResult]:
+        return [case for case in self.cases if case.status == "failed"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready summary."""
+        counts = {kind: sum(case.status == kind for case in self.cases) for kind in ("done", "skipped", "failed")}
+        return {**counts, "cases": [case.to_dict() for case in self.cases]}
+
+
+def predict_bundle(
+    bundle: FilePath,
+    inputs: FilePath | Sequence[FilePath],
+    output: FilePath = "predictions",
+    *,
+    options: PredictOptions | None = None,
+    suffix: str = ".nii.gz",
+    one_file_per_label: bool = False,
+    probabilities: bool = False,
+    preview: bool = True,
+    statistics: bool = False,
+    resume: bool = False,
+    trust: bool = False,
+    anonymous_names: bool = False,
+    read_already: dict[tuple[Path, ...], Volume] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    finished: Callable[[CaseResult, int, int], None] | None = None,
+) -> Prediction:
+    """Segment volumes with a bundle, as `medseg predict` does.
+
+    Args:
+        bundle: folder or name of a bundle.
+        inputs: files, folders, patterns, csv lists, DICOM folders.
+        output: folder for NAME.nii.gz, NAME.json (record and volumes), NAME.png, volumes.csv and summary.json.
+        options: how to predict.
+        suffix: format of the label maps, one of `FORMATS`.
+        one_file_per_label: a folder per case with one file per label.
+        probabilities: write NAME_probabilities.nii.gz too, one channel per class.
+        preview: write a PNG per case.
+        statistics: measure surfaces and intensities too.
+        resume: skip what the same model and settings have finished.
+        trust: let the bundle run code that is not on the allow-list.
+        anonymous_names: name outputs by a hash of the input's bytes, since file names often name people.
+        read_already: volumes that `medseg.cases.batch.first_look` read.
+        progress: called with (case, windows done, windows in all).
+        finished: called with (result, cases done, cases in all).
+
+    Raises:
+        MedsegError: nothing could be done at all. A case that fails is listed in the result instead.
+    """
+    options = options or PredictOptions()
+    suffix = suffix if suffix.startswith(".") else f".{suffix}"
+    if suffix not in FORMATS:
+        raise ConfigError(f"format {suffix!r}: expected one of {', '.join(FORMATS)}")
+    opened = load_bundle(str(bundle), trust=trust)
+    words = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
+    cases = find_inputs(words, channels=len(opened.channels))
+    if anonymous_names:
+        cases = [dataclasses.replace(case, name=f"case_{file_digest(case.images[0])[:16]}") for case in cases]
+    folder = Path(output)
+    _refuse_overwriting(cases, folder, suffix)
+    model = model_facts(opened)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+
+    def segmenter() -> Segmenter:
+        from medseg.bundle.predictor import make_segmenter  # torch is imported here
+
+        return make_segmenter(opened, options, cases=len(cases), probabilities=probabilities)
+
+    job = Job(
+        segmenter=segmenter,
+        labels=opened.labels,
+        model=model,
+        options=OutputOptions(folder, suffix, one_file_per_label, probabilities, preview, statistics, resume),
+        request=options.request(),
+        progress=progress,
+        codes=label_codes(opened),
+        read_already=read_already or {},
+        scope=scope_of(opened),
+    )
+    result = Prediction(folder)
+    for case in run_cases(cases, job):
+        result.cases.append(case)
+        if finished is not None:
+            finished(case, len(result.cases), len(cases))
+    _write_summary(result, resume=resume)
+    return result
+
+
+def model_facts(bundle: Bundle) -> dict[str, Any]:
+    """Name, version and SHA-256 of the weights.
+
+    Raises:
+        BundleError: a weight file is missing.
+    """
+    from medseg.bundle.weights import sha256_of
+
+    files = bundle.weight_files
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} is missing: train the bundle with `medseg fit`, or put its weights there")
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "weights_sha256": {str(path.relative_to(bundle.folder)): sha256_of(path) for path in files},
+    }
+
+
+def scope_of(bundle: Bundle) -> Scope:
+    """What the bundle was made with, for warnings: its modalities, and the fingerprint that planning measured."""
+    if bundle.plan is not None:
+        return Scope(bundle.channels, bundle.plan.fingerprint)
+    image = bundle.metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
+    return Scope({**bundle.channels, -1: str(image.get("modality", ""))})
+
+
+def label_codes(bundle: Bundle) -> dict[str, Any]:
+    """DICOM codes per label name from the bundle's configs/labels.json, where it has one."""
+
+    path = bundle.layout.label_codes
+    if not path.is_file():
+        return {}
+    try:
+        entries = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+    listed = entries.values() if isinstance(entries, dict) else entries
+    return {str(entry["name"]): entry["codes"] for entry in listed if "codes" in entry}
+
+
+def _refuse_overwriting(cases: Sequence[Case], folder: Path, suffix: str) -> None:
+    """An output that would replace an input is a typing error, not a wish."""
+    for case in cases:
+        target = (folder / f"{case.name}{suffix}").resolve()
+        if any(path.resolve() == target for path in case.images):
+            raise DataError(f"{target}: the output would replace the input; choose another folder with --output")
+
+
+def _write_summary(result: Prediction, *, resume: bool) -> None:
+    rows = [{"case": case.name, **row} for case in result.cases for row in case.measures]
+    if resume:
+        rows = _with_earlier(result, rows)
+    if rows:
+        write_text(result.folder / CSV_NAME, rows_to_csv(rows))
+    write_json(result.folder / SUMMARY_NAME, result.to_dict())
+
+
+def _with_earlier(result: Prediction, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the skipped cases too, from their records, in the order of the cases."""
+
+    by_case: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_case.setdefault(row["case"], []).append(row)
+    for case in result.cases:
+        if case.status == "skipped":
+            record = read_json(result.folder / f"{case.name}.json")
+            by_case[case.name] = [{"case": case.name, **row} for row in record["labels"]]
+    return [row for case in result.cases for row in by_case.get(case.name, [])]

@@ -1,0 +1,241 @@
+"""`SlidingWindowInferer`: a drop-in for MONAI's class, so that inference.json, MONAI Label and training use our windows.
+
+It returns full logits, as its callers expect; `medseg.inference.Predictor` is the way that never holds them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer as MonaiSlidingWindowInferer
+from monai.utils import convert_to_dst_type
+from torch.nn import functional
+
+from .places import SIGMA_SCALE, importance_map, padding, per_axis, window_size, window_starts
+
+Outputs = torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]
+
+
+class SlidingWindowInferer(MonaiSlidingWindowInferer):
+    """Apply a network window by window and blend the overlaps; equal to MONAI's class to rounding.
+
+    Args:
+        roi_size: extent of a window; None or values <= 0 stand for the whole axis. Two values and a volume with three axes:
+            the network is one of slices, which it gets one by one along the last axis.
+        sw_batch_size: windows per call of the network.
+        overlap: shared fraction of neighbouring windows.
+        mode: `gaussian` or `constant`.
+        sigma_scale: of the Gaussian, as a share of the window.
+        padding_mode: of `torch.nn.functional.pad`, where the volume is smaller than the window.
+        cval: value of constant padding.
+        sw_device: where the network runs (default: where the input is).
+        device: where windows are blended (default: where the input is).
+        progress: show a progress bar.
+        cache_roi_weight_map, cpu_thresh, buffer_steps, buffer_dim, with_coord: as MONAI's. `buffer_steps` needs nothing here:
+            one weighted addition per window is all that happens on `device`.
+
+    Example:
+        >>> inferer = SlidingWindowInferer((4, 4, 4))
+        >>> volume = torch.rand(1, 1, 9, 7, 5)
+        >>> torch.testing.assert_close(inferer(volume, lambda window: window), volume)
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        sw_batch_size: int = 1,
+        overlap: Sequence[float] | float = 0.5,
+        mode: str = "gaussian",
+        sigma_scale: Sequence[float] | float = SIGMA_SCALE,
+        padding_mode: str = "constant",
+        cval: float = 0.0,
+        sw_device: torch.device | str | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+        cache_roi_weight_map: bool = False,
+        cpu_thresh: int | None = None,
+        buffer_steps: int | None = None,
+        buffer_dim: int = -1,
+        with_coord: bool = False,
+    ) -> None:
+        super().__init__(
+            roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
+            False, cpu_thresh, buffer_steps, buffer_dim, with_coord,
+        )  # fmt: skip
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., Outputs], *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, ...] | dict[Any, torch.Tensor]:
+        """Logits of the whole volume.
+
+        Args:
+            inputs: (B, C, X, Y, Z), or (B, C, X, Y).
+            network: window batch -> tensor, sequence or dictionary of tensors; a scaled output stays scaled.
+            args, kwargs: passed on to the network; `condition` (shape of `inputs`) is cut into windows alongside.
+
+        Returns:
+            What the network returns, for the whole volume; type, dtype and metadata follow `inputs`.
+        """
+        axes = inputs.ndim - 2
+        if isinstance(self.roi_size, Sequence) and len(self.roi_size) == 2 and axes == 3:
+            return self._for_slices()(inputs, _slicewise(network), *args, **kwargs)
+        if isinstance(self.roi_size, Sequence) and len(self.roi_size) != axes:
+            raise ValueError(
+                f"inputs of shape {tuple(inputs.shape)} have {axes} spatial axes, roi_size {self.roi_size} names "
+                f"{len(self.roi_size)}; inputs are (B, C, spatial axes ...), channel-first"
+            )
+        device = kwargs.pop("device", self.device)
+        kwargs.pop("buffer_steps", None), kwargs.pop("buffer_dim", None)
+        if device is None and self.cpu_thresh is not None and inputs.shape[2:].numel() > self.cpu_thresh:
+            device = "cpu"
+        condition = kwargs.pop("condition", None)
+        if condition is not None and condition.shape != inputs.shape:
+            raise ValueError(
+                f"condition of shape {tuple(condition.shape)}: expected that of inputs {tuple(inputs.shape)}"
+            )
+        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        merged, keys = self._merge(plain, condition, network, torch.device(device or inputs.device), args, kwargs)
+        if isinstance(inputs, MetaTensor):
+            template = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
+            merged = [convert_to_dst_type(one, template, device=one.device, dtype=one.dtype)[0] for one in merged]
+        if isinstance(keys, str):
+            return merged[0]
+        return tuple(merged) if keys is None else dict(zip(keys, merged, strict=True))
+
+    def _for_slices(self) -> SlidingWindowInferer:
+        """The same for windows (X, Y, 1)."""
+        assert isinstance(self.roi_size, Sequence)
+        overlap = (*per_axis(self.overlap, 2, "overlap"), 0.0)
+        return SlidingWindowInferer(
+            (*self.roi_size, 1), self.sw_batch_size, overlap, str(getattr(self.mode, "value", self.mode)),
+            padding_mode=self.padding_mode, cval=self.cval, sw_device=self.sw_device, device=self.device,
+            progress=self.progress, cpu_thresh=self.cpu_thresh,
+        )  # fmt: skip
+
+    def _merge(
+        self,
+        inputs: torch.Tensor,
+        condition: torch.Tensor | None,
+        network: Callable[..., Outputs],
+        device: torch.device,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[list[torch.Tensor], Any]:
+        shape = tuple(inputs.shape[2:])
+        roi = window_size(self.roi_size, shape)  # type: ignore[arg-type]
+        pads = padding(shape, roi)
+        inputs = self._padded(inputs, pads)
+        condition = None if condition is None else self._padded(condition, pads)
+        starts = window_starts(inputs.shape[2:], roi, per_axis(self.overlap, len(shape), "overlap"))
+        weights = importance_map(roi, str(getattr(self.mode, "value", self.mode)), self.sigma_scale)
+        accumulators: list[_Accumulator] = []
+        keys: Any = None
+        for places in self._batches(starts, inputs.shape[0]):
+            windows = self._cut(inputs, places, roi)
+            extra = dict(kwargs) if condition is None else {**kwargs, "condition": self._cut(condition, places, roi)}
+            if self.with_coord:
+                args_here: tuple[Any, ...] = ([self._slices(inputs, place, roi) for place in places], *args)
+            else:
+                args_here = args
+            keys, outputs = _flatten(network(windows, *args_here, **extra))
+            if not accumulators:
+                batch = inputs.shape[0]
+                accumulators = [_Accumulator(out, batch, inputs.shape[2:], roi, weights, device) for out in outputs]
+            for accumulator, output in zip(accumulators, outputs, strict=True):
+                accumulator.add(output, places)
+        return [accumulator.finish(starts, pads, shape, inputs.dtype) for accumulator in accumulators], keys
+
+    def _padded(self, values: torch.Tensor, pads: list[tuple[int, int]]) -> torch.Tensor:
+        if not any(before or after for before, after in pads):
+            return values
+        flat = [side for pair in reversed(pads) for side in pair]
+        mode = str(getattr(self.padding_mode, "value", self.padding_mode))
+        return functional.pad(values, flat, mode=mode, value=self.cval if mode == "constant" else None)
+
+    def _batches(self, starts: list[tuple[int, ...]], batch: int) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+        places = [(sample, start) for sample in range(batch) for start in starts]
+        chunks: Any = [places[i : i + self.sw_batch_size] for i in range(0, len(places), self.sw_batch_size)]
+        if self.progress:
+            from tqdm import tqdm
+
+            chunks = tqdm(chunks)
+        yield from chunks
+
+    @staticmethod
+    def _slices(inputs: torch.Tensor, place: tuple[int, tuple[int, ...]], roi: tuple[int, ...]) -> list[slice]:
+        sample, start = place
+        box = [slice(first, first + size) for first, size in zip(start, roi, strict=True)]
+        return [slice(sample, sample + 1), slice(None), *box]
+
+    def _cut(
+        self, values: torch.Tensor, places: list[tuple[int, tuple[int, ...]]], roi: tuple[int, ...]
+    ) -> torch.Tensor:
+        parts = [values[tuple(self._slices(values, place, roi))] for place in places]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self.sw_device or values.device)
+
+
+def _slicewise(network: Callable[..., Outputs]) -> Callable[..., torch.Tensor]:
+    """A network of slices as one of windows (B, C, X, Y, 1)."""
+
+    def run(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits = network(windows[..., 0], *args, **kwargs)
+        assert isinstance(logits, torch.Tensor)
+        return logits[..., None]
+
+    return run
+
+
+class _Accumulator:
+    """Weighted sum of one output of the network over all windows, and its division by the weights' sum at the end."""
+
+    def __init__(
+        self,
+        output: torch.Tensor,
+        batch: int,
+        shape: Sequence[int],
+        roi: tuple[int, ...],
+        weights: torch.Tensor,
+        device: torch.device,
+    ) -> None:
+        self.roi = tuple(output.shape[2:])
+        self.scale = [out / size for out, size in zip(self.roi, roi, strict=True)]
+        if self.roi != roi:
+            weights = functional.interpolate(weights[None, None], self.roi, mode="nearest-exact")[0, 0]
+        self.weights = weights.to(device)
+        whole = [int(size * factor) for size, factor in zip(shape, self.scale, strict=True)]
+        self.sum = torch.zeros((batch, output.shape[1], *whole), dtype=torch.float32, device=device)
+
+    def _box(self, start: tuple[int, ...]) -> tuple[slice, ...]:
+        firsts = (int(first * factor) for first, factor in zip(start, self.scale, strict=True))
+        return tuple(slice(first, first + size) for first, size in zip(firsts, self.roi, strict=True))
+
+    def add(self, output: torch.Tensor, places: list[tuple[int, tuple[int, ...]]]) -> None:
+        for window, (sample, start) in zip(output, places, strict=True):
+            values = window.as_subclass(torch.Tensor).to(self.sum.device, torch.float32)
+            self.sum[sample][(slice(None), *self._box(start))].addcmul_(values, self.weights)
+
+    def finish(
+        self, starts: list[tuple[int, ...]], pads: list[tuple[int, int]], shape: tuple[int, ...], dtype: torch.dtype
+    ) -> torch.Tensor:
+        total = torch.zeros(self.sum.shape[2:], device=self.sum.device)
+        for start in starts:
+            total[self._box(start)] += self.weights
+        self.sum /= total
+        inner = [
+            slice(round(before * factor), round((before + size) * factor))
+            for (before, _), size, factor in zip(pads, shape, self.scale, strict=True)
+        ]
+        return self.sum[(slice(None), slice(None), *inner)].to(dtype)
+
+
+def _flatten(outputs: Outputs) -> tuple[Any, list[torch.Tensor]]:
+    """("tensor", [t]) for a tensor, (None, tensors) for a sequence, (keys, tensors) for a dictionary."""
+    if isinstance(outputs, torch.Tensor):
+        return "tensor", [outputs]
+    if isinstance(outputs, dict):
+        keys = sorted(outputs)
+        return keys, [outputs[key] for key in keys]
+    return None, list(outputs)

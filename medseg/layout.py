@@ -1,0 +1,201 @@
+"""Where things lie in a bundle folder. No other file spells these paths."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import read_json
+from .errors import BundleError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Files of one training run, `runs/fold_N`. Nothing is read or created."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """All that exact resume needs."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def config(self) -> Path:
+        """The resolved train.json."""
+        return self.folder / "config.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Data, versions, seeds and commit."""
+        return self.folder / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row per epoch."""
+        return self.folder / "metrics.json"
+
+    @property
+    def result(self) -> Path:
+        """The last metrics; there once the run has finished."""
+        return self.folder / "result.json"
+
+    @property
+    def preparation(self) -> Path:
+        """What preprocessing found."""
+        return self.folder / "preparation.json"
+
+    @property
+    def initialization(self) -> Path:
+        """Which weights of another network were taken over."""
+        return self.folder / "initialization.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths inside one bundle folder. Nothing is read or created."""
+
+    folder: Path
+
+    @property
+    def configs(self) -> Path:
+        return self.folder / "configs"
+
+    @property
+    def metadata(self) -> Path:
+        return self.configs / "metadata.json"
+
+    @property
+    def train(self) -> Path:
+        return self.configs / "train.json"
+
+    @property
+    def inference(self) -> Path:
+        return self.configs / "inference.json"
+
+    @property
+    def inference_files(self) -> tuple[Path, ...]:
+        """inference.json, and the spellings that other people's bundles use."""
+        return (self.inference, *(self.inference.with_suffix(suffix) for suffix in (".yaml", ".yml")))
+
+    @property
+    def evaluate(self) -> Path:
+        return self.configs / "evaluate.json"
+
+    @property
+    def multi_gpu_train(self) -> Path:
+        return self.configs / "multi_gpu_train.json"
+
+    @property
+    def logging(self) -> Path:
+        return self.configs / "logging.conf"
+
+    @property
+    def splits(self) -> Path:
+        return self.configs / "splits.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def license(self) -> Path:
+        return self.folder / "LICENSE"
+
+    @property
+    def readme(self) -> Path:
+        return self.folder / "docs" / "README.md"
+
+    @property
+    def data_license(self) -> Path:
+        return self.folder / "docs" / "data_license.txt"
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    @property
+    def weights(self) -> Path:
+        """What predict uses: a plain state dict."""
+        return self.models / "model.pt"
+
+    @property
+    def safetensors(self) -> Path:
+        """The same weights in a format that cannot hold code; read first where it exists."""
+        return self.models / "model.safetensors"
+
+    def fold_models(self, fold: int | str) -> Path:
+        """The folder of one fold's weights."""
+        return self.models / f"fold_{fold}"
+
+    def fold_weights(self, fold: int | str) -> Path:
+        return self.fold_models(fold) / self.weights.name
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def run_folder(self, fold: int) -> Path:
+        """last.ckpt, resolved config, manifest, metrics and pictures of one fold; never packed."""
+        return self.runs / f"fold_{fold}"
+
+    def run(self, fold: int) -> RunFolder:
+        """The files of one fold's run."""
+        return RunFolder(self.run_folder(fold))
+
+    def finished_runs(self) -> dict[int, RunFolder]:
+        """fold -> its run, for the folds that have a result."""
+        numbers = (path.name.removeprefix("fold_") for path in self.runs.glob("fold_*"))
+        runs = {int(number): self.run(int(number)) for number in numbers if number.isdigit()}
+        return {fold: runs[fold] for fold in sorted(runs) if runs[fold].result.is_file()}
+
+    @property
+    def cross_validation(self) -> Path:
+        """Label maps that `medseg cv` predicted out of fold."""
+        return self.runs / "cross_validation"
+
+    @property
+    def cross_validation_report(self) -> Path:
+        return self.readme.with_name("cross_validation.html")
+
+    @property
+    def label_codes(self) -> Path:
+        """DICOM codes of the labels, where a bundle brings them."""
+        return self.configs / "labels.json"
+
+    @property
+    def checksums(self) -> Path:
+        """Written by `medseg bundle pack`: one `sha256  path` line per file."""
+        return self.folder / "SHA256SUMS"
+
+    @property
+    def schema(self) -> Path:
+        """Where MONAI's verify_metadata looks before it downloads the schema."""
+        return self.folder / "eval" / "schema.json"
+
+
+def is_bundle(folder: Path) -> bool:
+    """True when the folder holds configs/metadata.json."""
+    return (folder / "configs" / "metadata.json").is_file()
+
+
+def bundle_name(folder: Path) -> str:
+    """The `name` in metadata.json, else the folder's own name."""
+    try:
+        metadata = read_json(Layout(folder).metadata)
+        return str(metadata.get("name") or folder.resolve().name)
+    except (OSError, ValueError, AttributeError):
+        return folder.resolve().name
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no snake_case word: it becomes a folder, a Python-like id and a registered model's name.
+
+    Raises:
+        BundleError: with the nearest name that would do.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        cure = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
+        cure = cure if cure[0].isalpha() else f"model_{cure}"
+        raise BundleError(f"{name!r} is no bundle name: lower-case letters, digits and _ only, such as {cure!r}")

@@ -1,0 +1,114 @@
+"""From a level's names to its stage: each name becomes a residual sub-layer with the settings of its place."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from medseg.errors import ConfigError, nearest
+
+from .contract import Site
+from .convolutions import CONVOLUTIONS
+from .mixers import CHANNEL_MIXERS, MIXERS
+from .recipe import Layer, Level, Parallel, Replace
+from .stages import Branches, ConvStage, OnImage, Replacing, Residual, TokenStage, Unchanged
+from .stages import Sequence as LayerSequence
+
+# Mixers that compute within windows and whose released networks fill the grid with zeros at the entry of the stage.
+PADDED_AT_ENTRY = ("mambavision", "carrier_attention")
+
+
+@dataclass
+class StageBuilder:
+    """Makes the sub-layers of one level.
+
+    Args:
+        site: of the level.
+        options: settings per sub-layer name.
+        mixer: name that takes the place of every token mixer, or None.
+        rates: drop-path rate of each sub-layer, consumed in order.
+        checkpointing: recompute sub-layers in the backward pass.
+    """
+
+    site: Site
+    options: Mapping[str, Mapping[str, Any]]
+    mixer: str | None
+    rates: list[float]
+    checkpointing: bool = False
+    mixers_so_far: int = 0
+
+    def stage(self, layers: Sequence[Layer]) -> nn.Module:
+        """All sub-layers of the level as one module: image in, image out."""
+        if all(isinstance(layer, str) and layer in CONVOLUTIONS for layer in layers):
+            blocks = [self.convolution(layer) for layer in layers if isinstance(layer, str)]
+            return ConvStage(blocks, checkpointing=self.checkpointing)
+        built = [self.layer(layer) for layer in layers]
+        used = set(flat_names(layers)) if self.mixer is None else {self.mixer}
+        pad = (
+            self.site.padding == "published" and bool(used & set(PADDED_AT_ENTRY)) and self.site.window_size is not None
+        )
+        return TokenStage(
+            self.site, built, self.preparations(layers), pad_windows=pad, checkpointing=self.checkpointing
+        )
+
+    def layer(self, layer: Layer) -> nn.Module:
+        """One sub-layer of a token stage."""
+        if isinstance(layer, Parallel):
+            branches = [LayerSequence([self.layer(name) for name in branch]) for branch in layer.branches]
+            return Branches(list(branches), residual=layer.residual)
+        if isinstance(layer, Replace):
+            name = self.mixer or layer.mixer
+            return Unchanged() if name == "identity" else Replacing(self.site, self.token_mixer(name))
+        if layer in CONVOLUTIONS:
+            return OnImage(self.site, self.convolution(layer))
+        name = self.mixer if layer in MIXERS and self.mixer is not None else layer
+        if name == "identity":
+            self.rates.pop(0)
+            return Unchanged()
+        rate = self.rates.pop(0)
+        mixer = self.token_mixer(name, rate)
+        return mixer if getattr(mixer, "whole", False) else Residual(replace(self.site, drop_path=rate), mixer)
+
+    def convolution(self, name: str) -> nn.Module:
+        """A convolution kind by name."""
+        site = replace(self.site, drop_path=self.rates.pop(0))
+        return CONVOLUTIONS[name](site, **self.options.get(name, {}))
+
+    def token_mixer(self, name: str, rate: float = 0.0) -> nn.Module:
+        """A token or channel mixer by name, without norm and residual."""
+        kind = MIXERS.get(name) or CHANNEL_MIXERS.get(name)
+        if kind is None:
+            raise ConfigError(f"sub-layer: found {name!r}. {nearest(name, [*MIXERS, *CHANNEL_MIXERS, *CONVOLUTIONS])}")
+        site = replace(self.site, index=self.mixers_so_far, drop_path=rate)
+        self.mixers_so_far += name in MIXERS
+        return kind(site, **self.options.get(name, {}))
+
+    def preparations(self, layers: Sequence[Layer]) -> list[nn.Module]:
+        """What the mixers of these layers need made at stage entry, each once."""
+        names = [self.mixer or name if name in MIXERS else name for name in flat_names(layers)]
+        steps = []
+        for name in dict.fromkeys(names):
+            make = getattr(MIXERS.get(name), "prepare", None)
+            if make is not None:
+                steps.append(make(self.site, **self.options.get(name, {})))
+        return steps
+
+
+def flat_names(layers: Sequence[Layer]) -> list[str]:
+    """Every name in a list of layers, those inside branches included."""
+    names: list[str] = []
+    for layer in layers:
+        if isinstance(layer, Parallel):
+            for branch in layer.branches:
+                names += flat_names(branch)
+        else:
+            names.append(layer.mixer if isinstance(layer, Replace) else layer)
+    return names
+
+
+def count_branches(level: Level) -> int:
+    """Sub-layers of a level that have a drop-path rate."""
+    return sum(not isinstance(layer, Replace) for layer in level.layers) + sum(
+        len(flat_names([layer])) - 1 for layer in level.layers if isinstance(layer, Parallel)
+    )

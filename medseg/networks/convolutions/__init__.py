@@ -1,0 +1,21 @@
+"""Convolution blocks by name."""
+
+from torch import nn
+
+from .gated import ConvNeXt, FusedMBConv, GatedSpatialConv, MBConv
+from .mednext import MedNeXt
+from .plain import HybridConv, PlainConv, PreActivationConv, ResidualConv
+from .unetr import UnetrBlock
+
+CONVOLUTIONS: dict[str, type[nn.Module]] = {
+    "convnext": ConvNeXt,
+    "fused_mbconv": FusedMBConv,
+    "gated_spatial_conv": GatedSpatialConv,
+    "hybrid_conv": HybridConv,
+    "mbconv": MBConv,
+    "mednext": MedNeXt,
+    "plain": PlainConv,
+    "pre_activation": PreActivationConv,
+    "residual": ResidualConv,
+    "unetr": UnetrBlock,
+}

@@ -1,0 +1,1 @@
+"""Networks that others trained, under their own names of parameters."""

@@ -1,0 +1,6 @@
+"""Small layers that several kinds of block share."""
+
+from medseg.renamed import names_that_left
+
+# names that left this module are found where they are now
+__getattr__ = names_that_left(__name__)

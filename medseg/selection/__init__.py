@@ -1,0 +1,1 @@
+"""What is chosen on cross-validated results."""

@@ -1,0 +1,1 @@
+"""Everything random: where a crop lies, and how it is changed."""
