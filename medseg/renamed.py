@@ -110,7 +110,6 @@ MODULES = {
     "medseg_kernels.selective_scan.check": "medseg_kernels.selective_scan.checks",
     "medseg_kernels.selective_scan.convolved": "medseg_kernels.convolved_scan.op",
     "medseg_kernels.selective_scan.functions": "medseg_kernels.selective_scan.api",
-    "medseg_kernels.selective_scan.tables": "medseg_kernels.traversals.tables",
     "medseg_kernels.selective_scan.triton_call": "medseg_kernels.selective_scan.triton_launch",
     "medseg_kernels.short_conv.functions": "medseg_kernels.short_conv.api",
     "medseg_kernels.short_conv.triton_call": "medseg_kernels.short_conv.triton_launch",
@@ -180,15 +179,6 @@ NAMES = {
     "medseg.networks.sublayers.CONVOLUTIONS": "medseg.networks.convolutions.CONVOLUTIONS",
     "medseg.transforms.preprocessing.Preprocessd": "medseg.transforms.monai.Preprocessd",
     "medseg.transforms.preprocessing.RestoreLabeld": "medseg.transforms.monai.RestoreLabeld",
-    "medseg_kernels.selective_scan.check.check_traversals": "medseg_kernels.traversals.checks.check_traversals",
-    "medseg_kernels.traversals.CURVES": "medseg_kernels.traversals.orders.CURVES",
-    "medseg_kernels.traversals.ClosedForm": "medseg_kernels.traversals.orders.ClosedForm",
-    "medseg_kernels.traversals.TRAVERSALS": "medseg_kernels.traversals.orders.TRAVERSALS",
-    "medseg_kernels.traversals.Traversal": "medseg_kernels.traversals.orders.Traversal",
-    "medseg_kernels.traversals.check_grid": "medseg_kernels.traversals.orders.check_grid",
-    "medseg_kernels.traversals.traversal_moves": "medseg_kernels.traversals.orders.traversal_moves",
-    "medseg_kernels.traversals.traversal_order": "medseg_kernels.traversals.orders.traversal_order",
-    "medseg_kernels.traversals.traversal_pieces": "medseg_kernels.traversals.orders.traversal_pieces",
 }
 
 

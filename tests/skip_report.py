@@ -25,7 +25,21 @@ def reason_of(report: Any) -> str:
     return text.removeprefix("Skipped: ")
 
 
+def folder_seconds(stats: dict[str, list[Any]]) -> Counter[str]:
+    """Seconds of each folder of tests, set-up and teardown included, added up over all processes."""
+    seconds: Counter[str] = Counter()
+    for report in (report for reports in stats.values() for report in reports):
+        if hasattr(report, "duration") and hasattr(report, "nodeid"):
+            seconds["/".join(report.nodeid.split("::")[0].split("/")[:2])] += report.duration
+    return seconds
+
+
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    seconds = folder_seconds(terminalreporter.stats)
+    if len(seconds) > 1:
+        terminalreporter.section("seconds, by folder")
+        for folder, spent in seconds.most_common():
+            terminalreporter.write_line(f"{spent:7.1f}  {folder}")
     skipped = Counter(reason_of(report) for report in terminalreporter.stats.get("skipped", []))
     if not skipped:
         return

@@ -8,7 +8,7 @@ from typing import Optional
 from . import dispatch
 
 # Families whose `op.py` holds a table BACKENDS.
-FAMILIES = ("selective_scan", "short_conv", "window_attention", "gated_linear_recurrence")
+FAMILIES = ("selective_scan", "short_conv", "window_attention", "gated_linear_recurrence", "stitch", "warp")
 
 
 def explain_backend(op: Optional[str] = None, device: str = "auto") -> str:

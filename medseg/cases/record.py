@@ -20,7 +20,6 @@ from medseg.config import read_json
 
 FORMAT = 1
 # Values that may differ between two runs whose labels must be equal; everything else is part of the hash.
-UNSTABLE = ("seconds", "date", "hash")
 
 
 def file_digest(path: Path) -> str:

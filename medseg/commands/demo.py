@@ -37,7 +37,6 @@ NOTE = (
     "The subjects are random deformations of one template, the MNI152 T1. A Dice on them shows that the pipeline runs; "
     "it is no claim of accuracy."
 )
-TEMPLATE = "mni152_t1"
 
 
 @dataclass

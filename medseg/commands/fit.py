@@ -13,7 +13,8 @@ from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
-from medseg.config import apply_overrides, read_config, read_json
+from medseg.bundle.opening.targets import TargetError, canonical_target
+from medseg.config import TARGET, apply_overrides, read_config, read_json
 from medseg.devices import choose_device
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
@@ -247,8 +248,18 @@ def flat_settings(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             continue
         if isinstance(value, dict):
             yield from flat_settings(value, place)
+        elif key == TARGET:
+            yield place, _same_part(value)
         else:
             yield place, value
+
+
+def _same_part(target: Any) -> Any:
+    """A target by its definition: a part of medseg has kept its meaning under every name that it had."""
+    try:
+        return canonical_target(target)
+    except (TargetError, AttributeError):
+        return target
 
 
 def _first_cause(error: BaseException) -> BaseException:

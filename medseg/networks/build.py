@@ -80,8 +80,7 @@ def build_network(
     encoder: nn.Module = make.encoder(spec.levels, steps)
     channels = [level.width for level in spec.levels]
     if spec.second:
-        coarse = [*steps[: spec.second_from], *steps[spec.second_from :]]
-        other = make.encoder(spec.second, coarse, start=spec.second_from)
+        other = make.encoder(spec.second, steps, start=spec.second_from)
         encoder = DualEncoder(encoder, other, channels, [level.width for level in spec.second], spec.second_from)
         channels = encoder.channels
     sites = [make.site(level, kernel) for level, kernel in zip(spec.levels, kernel_sizes(steps), strict=True)]

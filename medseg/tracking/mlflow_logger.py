@@ -139,10 +139,6 @@ class RunLogger(MLFlowLogger):
         """Keep a JSON object with the run."""
         self.experiment.log_dict(self.run_id, content, name)
 
-    def log_picture(self, name: str, array: Any) -> None:
-        """Keep a picture (X, Y, 3), uint8, with the run."""
-        self.experiment.log_image(self.run_id, array, f"pictures/{name}.png")
-
 
 def open_parent(store: Path, experiment: str, *, uri: str | None = None, run_id: str | None = None) -> str:
     """Start, or find again, the run under which the runs of the folds are nested; returns its id.

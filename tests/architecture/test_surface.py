@@ -6,6 +6,8 @@ After a wanted change: `python -m tests.architecture.test_surface` writes the ne
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import medseg
+import medseg.components
 import medseg_kernels
 from medseg.cli.main import VERBS, build_parser, main
+from medseg.renamed import MODULES, NAMES
 
+ROOT = Path(__file__).resolve().parents[2]
 FROZEN = Path(__file__).with_name("surface.json")
 
 
@@ -38,7 +43,31 @@ def surface() -> dict[str, Any]:
         "verbs": {name: options_of(verbs[name]) for name in VERBS},
         "medseg": sorted(medseg.__all__),
         "medseg_kernels": sorted(medseg_kernels.__all__),
+        "components": sorted(medseg.components.HOMES),
+        "folders": {
+            module.__name__: sorted(module.__all__)
+            for path in sorted((ROOT / "medseg").rglob("__init__.py"))
+            if len(path.relative_to(ROOT).parts) > 2
+            and hasattr(module := importlib.import_module(".".join(path.relative_to(ROOT).parent.parts)), "__all__")
+        },
+        "names of 0.1": len(MODULES) + len(NAMES),
     }
+
+
+def test_every_frozen_component_is_there_under_its_name() -> None:
+    for name in medseg.components.HOMES:
+        assert getattr(medseg.components, name).__name__ == name
+
+
+def test_every_name_of_an_earlier_version_still_leads_somewhere() -> None:
+    for old, new in MODULES.items():
+        assert importlib.util.find_spec(new) is not None, f"{old} -> {new}"
+    for old, new in NAMES.items():
+        module, _, name = new.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), f"{old} -> {new}"
+        if importlib.util.find_spec(old.rpartition(".")[0]) and not old.startswith("medseg_kernels"):
+            found = getattr(importlib.import_module(old.rpartition(".")[0]), name)
+            assert found is getattr(importlib.import_module(module), name), old
 
 
 def test_the_surface_is_the_committed_one() -> None:

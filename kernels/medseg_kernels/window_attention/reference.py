@@ -21,8 +21,6 @@ from torch import Tensor
 from .dropout import keep_mask
 from .windows import bias_center, bias_codes, product, token_index, token_slot, visible, windows_per_axis
 
-SCORES_PER_CHUNK = 1 << 23
-
 
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in the type that statistics are kept in."""

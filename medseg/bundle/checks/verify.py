@@ -58,10 +58,6 @@ class Opened:
     metadata: dict[str, Any]
     configs: dict[str, dict[str, Any]]
 
-    @property
-    def is_planned(self) -> bool:
-        return self.layout.plan.is_file()
-
 
 def check_files(layout: Layout) -> list[str]:
     """Required files are there, and every JSON file parses to an object or a list."""

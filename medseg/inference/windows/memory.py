@@ -5,7 +5,6 @@ Order: a smaller slab (identical labels), one window at a time, 16-bit storage, 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,8 +139,3 @@ def plan_memory(plan: WindowPlan, classes: int, step: StepDown, limit: int | Non
             f"{room / 2**20:.1f} MiB may be used"
         )
     return Decision(planes, dtype, device, sentences)
-
-
-def set_threads(count: int | None) -> None:
-    """CPU threads of torch and of the kernels; all cores when None."""
-    torch.set_num_threads(count or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))

@@ -19,8 +19,6 @@ from ..atomic import atomic_path
 from ..header import Header
 from .dicom_slices import read_dataset
 
-MOST_SEGMENTS = 65535
-
 
 @dataclass(frozen=True)
 class Code:

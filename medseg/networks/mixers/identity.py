@@ -14,8 +14,6 @@ class Identity(nn.Module):
     to every result. The MLPs of the blocks stay.
     """
 
-    adds_nothing = True
-
     def __init__(self, site: Site) -> None:
         super().__init__()
 
