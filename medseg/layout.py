@@ -140,6 +140,10 @@ class Layout:
         """last.ckpt, resolved config, manifest, metrics and pictures of one fold; never packed."""
         return self.runs / f"fold_{fold}"
 
+    def last_checkpoint(self, fold: int) -> Path:
+        """All that exact resume of one fold needs."""
+        return self.run(fold).checkpoint
+
     def run(self, fold: int) -> RunFolder:
         """The files of one fold's run."""
         return RunFolder(self.run_folder(fold))
