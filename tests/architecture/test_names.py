@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -46,6 +47,8 @@ OWN_FILES = {
     "warp": {"choice": "which form is fastest", "values": "changes of intensity"},
     "window_attention": {"call": "one call's tensors", "dropout": "its random numbers", "windows": "windows as index arithmetic"},
 }  # fmt: skip
+# files of other programs, or of the reader, that pages speak of
+ELSEWHERE = {"predict_from_raw_data.py", "default_resampling.py"}  # nnU-Net's
 FAMILIES = sorted(path.parent for path in KERNELS.glob("*/op.py"))
 
 
@@ -73,3 +76,17 @@ def test_files_stay_small() -> None:
     large = {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > LARGEST}
     assert not large
     assert statistics.median(lengths[Path(path)] for path in SOURCES) <= MEDIAN
+
+
+def test_every_source_file_that_a_page_or_comment_names_is_there() -> None:
+    tops = ("medseg", "kernels", "tests", "benchmarks", "docs")
+    there = {path.name for top in tops for path in (ROOT / top).rglob("*") if path.suffix in (".py", ".cpp", ".hpp")}
+    pages = [path for top in tops for path in (ROOT / top).rglob("*.md")] + list(ROOT.glob("*.md"))
+    sources = [path for path in (ROOT / "kernels").rglob("*") if path.suffix in (".cpp", ".hpp", ".py")]
+    sources += [path for top in ("medseg", "benchmarks") for path in (ROOT / top).rglob("*.py")]
+    gone = []
+    for path in [*pages, *sources]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            names = re.findall(r"(?<![\w*<{])([a-z][a-z0-9_]*\.(?:py|cpp|hpp))(?!\w)", line)
+            gone += [f"{path.relative_to(ROOT)}:{number}: {name}" for name in names if name not in there | ELSEWHERE]
+    assert not gone, "\n".join(gone)

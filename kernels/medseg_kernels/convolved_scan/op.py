@@ -191,7 +191,7 @@ def convolved_scan(
         D: (R or 1, C), or None.
         delta_bias: (R or 1, C), or None; softplus follows.
         mode: `causal` or `grid`, see `short_conv`.
-        traversals: R texts, see traversals.py.
+        traversals: R texts, see traversals/orders.py.
         merge: sum or mean.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The custom op: backends, fake shapes, autograd. What users call is in general.py and members.py.
+"""The custom op: backends, fake shapes, autograd. What users call is in api.py and members.py.
 
 The op takes its arguments already checked and flattened to (B, N, H, .). The backward is an op of its own, so that compiled
 autograd sees two opaque calls. Nothing is kept for the backward but the inputs: the states are computed again.

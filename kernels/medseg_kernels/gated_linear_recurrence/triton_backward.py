@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Backward kernels: the state's adjoint from the last chunk to the first; the delta rule's solve; gradients of a chunk.
 
-Legend in triton_pieces.py, derivation in README.md. Nothing is added atomically: every number has one writer.
+Legend in triton_shared.py, derivation in README.md. Nothing is added atomically: every number has one writer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Forward kernels: cumulative decay; the delta rule's triangular solve; the state from chunk to chunk; the outputs.
 
-Legend in triton_pieces.py. Workspaces are dense by (sample and head, chunk, step); tokens are addressed by strides.
+Legend in triton_shared.py. Workspaces are dense by (sample and head, chunk, step); tokens are addressed by strides.
 """
 
 from __future__ import annotations

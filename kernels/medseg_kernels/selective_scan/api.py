@@ -181,7 +181,7 @@ def selective_scan(
         z: (B, X, Y, Z, C), the gate before its SiLU, or None. With `concat` every traversal's part is gated by it.
         delta_bias: (C,) or (R, C), added to delta.
         delta_softplus: apply softplus to delta after its bias.
-        traversals: R texts, see traversals.py.
+        traversals: R texts, see traversals/orders.py.
         merge: sum, mean, concat (R*C channels) or weights.
         initial_state: (B, R, C, S), or (B, C, S) for one traversal: the state before the first step, and before the
             first step of every window of a `windowed` traversal.

@@ -1,4 +1,4 @@
-"""The custom op: backends, fake shapes, autograd. What users call is in functions.py.
+"""The custom op: backends, fake shapes, autograd. What users call is in api.py.
 
 The op takes arguments already checked and flattened to tokens. Its third result, the states kept for the backward, has a
 shape that follows from the inputs' shapes alone. The backward is an op of its own, so that compilers see two opaque calls.

@@ -38,7 +38,7 @@ def short_conv(
         bias: (C,), or (R, C) as the weight, or None.
         mode: `causal` (Mamba: the last tap reads the token itself, the others the steps before it), `same`
             (MambaVision: centred along the traversal), `grid` (centred in three dimensions).
-        traversals: R texts, see traversals.py; not used in mode `grid`.
+        traversals: R texts, see traversals/orders.py; not used in mode `grid`.
         silu: apply SiLU.
         backend: triton, cpu or reference; None takes the first that can run.
 

@@ -1,4 +1,4 @@
-"""The custom op of the short convolution: backends, fake shapes, autograd. What users call is in functions.py."""
+"""The custom op of the short convolution: backends, fake shapes, autograd. What users call is in api.py."""
 
 from __future__ import annotations
 

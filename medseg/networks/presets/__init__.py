@@ -1,4 +1,4 @@
-"""Presets by name: each writes a published (or baseline) network in the words of specs.py. One file, one family."""
+"""Presets by name: each writes a published (or baseline) network in the words of recipe.py. One file, one family."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
