@@ -12,6 +12,7 @@ from medseg.layout import Layout, bundle_name
 from medseg.planning.plan import Plan
 
 from .catalogue import find_bundle
+from .configs.inference import channel_labels
 from .configs.metadata import read_metadata
 from .opening.parser import SafeConfig, open_config
 from .opening.trust import is_trusted, remember
@@ -73,9 +74,7 @@ class Bundle:
     @property
     def label_values(self) -> list[int]:
         """The label that each output of the network stands for; with regions, the label that each of them writes."""
-        if self.plan is not None and self.plan.regions:
-            return [int(region["label"]) for region in self.plan.regions]
-        return sorted(self.labels)
+        return sorted(self.labels) if self.plan is None else channel_labels(self.plan)
 
     @cached_property
     def channels(self) -> dict[int, str]:

@@ -89,7 +89,12 @@ def measure(
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
     wanted = [value for value in sorted(names) if value != 0]
-    counts = count_voxels(label, max([*wanted, int(label.max(initial=0))]))
+    most = max([*wanted, int(label.max(initial=0))])
+    # a few huge values (an atlas): no table of a gigabyte for them
+    found = (
+        count_voxels(label, most) if most < 1 << 20 else dict(zip(*np.unique(label, return_counts=True), strict=True))
+    )
+    counts = {value: int(found[value] if most < 1 << 20 else found.get(value, 0)) for value in wanted}
     rows = []
     for value in wanted:
         row: dict[str, Any] = {
