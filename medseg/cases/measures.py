@@ -90,11 +90,11 @@ def measure(
     voxel_ml = float(np.prod(spacing)) / 1000.0
     wanted = [value for value in sorted(names) if value != 0]
     most = max([*wanted, int(label.max(initial=0))])
-    # a few huge values (an atlas): no table of a gigabyte for them
-    found = (
-        count_voxels(label, most) if most < 1 << 20 else dict(zip(*np.unique(label, return_counts=True), strict=True))
-    )
-    counts = {value: int(found[value] if most < 1 << 20 else found.get(value, 0)) for value in wanted}
+    if most < 1 << 20:
+        table = count_voxels(label, most)
+        counts = {value: int(table[value]) for value in wanted}
+    else:  # a few huge values (an atlas): no table of a gigabyte for them
+        counts = {value: int(np.count_nonzero(label == value)) for value in wanted}
     rows = []
     for value in wanted:
         row: dict[str, Any] = {
