@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.errors import printable
+
 from .main import EXIT_OK, add_common_arguments
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show_progress(what: str, done: int, total: int, case: str) -> None:
     if sys.stderr.isatty():
-        print(f"\r\033[K{what}: {done} of {total} {case:.40}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{what}: {done} of {total} {printable(case):.40}", end="", file=sys.stderr, flush=True)
 
 
 def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path) -> None:
@@ -74,7 +76,9 @@ def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path)
             )
     print(f"chosen: {result.chosen}")
     for step in result.selection.steps:
-        print(f"  post-processing of {', '.join(result.bundle.labels[v] for v in step['labels'])}: {describe(step)}")
+        print(
+            f"  post-processing of {printable(', '.join(result.bundle.labels[v] for v in step['labels']))}: {describe(step)}"
+        )
     if not result.selection.steps:
         print("  no post-processing improved cross-validation")
     print("nothing written (--dry-run)" if arguments.dry_run else f"written into {result.bundle.folder}")

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from medseg import __version__
 from medseg.errors import MedsegError, nearest
 
+from .screen import log_to_screen, safe_screen
+
 # verb -> what it does; the file medseg/cli/VERB.py holds its options.
 VERBS = {
     "plan": "turn a folder of labelled volumes into a bundle, saying why each value was chosen",
@@ -85,14 +87,18 @@ def parse(words: list[str], verb: str) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 ok, 1 nothing done, 2 usage, 3 some cases failed, 130 interrupted)."""
-    words = list(sys.argv[1:] if words is None else words)
+    with safe_screen():
+        return _main(list(sys.argv[1:] if words is None else words))
+
+
+def _main(words: list[str]) -> int:
     verb = next((word for word in words if word in VERBS), "")
     try:
         arguments = parse(words, verb)
     except SystemExit as stop:
         return int(stop.code or 0)
     level = logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    log_to_screen(level)
     if getattr(arguments, "threads", None):
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     try:

@@ -24,6 +24,7 @@ from medseg.tracking.mlflow_logger import close_parent, open_parent
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_record import keep_definition, refuse_mixture
+from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,9 @@ def resolve_config(
     layout = Layout(bundle)
     if not layout.train.is_file():
         raise BundleError(f"{bundle} has no configs/train.json: it can predict, but not be trained")
-    config = read_config([layout.train, *files])
-    config = apply_overrides(config, dict(overrides or {}))
+    config = apply_overrides(read_config([layout.train, *files]), dict(overrides or {}))
+    typed = users_address(read_config([layout.train]), config, overrides or {})
+    config = without_addresses(config, quiet=typed is not None)
     own = {"bundle_root": str(bundle.resolve()), "fold": fold, **settings}
     return config | own
 
@@ -103,15 +105,19 @@ def fit_bundle(
     folds = list(range(count)) if fold == "all" else [int(fold)]
     choose_device(device)
     pretrained = _weights_of(init_from) if init_from is not None else None
-    coarse = low_resolution_bundle(folder)
-    if coarse is not None:
-        share = None if budget_s is None else budget_s * SHARE_OF_BUDGET
-        common = common_overrides(overrides)
-        fit_bundle(coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust)
-        attach_low_resolution(folder, coarse)
-        budget_s = None if budget_s is None or share is None else budget_s - share
-    settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
-    return _fit_folds(folder, folds, overrides, files, settings, nested=fold == "all", device=device)
+    stacked = apply_overrides(read_config([Layout(folder).train, *files]), dict(overrides or {}))
+    with tracking_at(users_address(read_config([Layout(folder).train]), stacked, overrides or {})):
+        coarse = low_resolution_bundle(folder)
+        if coarse is not None:
+            share = None if budget_s is None else budget_s * SHARE_OF_BUDGET
+            common = common_overrides(overrides)
+            fit_bundle(
+                coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
+            )
+            attach_low_resolution(folder, coarse)
+            budget_s = None if budget_s is None or share is None else budget_s - share
+        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
+        return _fit_folds(folder, folds, overrides, files, settings, nested=fold == "all", device=device)
 
 
 def _fit_folds(
@@ -146,9 +152,7 @@ def _fit_folds(
     if parent is not None:
         # the folds of an earlier, interrupted call belong to the mean as well
         known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
-        close_parent(
-            Layout(folder).runs, settings["experiment"], parent, mean_metrics(known), uri=settings.get("tracking_uri")
-        )
+        close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
 
 
@@ -168,8 +172,8 @@ def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
     """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
     runs = Layout(folder).runs
     earlier = read_run_id(runs)
-    parent = open_parent(runs, settings["experiment"], uri=settings.get("tracking_uri"), run_id=earlier)
-    if earlier is None:
+    parent = open_parent(runs, settings["experiment"], run_id=earlier)
+    if parent != earlier:
         write_run_id(runs, parent, settings["experiment"])
     return parent
 
