@@ -56,7 +56,9 @@ def preprocess_case(
             case, check_label_values(label, dict(labels), ignore_label=ignore_label), labels, ignore_label=ignore_label
         )
         prepared = preprocessing.apply(image.array, image.affine)
-        label_XYZ = np.asarray(preprocessing.apply_label(label.array, label.affine))
+        # on the image's grid, never on one made of the label's own affine: two affines that count as equal may still round to
+        # other axes or another shape, and a crop is decided by the image alone
+        label_XYZ = np.asarray(preprocessing.apply_label(label.array, image.affine, grid=prepared.grid))
         if ignore_label is not None:
             label_XYZ = np.where(label_XYZ == ignore_label, -1, label_XYZ.astype(np.int16))
         smallest = np.uint8 if label_XYZ.min(initial=0) >= 0 and label_XYZ.max(initial=0) < 256 else np.int16
