@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +15,19 @@ from medseg.planning.plan import Plan
 from .catalogue import find_bundle
 from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
-from .opening.parser import SafeConfig, open_config
-from .opening.trust import is_trusted, remember
+from .opening.inventory import Inventory, take_inventory
+from .opening.parser import SafeConfig, open_config, read_file
+from .opening.trust import changes, remember, trusted_copy
+from .opening.trusted import TrustedConfig
 
 if TYPE_CHECKING:
     import torch
 
     from medseg.inference.settings import LabelSettings
     from medseg.transforms.preprocessing import Preprocessing
+
+# False: only what was trusted before; True: yes; a function: is shown the files and raises UntrustedBundleError for no.
+Trust = bool | Callable[[Inventory], None]
 
 
 @dataclass
@@ -143,7 +149,7 @@ class Bundle:
         return self.networks()[0]
 
 
-def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
+def load_bundle(path_or_name: str | Path, trust: Trust = False) -> Bundle:
     """Open a bundle folder, or a shipped or installed bundle by name.
 
     A bundle outside the allow-list opens only with `trust`; that decision is recorded with the hash of every file, and
@@ -151,7 +157,8 @@ def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
 
     Args:
         path_or_name: folder or name.
-        trust: let the bundle name any Python object and run any expression, as MONAI itself would.
+        trust: let the bundle name any Python object and run any expression, as MONAI itself would; a function is shown
+            the files first, and raises UntrustedBundleError to refuse.
 
     Raises:
         BundleError: no such bundle, or a file of it is missing or broken.
@@ -162,20 +169,42 @@ def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
     file = next((path for path in layout.inference_files if path.is_file()), None)
     if file is None:
         raise BundleError(f"{layout.inference} is missing: this bundle cannot predict")
-    return Bundle(folder=folder, metadata=read_metadata(folder), config=open_trusted(folder, file, trust))
+    config = open_trusted(folder, file, trust)
+    shown = config.root if isinstance(config, TrustedConfig) else None
+    return Bundle(folder=folder, metadata=read_metadata(shown or folder), config=config)
 
 
-def open_trusted(folder: Path, file: Path, trust: bool) -> SafeConfig:
+def open_trusted(folder: Path, file: Path, trust: Trust) -> SafeConfig:
     """Open a configuration; where it needs trust, ask the record of earlier decisions, or make one.
+
+    A trusted configuration reads and runs a private copy of the files that were hashed, never the folder again.
 
     Raises:
         UntrustedBundleError: it needs trust that was never given, or the bundle changed since.
     """
     try:
         return open_config(file, bundle_root=folder)
-    except UntrustedBundleError:
-        if trust:
-            remember(folder)
-        elif not is_trusted(folder):
+    except UntrustedBundleError as refused:
+        refusal = refused
+    try:
+        inventory = _consented(folder, trust)
+    except UntrustedBundleError as error:
+        if trust is not True:
             raise
-    return open_config(file, trust=True, bundle_root=folder)
+        return TrustedConfig(read_file(file), None, source=str(file), refusal=error)
+    if inventory is None or inventory.copy is None:
+        raise refusal
+    shown = inventory.copy / file.relative_to(folder)
+    return TrustedConfig({**read_file(shown), "bundle_root": str(inventory.copy)}, inventory, source=str(file))
+
+
+def _consented(folder: Path, trust: Trust) -> Inventory | None:
+    """The files that the user agreed to run, now or before; None when nobody was asked."""
+    if trust is False:
+        return trusted_copy(folder)
+    inventory = take_inventory(folder, private_copy=True)
+    if changes(inventory):
+        if callable(trust):
+            trust(inventory)
+        remember(inventory)
+    return inventory

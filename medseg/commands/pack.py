@@ -14,13 +14,14 @@ from typing import Any
 
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
-from medseg.bundle.opening.trust import SKIPPED_FOLDERS
 from medseg.bundle.weights import read_state_dict, sha256_of
 from medseg.config import read_json
 from medseg.errors import BundleError
 from medseg.io.atomic import atomic_path
 from medseg.layout import Layout, bundle_name
 
+# Results, which are not part of what is given away.
+SKIPPED_FOLDERS = frozenset({"runs", "eval", "__pycache__"})
 # Same bytes in, same zip out: the earliest date a zip can hold.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 # Already compressed or incompressible.

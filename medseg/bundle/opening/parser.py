@@ -229,6 +229,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return dict(ConfigParser.load_config_files(content))
 
 
+def read_file(file: Path) -> dict[str, Any]:
+    """One configuration file, JSON or YAML, as plain values."""
+    return read_config([file]) if file.suffix == ".json" else _read_yaml(file)
+
+
 def open_config(
     file: Path, *, trust: bool = False, bundle_root: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> SafeConfig:
@@ -244,7 +249,7 @@ def open_config(
         ConfigError: not readable, or an override names an unknown key.
         UntrustedBundleError: something in it is not allowed and `trust` is False.
     """
-    config = read_config([file]) if file.suffix == ".json" else _read_yaml(file)
+    config = read_file(file)
     if overrides:
         config = apply_overrides(config, overrides)
     if bundle_root is not None:
