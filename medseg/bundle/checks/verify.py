@@ -7,6 +7,7 @@ hold the same preprocessing, that the weights belong to the network). No network
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 import warnings
@@ -67,7 +68,7 @@ def check_files(layout: Layout) -> list[str]:
         try:
             read_json(path)
         except (ValueError, OSError) as error:
-            faults.append(f"{path.relative_to(layout.folder)} is not valid JSON: {error}")
+            faults.append(str(error).replace(f"{layout.folder}{os.sep}", ""))
     return faults
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
-from medseg.errors import BundleError
+from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
@@ -105,8 +105,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         metadata = read_json(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); is {folder} a bundle?") from error
-    except ValueError as error:
-        raise BundleError(f"{path}: is not valid JSON: {error}") from error
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
     if not isinstance(metadata, dict):
         raise BundleError(f"{path}: holds a {type(metadata).__name__}, expected an object")
     return metadata
