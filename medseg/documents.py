@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,3 +209,27 @@ def _holds_nul(value: Any) -> bool:
         elif isinstance(node, str) and "\0" in node:
             return True
     return False
+
+
+def breaks(value: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+    """Every break of a JSON schema, as jsonschema's errors; a whole number is an int, not 2.0, and never true.
+
+    Rules that bound a list or a table stand before those that enter it, so that whoever stops at the first is quick.
+    """
+    import jsonschema
+
+    base = jsonschema.Draft201909Validator
+    whole = base.TYPE_CHECKER.redefine("integer", lambda _, node: isinstance(node, int) and not isinstance(node, bool))
+    return jsonschema.validators.extend(base, type_checker=whole)(schema).iter_errors(value)
+
+
+def sentence(error: Any) -> str:
+    """One break as `where: what`, short whatever the value was."""
+    where = "::".join(str(step) for step in error.absolute_path) or "top level"
+    message = " ".join(str(error.message).split())
+    return f"{where[-100:]}: {message if len(message) <= 160 else message[:80] + ' ... ' + message[-75:]}"
+
+
+def first_break(value: Any, schema: Mapping[str, Any]) -> str | None:
+    """The first break of a schema as a sentence, or None."""
+    return next((sentence(error) for error in breaks(value, schema)), None)

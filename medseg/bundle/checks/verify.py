@@ -7,7 +7,6 @@ hold the same preprocessing, that the weights belong to the network). No network
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import time
 import warnings
@@ -68,7 +67,7 @@ def check_files(layout: Layout) -> list[str]:
         try:
             read_json(path)
         except (ValueError, OSError) as error:
-            faults.append(str(error).replace(f"{layout.folder}{os.sep}", ""))
+            faults.append(f"{path.relative_to(layout.folder)} {str(error).removeprefix(f'{path}: ')}")
     return faults
 
 
