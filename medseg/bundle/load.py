@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.errors import BundleError, UntrustedBundleError
+from medseg.errors import BundleError, MedsegError, UntrustedBundleError
 from medseg.layout import Layout, bundle_name
 from medseg.planning.plan import Plan
 
 from .catalogue import find_bundle
 from .configs.metadata import read_metadata
+from .entrance import inferer_fault, refuse_disagreement, window_extents
 from .opening.parser import SafeConfig, open_config
 from .opening.trust import is_trusted, remember
 
@@ -51,7 +54,7 @@ class Bundle:
     @cached_property
     def plan(self) -> Plan | None:
         """plan.json, or None in a bundle that `medseg plan` did not write."""
-        return Plan.read(self.layout.plan) if self.layout.plan.is_file() else None
+        return Plan.read(self.layout.plan) if os.path.lexists(self.layout.plan) else None
 
     @cached_property
     def labels(self) -> dict[int, str]:
@@ -92,7 +95,7 @@ class Bundle:
         """Voxels of the sliding window."""
         for key in ("roi_size", "inferer::roi_size"):
             if key in self.config:
-                return tuple(int(extent) for extent in self.config.get(key))
+                return window_extents(self.value(key), f"{self.config.source}: {key}")
         raise BundleError(f"{self.layout.inference}: has no inferer::roi_size")
 
     @cached_property
@@ -100,9 +103,12 @@ class Bundle:
         """overlap, sw_batch_size, mode, mirror_axes, postprocessing and the weight files that are averaged."""
         wanted = {"overlap": 0.5, "sw_batch_size": 1, "mode": "gaussian"}
         settings: dict[str, Any] = {
-            key: self.config.get(f"inferer::{key}") if f"inferer::{key}" in self.config else default
+            key: self.value(f"inferer::{key}") if f"inferer::{key}" in self.config else default
             for key, default in wanted.items()
         }
+        fault = inferer_fault(settings)
+        if fault:
+            raise BundleError(f"{self.config.source}: inferer::{fault}")
         inference = self.plan.inference if self.plan is not None else {}
         settings["mirror_axes"] = list(inference.get("mirror_axes", []))
         settings["postprocessing"] = list(inference.get("postprocessing", []))
@@ -114,7 +120,7 @@ class Bundle:
         """The very object that training used."""
         if "preprocessing_def" not in self.config:
             raise BundleError(f"{self.layout.inference}: has no preprocessing_def, so medseg did not write this bundle")
-        return self.config.get("preprocessing_def")
+        return self.value("preprocessing_def")
 
     @property
     def weight_files(self) -> list[Path]:
@@ -124,6 +130,8 @@ class Bundle:
             BundleError: a listed file lies outside the bundle.
         """
         listed = self.config.raw.get("models")
+        if listed is not None and not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+            raise BundleError(f"{self.config.source}: models is {str(listed)[:80]!r}, expected a list of file names")
         if not listed:
             return [self.layout.safetensors if self.layout.safetensors.is_file() else self.layout.weights]
         root = self.folder.resolve()
@@ -135,7 +143,35 @@ class Bundle:
 
     def untrained_network(self) -> torch.nn.Module:
         """`network_def`, built anew."""
-        return self.config.build("network_def")
+        return self._network("network_def")
+
+    def value(self, key: str) -> Any:
+        """A value or component of inference.json; whatever a stranger's file raises on the way names that file.
+
+        Raises:
+            MedsegError: it cannot be worked out, or is not allowed.
+        """
+        return self._named(self.config.get, key)
+
+    def _named(self, function: Callable[[str], Any], key: str) -> Any:
+        source = self.config.source
+        try:
+            return function(key)
+        except MedsegError as error:
+            if str(self.folder) in str(error):
+                raise
+            raise type(error)(f"{source}: {key}: {error}") from error
+        except Exception as error:  # references in a circle, to nothing, to what does not fit: any type there is
+            what = " ".join(str(error).split())[:160]
+            raise BundleError(f"{source}: {key} cannot be worked out: {type(error).__name__}: {what}") from error
+
+    def _network(self, key: str) -> torch.nn.Module:
+        import torch
+
+        made = self._named(self.config.build, key)
+        if not isinstance(made, torch.nn.Module):
+            raise BundleError(f"{self.config.source}: {key} makes a {type(made).__name__}, expected a network")
+        return made
 
     def networks(self) -> list[torch.nn.Module]:
         """One network per weight file, in evaluation mode on the CPU.
@@ -151,7 +187,7 @@ class Bundle:
             state = read_state_dict(path)
             # an ensemble of different networks names those that are not network_def by their weight files
             member = f"member_networks::{path.relative_to(self.folder).as_posix()}"
-            network = self.config.build(member) if member in self.config else self.untrained_network()
+            network = self._network(member) if member in self.config else self.untrained_network()
             load_into(network, state, path)
             found.append(network.eval())
         return found
@@ -177,10 +213,13 @@ def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
     """
     folder = find_bundle(path_or_name)
     layout = Layout(folder)
-    file = next((path for path in layout.inference_files if path.is_file()), None)
+    file = next((path for path in layout.inference_files if os.path.lexists(path)), None)
     if file is None:
         raise BundleError(f"{layout.inference} is missing: this bundle cannot predict")
-    return Bundle(folder=folder, metadata=read_metadata(folder), config=open_trusted(folder, file, trust))
+    bundle = Bundle(folder=folder, metadata=read_metadata(folder), config=open_trusted(folder, file, trust))
+    if bundle.plan is not None:
+        refuse_disagreement(bundle.plan, bundle.metadata, layout)
+    return bundle
 
 
 def open_trusted(folder: Path, file: Path, trust: bool) -> SafeConfig:
