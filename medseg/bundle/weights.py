@@ -156,7 +156,19 @@ def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
         BundleError: names, shapes or kinds of number differ, so these are weights of another network; the message names
             the first.
     """
-    own = network.state_dict()
+    refuse_misfit(network.state_dict(), state, path)
+    try:
+        network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise BundleError(f"{path}: does not fit the network: {_first_line(error)}") from error
+
+
+def refuse_misfit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Compare weights with a network's own state (which may lie on the meta device), without copying.
+
+    Raises:
+        BundleError: see `load_into`.
+    """
     missing = sorted(set(own) - set(state))
     extra = sorted(str(name) for name in set(state) - set(own))
     shared = [name for name in own if name in state]
@@ -181,10 +193,6 @@ def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
             f"{path}: {kinds[0]} holds {str(state[kinds[0]].dtype).removeprefix('torch.')}, expected "
             f"{str(own[kinds[0]].dtype).removeprefix('torch.')}: weights of another network"
         )
-    try:
-        network.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        raise BundleError(f"{path}: does not fit the network: {_first_line(error)}") from error
 
 
 def write_state_dict(path: Path, state: Mapping[str, torch.Tensor]) -> None:
