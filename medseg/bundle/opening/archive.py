@@ -42,9 +42,9 @@ def _key(name: str) -> str:
 
 
 def _judge_name(name: str, archive: Path) -> None:
-    if not name.isprintable() or len(name) > MAX_NAME or not _has_bytes(name):
+    if not name.strip("/") or not name.isprintable() or len(name) > MAX_NAME or not _has_bytes(name):
         raise UntrustedBundleError(
-            f"{archive}: refused, the entry {name[:80]!r} has a name with control characters, or of more than {MAX_NAME}"
+            f"{archive}: refused, the entry {name[:80]!r} is no name: empty, with control characters, or endless"
         )
     path = PurePosixPath(name)
     if path.is_absolute() or "\\" in name or re.match(r"^[A-Za-z]:", name):
