@@ -12,7 +12,7 @@ from medseg.layout import Layout
 from medseg.planning.plan import Plan
 
 MOST_VOXELS = 1 << 31  # of one window
-MODES = ("gaussian", "constant")
+MODES = ("gaussian", "constant", "nnunet")
 
 
 def is_number(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,15 +15,19 @@ from medseg.layout import Layout, bundle_name
 from medseg.planning.plan import Plan
 
 from .catalogue import find_bundle
+from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
-from .entrance import inferer_fault, refuse_disagreement, window_extents
+from .entrance import refuse_disagreement
 from .opening.parser import SafeConfig, open_config
 from .opening.trust import is_trusted, remember
 
 if TYPE_CHECKING:
     import torch
 
+    from medseg.inference.settings import LabelSettings
     from medseg.transforms.preprocessing import Preprocessing
+
+LONGEST = 1000  # characters of a message that quotes a stranger's values
 
 
 @dataclass
@@ -68,18 +73,6 @@ class Bundle:
             raise BundleError(f"{self.layout.metadata}: names no labels (network_data_format::outputs)") from error
         return {int(channel): str(name) for channel, name in names.items()}
 
-    @property
-    def has_regions(self) -> bool:
-        """Whether the network's outputs are overlapping regions."""
-        return self.plan is not None and bool(self.plan.regions)
-
-    @property
-    def label_values(self) -> list[int]:
-        """The label that each output of the network stands for; with regions, the label that each of them writes."""
-        if self.plan is not None and self.plan.regions:
-            return [int(region["label"]) for region in self.plan.regions]
-        return sorted(self.labels)
-
     @cached_property
     def channels(self) -> dict[int, str]:
         """Input channel -> modality."""
@@ -93,27 +86,28 @@ class Bundle:
     @cached_property
     def roi_size(self) -> tuple[int, ...]:
         """Voxels of the sliding window."""
-        for key in ("roi_size", "inferer::roi_size"):
-            if key in self.config:
-                return window_extents(self.value(key), f"{self.config.source}: {key}")
-        raise BundleError(f"{self.layout.inference}: has no inferer::roi_size")
+        return self._named(lambda _: roi_size(self.config), "roi_size")
 
     @cached_property
+    def label_settings(self) -> LabelSettings:
+        """What decides the labels beside weights and preprocessing, from inference.json alone.
+
+        Raises:
+            BundleError: inference.json asks for something that `medseg predict` does not do.
+        """
+        return self._named(lambda _: label_settings(self.config, self.plan), "inferer")
+
+    @property
+    def label_values(self) -> list[int]:
+        """The label that each output of the network stands for; a name of 0.1, see `label_settings`."""
+        values = self.label_settings.label_values
+        return sorted(self.labels) if values is None else list(values)
+
+    @property
     def inference_settings(self) -> dict[str, Any]:
-        """overlap, sw_batch_size, mode, mirror_axes, postprocessing and the weight files that are averaged."""
-        wanted = {"overlap": 0.5, "sw_batch_size": 1, "mode": "gaussian"}
-        settings: dict[str, Any] = {
-            key: self.value(f"inferer::{key}") if f"inferer::{key}" in self.config else default
-            for key, default in wanted.items()
-        }
-        fault = inferer_fault(settings)
-        if fault:
-            raise BundleError(f"{self.config.source}: inferer::{fault}")
-        inference = self.plan.inference if self.plan is not None else {}
-        settings["mirror_axes"] = list(inference.get("mirror_axes", []))
-        settings["postprocessing"] = list(inference.get("postprocessing", []))
-        settings["models"] = [str(path.relative_to(self.folder)) for path in self.weight_files]
-        return settings
+        """`label_settings` and the weight files as a table; a name of 0.1."""
+        settings = dataclasses.asdict(self.label_settings)
+        return {**settings, "models": [str(path.relative_to(self.folder)) for path in self.weight_files]}
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -158,9 +152,11 @@ class Bundle:
         try:
             return function(key)
         except MedsegError as error:
-            if str(self.folder) in str(error):
+            text = " ".join(str(error).split())
+            if str(self.folder) in text and text == str(error) and len(text) < LONGEST:
                 raise
-            raise type(error)(f"{source}: {key}: {error}") from error
+            whose = "" if str(self.folder) in text else f"{source}: {key}: "
+            raise type(error)(f"{whose}{text if len(text) < LONGEST else text[: LONGEST - 3] + '...'}") from error
         except Exception as error:  # references in a circle, to nothing, to what does not fit: any type there is
             what = " ".join(str(error).split())[:160]
             raise BundleError(f"{source}: {key} cannot be worked out: {type(error).__name__}: {what}") from error

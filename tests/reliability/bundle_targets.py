@@ -112,7 +112,7 @@ def doors(place: Path) -> dict[str, Door]:
 
     def words(layout: Layout) -> None:
         bundle = Bundle(layout.folder, read_metadata(layout.folder), None)  # type: ignore[arg-type]
-        _ = bundle.labels, bundle.label_values, bundle.channels, bundle.version, bundle.name
+        _ = bundle.labels, bundle.channels, bundle.version, bundle.name
 
     def archive(file: Path) -> None:
         with unpacked(file, place / "unpacked") as (folder, _):
