@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import ABSENT, apply_overrides, look_up, read_config
+from medseg.documents_yaml import read_yaml
 from medseg.errors import BundleError, UntrustedBundleError
 
 from .grammar import GrammarError, check, imported_names, parse
@@ -213,17 +214,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
     Raises:
         UntrustedBundleError: a tag that would build a Python object.
-        BundleError: not readable.
+        ConfigError, BundleError: not readable, or no table.
     """
-    import yaml
     from monai.bundle import ConfigParser
 
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        raise UntrustedBundleError(f"{file}: refused, {error.problem}") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise BundleError(f"{file}: holds a {type(content).__name__}, expected an object")
     return dict(ConfigParser.load_config_files(content))
