@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,6 +52,11 @@ class Bundle:
     @property
     def name(self) -> str:
         return bundle_name(self.folder)
+
+    def of_shown_files(self) -> Bundle:
+        """The same bundle, weights included, read from what a trusted one was shown as; itself for any other."""
+        root = self.config.root if isinstance(self.config, TrustedConfig) else None
+        return self if root is None else dataclasses.replace(self, folder=root)
 
     @property
     def version(self) -> str:
