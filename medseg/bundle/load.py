@@ -56,6 +56,11 @@ class Bundle:
     def name(self) -> str:
         return bundle_name(self.folder)
 
+    def of_shown_files(self) -> Bundle:
+        """The same bundle, weights included, read from what a trusted one was shown as; itself for any other."""
+        root = self.config.root if isinstance(self.config, TrustedConfig) else None
+        return self if root is None else dataclasses.replace(self, folder=root)
+
     @property
     def version(self) -> str:
         return str(self.metadata.get("version", ""))

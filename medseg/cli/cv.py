@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medseg.errors import printable
 
+from .consent import consent
 from .main import EXIT_OK, add_common_arguments
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = cross_validate(
         arguments.bundle,
         device=arguments.device,
-        trust=arguments.trust,
+        trust=consent(arguments),
         settings=ScoreSettings(tolerance_mm=arguments.tolerance_mm),
         workers=arguments.threads or 1,
         progress=None if arguments.quiet or arguments.json else _show_progress,

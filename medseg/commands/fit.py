@@ -11,9 +11,10 @@ from typing import Any
 from medseg.bundle.card import update_figures
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
-from medseg.bundle.load import open_trusted
+from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
 from medseg.bundle.opening.targets import TargetError, canonical_target
+from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, apply_overrides, read_config, read_json
 from medseg.devices import choose_device
 from medseg.errors import BundleError, ConfigError
@@ -36,6 +37,7 @@ def resolve_config(
     *,
     fold: int = 0,
     files: Sequence[Path] = (),
+    shown: Path | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """train.json with further files, overrides and the run's own settings applied, every key checked.
@@ -45,13 +47,14 @@ def resolve_config(
         overrides: "key::path" -> value.
         fold: which fold.
         files: JSON files stacked on train.json, later ones win.
+        shown: where a trusted bundle's own files are read, in place of its folder.
         settings: top-level keys of train.json, such as resume or budget_s.
 
     Raises:
         ConfigError: an unknown key, or a fold that does not exist.
         BundleError: no train.json.
     """
-    layout = Layout(bundle)
+    layout = Layout(shown or bundle)
     if not layout.train.is_file():
         raise BundleError(f"{bundle} has no configs/train.json: it can predict, but not be trained")
     config = apply_overrides(read_config([layout.train, *files]), dict(overrides or {}))
@@ -71,7 +74,7 @@ def fit_bundle(
     budget_s: float | None = None,
     init_from: str | Path | None = None,
     device: str = "auto",
-    trust: bool = False,
+    trust: Trust = False,
 ) -> dict[int, dict[str, float]]:
     """Train a bundle; the low-resolution network first, where the plan has one.
 
@@ -84,7 +87,7 @@ def fit_bundle(
         budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
         init_from: another bundle (or a state dict) whose weights are the start.
         device: see `medseg.devices.choose_device`.
-        trust: let the bundle's files name any Python object and run any expression.
+        trust: let the bundle's files name any Python object and run any expression; see `load_bundle`.
 
     Returns:
         fold -> last metrics.
@@ -98,7 +101,8 @@ def fit_bundle(
     """
     folder = find_bundle(bundle)
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
-    open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
+    opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
+    trusted = opened if isinstance(opened, TrustedConfig) else None
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
@@ -117,7 +121,9 @@ def fit_bundle(
             attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
         settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
-        return _fit_folds(folder, folds, overrides, files, settings, nested=fold == "all", device=device)
+        return _fit_folds(
+            folder, folds, overrides, files, settings, nested=fold == "all", device=device, trusted=trusted
+        )
 
 
 def _fit_folds(
@@ -129,6 +135,7 @@ def _fit_folds(
     *,
     nested: bool,
     device: str,
+    trusted: TrustedConfig | None = None,
 ) -> dict[int, dict[str, float]]:
     """Train one fold after the other; nested ones below one MLflow run."""
     resume = bool(run_settings["resume"])
@@ -138,7 +145,8 @@ def _fit_folds(
         if resume and _finished(folder, number):
             log.info("fold %d is finished", number)
             continue
-        config = resolve_config(folder, overrides, fold=number, files=files, **run_settings)
+        shown = None if trusted is None else trusted.root
+        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **run_settings)
         if device != "auto":
             config["device"] = {"_target_": "medseg.components.choose_device", "name": device}
         refuse_mixture(folder, config, _kept(folder, folds, resume=resume))
@@ -146,7 +154,9 @@ def _fit_folds(
         if nested and settings.get("tracking"):
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
-        results[number] = run_config(folder, number, config, resume=resume)
+        if trusted is not None:
+            config = trusted.ready(config)
+        results[number] = run_config(folder, number, config, resume=resume, shown=shown)
         keep_definition(folder, config)
         update_figures(folder)
     if parent is not None:
@@ -200,8 +210,17 @@ def _weights_of(source: str | Path) -> str:
     return str(weights.resolve())
 
 
-def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool) -> dict[str, float]:
-    """Run one resolved train.json: the same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
+def run_config(
+    folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool, shown: Path | None = None
+) -> dict[str, float]:
+    """Run one resolved train.json: the same `ConfigWorkflow` that `python -m monai.bundle run` builds.
+
+    Args:
+        folder, fold: where results go.
+        config: see `resolve_config`.
+        resume: keep what the run's folder holds.
+        shown: where a trusted bundle's metadata are read.
+    """
     from monai.bundle import ConfigWorkflow
 
     from medseg.training.fit import prepare_run_folder
@@ -216,7 +235,7 @@ def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bo
     write_json(run.config, dict(config))
     workflow = ConfigWorkflow(
         config_file=str(run.config),
-        meta_file=str(layout.metadata),
+        meta_file=str(Layout(shown or folder).metadata),
         logging_file=False,
         workflow_type="train",
     )

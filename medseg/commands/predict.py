@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.load import Bundle, load_bundle
+from medseg.bundle.load import Bundle, Trust, load_bundle
 from medseg.cases.batch import CaseResult, Job, OutputOptions, Segmenter, run_cases
 from medseg.cases.measures import rows_to_csv
 from medseg.cases.record import file_digest
@@ -53,7 +53,7 @@ def predict_bundle(
     preview: bool = True,
     statistics: bool = False,
     resume: bool = False,
-    trust: bool = False,
+    trust: Trust = False,
     anonymous_names: bool = False,
     read_already: dict[tuple[Path, ...], Volume] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -85,7 +85,7 @@ def predict_bundle(
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
     if suffix not in FORMATS:
         raise ConfigError(f"format {suffix!r}: expected one of {', '.join(FORMATS)}")
-    opened = load_bundle(str(bundle), trust=trust)
+    opened = load_bundle(str(bundle), trust=trust).of_shown_files()
     words = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
     cases = find_inputs(words, channels=len(opened.channels))
     if anonymous_names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from medseg.errors import BundleError, MedsegError, UntrustedBundleError
 from .inventory import Inventory
 from .own_modules import OwnModules
 from .parser import SafeConfig
+
+
+@cache
+def _locator() -> Any:
+    """MONAI's table of its own components; building it takes a second, so every parser of the process shares one."""
+    from monai.bundle import ComponentLocator
+
+    return ComponentLocator()
 
 
 class TrustedConfig(SafeConfig):
@@ -55,12 +64,20 @@ class TrustedConfig(SafeConfig):
     def _new_parser(self) -> Any:
         from monai.bundle import ConfigParser
 
-        if self.refusal is not None:
-            raise self.refusal
-        assert self.inventory is not None
-        assert self._modules is not None
+        parser = ConfigParser(self.ready(self.raw))
+        parser.locator = _locator()
+        return parser
+
+    def ready(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration made from this bundle's files, for MONAI's workflow: macros read what was shown, modules are found.
+
+        Raises:
+            UntrustedBundleError: the bundle holds links, or a macro leaves what was shown.
+        """
+        if self.refusal is not None or self.inventory is None or self._modules is None:
+            raise self.refusal or UntrustedBundleError(f"{self.source}: was not trusted")
         self._modules.activate()
-        return ConfigParser(inside_only(copy.deepcopy(self.raw), self.inventory, self.source))
+        return dict(inside_only(copy.deepcopy(dict(raw)), self.inventory, self.source))
 
     def get(self, key: str) -> Any:
         """The value or component at an id, references resolved; the same object on each call.
