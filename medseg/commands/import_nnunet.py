@@ -17,6 +17,7 @@ import torch
 from medseg.bundle.card import license_text, model_card
 from medseg.bundle.configs.inference import evaluate_config, inference_config
 from medseg.bundle.configs.metadata import make_metadata
+from medseg.bundle.made_here import note_made
 from medseg.bundle.weights import load_into
 from medseg.bundle.write import LOGGING_CONF
 from medseg.config import read_json
@@ -69,6 +70,7 @@ def import_nnunet(
     if len(files) > 1:
         _save(layout.weights, states[0]["own"])  # what `monai.bundle` and exports take
         write_json(layout.inference, {**_read(layout.inference), "models": files})
+    note_made(layout.folder)
     return layout
 
 
