@@ -161,7 +161,11 @@ def run_contained(
         _send(process, order)
         for event in _events(watched):
             _take(event, watched, trust, progress, finished)
-        code = process.wait()
+            if watched.ended:
+                break
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+    code = process.returncode
     if not watched.ended:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise BundleError(f"{bundle}: the process that had it open ended early ({how})")
@@ -239,7 +243,7 @@ def _events(watched: Watched) -> Iterator[dict[str, Any]]:
         lines.put(b"")
 
     threading.Thread(target=read, daemon=True).start()
-    looked = 0.0
+    looked, gone = 0.0, False
     while True:
         if time.monotonic() - looked > 0.5:
             watched.check()
@@ -247,6 +251,9 @@ def _events(watched: Watched) -> Iterator[dict[str, Any]]:
         try:
             line = lines.get(timeout=0.2)
         except queue.Empty:
+            if gone:
+                return  # all it said is read; what it started may hold the pipe open for ever
+            gone = watched.process.poll() is not None
             continue
         if not line:
             return
@@ -260,42 +267,72 @@ def _events(watched: Watched) -> Iterator[dict[str, Any]]:
 
 
 def _take(event: dict[str, Any], watched: Watched, trust: Any, progress: Any, finished: Any) -> None:
+    """Act on one event; it is read whole before anything of ours is called."""
     try:
-        if "memory" in event and watched.memory is None:
-            watched.memory = int(event["memory"])
-        elif "ask" in event and callable(trust):
-            _answer(event["ask"], watched, trust)
-        elif "progress" in event and progress is not None:
-            name, done, total = event["progress"]
-            progress(escaped(str(name)), int(done), int(total))
-        elif "finished" in event:
-            fields, done, total = event["finished"]
-            known = {entry.name for entry in dataclasses.fields(CaseResult)}
-            watched.cases.append(CaseResult(**{key: value for key, value in fields.items() if key in known}))
-            if watched.renewals > 0:
-                watched.renewals -= 1
-                watched.renew()
-            if finished is not None:
-                finished(watched.cases[-1], int(done), int(total))
-        elif "end" in event:
-            watched.ended = True
-        elif "error" in event:
-            kind, text = event["error"]
-            raise _error_of(str(kind), escaped(" ".join(str(text).split())))
-    except (KeyError, TypeError, AttributeError) as error:
+        kind, content = next(iter(event.items()))
+        told = READ[kind](content)
+    except (LookupError, StopIteration, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BundleError(f"{watched.bundle}: the process that had it open sent what is no event") from error
+    if kind == "memory":
+        watched.memory = told if watched.memory is None else watched.memory
+    elif kind == "ask" and callable(trust):
+        trust(told)
+        watched.renew()
+        _send(watched.process, {"consent": True})
+    elif kind == "progress" and progress is not None:
+        progress(*told)
+    elif kind == "finished":
+        watched.cases.append(told[0])
+        if watched.renewals > 0:
+            watched.renewals -= 1
+            watched.renew()
+        if finished is not None:
+            finished(*told)
+    elif kind == "end":
+        watched.ended = True
+    elif kind == "error":
+        raise told
 
 
-def _error_of(kind: str, text: str) -> MedsegError:
+def _progress_of(content: Any) -> tuple[str, int, int]:
+    name, done, total = content
+    return escaped(str(name)), int(done), int(total)
+
+
+def _finished_of(content: Any) -> tuple[CaseResult, int, int]:
+    fields, done, total = content
+    known = {entry.name for entry in dataclasses.fields(CaseResult)}
+    case = CaseResult(**{key: value for key, value in fields.items() if key in known})
+    texts = (case.name, case.error, *case.outputs, *case.steps, *case.out_of_scope)
+    rows = [entry for row in case.measures for entry in row.items()]  # each a table
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(key, str) for key, _ in rows):
+        raise TypeError
+    if case.status not in ("done", "skipped", "failed"):
+        raise ValueError
+    case.seconds, case.error = float(case.seconds), escaped(case.error)
+    return case, int(done), int(total)
+
+
+def _error_of(content: Any) -> MedsegError:
     """The child's error by its name; any but ours is the bundle's."""
-    found = getattr(errors, kind, BundleError)
-    return found(text) if isinstance(found, type) and issubclass(found, MedsegError) else BundleError(text)
+    kind, text = content
+    found = getattr(errors, str(kind), BundleError)
+    line = escaped(" ".join(str(text).split()))
+    return found(line) if isinstance(found, type) and issubclass(found, MedsegError) else BundleError(line)
 
 
-def _answer(shown: Mapping[str, Any], watched: Watched, trust: Any) -> None:
+def _shown_of(content: Any) -> Any:
     from medseg.bundle.opening.listing import Shown
 
-    lines = tuple(escaped(str(line)) for line in shown["lines"])
-    trust(Shown(Path(str(shown["folder"])), str(shown["digest"]), lines))
-    watched.renew()
-    _send(watched.process, {"consent": True})
+    lines = tuple(escaped(str(line)) for line in content["lines"])
+    return Shown(Path(str(content["folder"])), str(content["digest"]), lines)
+
+
+READ: dict[str, Callable[[Any], Any]] = {
+    "memory": int,
+    "ask": _shown_of,
+    "progress": _progress_of,
+    "finished": _finished_of,
+    "end": bool,
+    "error": _error_of,
+}
