@@ -19,6 +19,7 @@ from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
 from .entrance import refuse_disagreement
 from .opening.inventory import Inventory, take_inventory
+from .opening.listing import Shown, to_show
 from .opening.parser import SafeConfig, open_config, read_file
 from .opening.trust import changes, remember, trusted_copy
 from .opening.trusted import TrustedConfig
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from medseg.transforms.preprocessing import Preprocessing
 
 # False: only what was trusted before; True: yes; a function: is shown the files and raises UntrustedBundleError for no.
-Trust = bool | Callable[[Inventory], None]
+Trust = bool | Callable[[Shown], None]
 LONGEST = 1000  # characters of a message that quotes a stranger's values
 
 
@@ -259,8 +260,9 @@ def _consented(folder: Path, trust: Trust) -> Inventory | None:
     if trust is False:
         return trusted_copy(folder)
     inventory = take_inventory(folder, private_copy=True)
-    if changes(inventory):
+    changed = changes(inventory)
+    if changed:
         if callable(trust):
-            trust(inventory)
+            trust(to_show(inventory, changed))
         remember(inventory)
     return inventory

@@ -12,38 +12,35 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from medseg.bundle.opening.inventory import Inventory
+    from medseg.bundle.opening.listing import Shown
 
 VARIABLE = (
     "MEDSEG_TRUST_SHA256"  # where nobody can be asked: the SHA-256 of all files, from a listing that somebody read
 )
 
 
-def consent(arguments: argparse.Namespace) -> Literal[False] | Callable[[Inventory], None]:
+def consent(arguments: argparse.Namespace) -> Literal[False] | Callable[[Shown], None]:
     """What `load_bundle` takes as `trust`: False without the option, else the question."""
     return ask if arguments.trust else False
 
 
-def ask(inventory: Inventory) -> None:
+def ask(shown: Shown) -> None:
     """Show the listing on the error stream and ask for a yes.
 
     Raises:
         UntrustedBundleError: nobody can be asked, or the answer was not yes.
     """
-    from medseg.bundle.opening.listing import describe
-    from medseg.bundle.opening.trust import changes
-
-    if os.environ.get(VARIABLE) == inventory.digest:
+    if os.environ.get(VARIABLE) == shown.digest:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UntrustedBundleError(
-            f"{inventory.folder}: --trust asks on a terminal, and this is none; answer once there, or, after reading the "
-            f"bundle, set {VARIABLE}={inventory.digest}"
+            f"{shown.folder}: --trust asks on a terminal, and this is none; answer once there, or, after reading the "
+            f"bundle, set {VARIABLE}={shown.digest}"
         )
-    _print("\n".join(describe(inventory, changes(inventory))))
+    _print("\n".join(shown.lines))
     _print("Run these files? Type yes: ", end="")
     if sys.stdin.readline().strip().lower() != "yes":
-        raise UntrustedBundleError(f"{inventory.folder}: not trusted, nothing was run")
+        raise UntrustedBundleError(f"{shown.folder}: not trusted, nothing was run")
 
 
 def _print(text: str, **more: Any) -> None:

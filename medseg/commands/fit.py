@@ -13,6 +13,7 @@ from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
+from medseg.bundle.made_here import stays_ours
 from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, apply_overrides, read_config, read_json
@@ -118,7 +119,8 @@ def fit_bundle(
             fit_bundle(
                 coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
             )
-            attach_low_resolution(folder, coarse)
+            with stays_ours(folder):
+                attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
         settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
         return _fit_folds(
@@ -157,8 +159,9 @@ def _fit_folds(
         if trusted is not None:
             config = trusted.ready(config)
         results[number] = run_config(folder, number, config, resume=resume, shown=shown)
-        keep_definition(folder, config)
-        update_figures(folder)
+        with stays_ours(folder):
+            keep_definition(folder, config)
+            update_figures(folder)
     if parent is not None:
         # the folds of an earlier, interrupted call belong to the mean as well
         known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}

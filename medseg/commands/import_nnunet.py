@@ -18,6 +18,7 @@ import torch
 from medseg.bundle.card import license_text, model_card
 from medseg.bundle.configs.inference import evaluate_config, inference_config
 from medseg.bundle.configs.metadata import make_metadata
+from medseg.bundle.made_here import note_made
 from medseg.bundle.weights import load_into, refuse_misfit
 from medseg.bundle.write import LOGGING_CONF
 from medseg.config import read_json
@@ -68,6 +69,7 @@ def import_nnunet(
     if len(files) > 1:
         _save(layout.weights, states[0]["own"])  # what `monai.bundle` and exports take
         write_json(layout.inference, {**read_json(layout.inference), "models": files})
+    note_made(layout.folder)
     return layout
 
 

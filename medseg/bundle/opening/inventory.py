@@ -32,8 +32,12 @@ def told(name: str) -> str:
         >>> told("a\x1b[2Kb\\c")
         'a\\x1b[2Kb\\\\c'
     """
-    doubled = name.replace("\\", "\\\\")
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in doubled)
+    return escaped(name.replace("\\", "\\\\"))
+
+
+def escaped(text: str) -> str:
+    """A text for a screen, its control and bidirectional characters written out."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 @dataclass(frozen=True)

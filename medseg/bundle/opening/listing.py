@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medseg.config import TARGET, read_json
@@ -14,6 +16,26 @@ from .own_modules import CODE
 CONFIGURATIONS = (".json", ".yaml", ".yml")
 MOST_FILES = 200  # files that hold neither code nor configuration and are listed one by one
 MOST_NODES = 200_000  # of one configuration that are looked through
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a person is asked about.
+
+    Args:
+        folder: the bundle.
+        digest: SHA-256 over all its files.
+        lines: the listing, safe for a screen.
+    """
+
+    folder: Path
+    digest: str
+    lines: tuple[str, ...]
+
+
+def to_show(inventory: Inventory, changed: list[str]) -> Shown:
+    """The question's record, see `describe`."""
+    return Shown(inventory.folder, inventory.digest, tuple(describe(inventory, changed)))
 
 
 def describe(inventory: Inventory, changed: list[str]) -> list[str]:

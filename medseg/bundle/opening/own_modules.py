@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +68,8 @@ class OwnModules(importlib.abc.MetaPathFinder):
     def _owns(self, module: Any) -> bool:
         spec = getattr(module, "__spec__", None)
         places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or [])]
-        return any(isinstance(place, str) and _inside(place, self.copy) for place in places)
+        own = str(self.copy)  # resolved, as the finder below gives it: no look at the disk for thousands of modules
+        return any(isinstance(place, str) and (place == own or place.startswith(own + os.sep)) for place in places)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

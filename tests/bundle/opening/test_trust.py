@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from medseg.bundle.load import load_bundle
-from medseg.bundle.opening.inventory import Inventory, take_inventory, told
+from medseg.bundle.opening.inventory import take_inventory, told
+from medseg.bundle.opening.listing import Shown
 from medseg.errors import MedsegError, UntrustedBundleError
 from medseg.layout import Layout
 
@@ -44,7 +45,7 @@ def write_code(layout: Layout, name: str, size: int) -> Path:
     return path
 
 
-def window(layout: Layout, trust: bool | Callable[[Inventory], None] = False) -> int:
+def window(layout: Layout, trust: bool | Callable[[Shown], None] = False) -> int:
     return load_bundle(layout.folder, trust=trust).roi_size[0]
 
 
@@ -118,7 +119,7 @@ def test_a_pipe_is_refused(own: Layout) -> None:
 def test_what_runs_is_what_was_shown(own: Layout) -> None:
     """A file that changes while the person reads the listing, or after opening: the shown bytes run."""
 
-    def consent(shown: Inventory) -> None:
+    def consent(_shown: Shown) -> None:
         write_code(own, "scripts/sizes.py", 64)
         write_code(own, "scripts/added.py", 64)
 
