@@ -13,6 +13,7 @@ from medseg.errors import ConfigError, nearest
 from medseg.losses import LOSSES, DeepSupervisionLoss, DiceBCELoss
 from medseg.networks import no_weight_decay
 from medseg.tracking.names import metric_name
+from medseg.transforms.classes import class_names, class_values
 from medseg.transforms.regions import region_masks
 
 from .optimization import make_optimizer, parameter_groups, schedule_factor
@@ -52,8 +53,9 @@ class SegmentationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self.labels = {int(value): name for value, name in labels.items() if int(value) > 0}
-        self.regions = {str(region["name"]): [int(value) for value in region["labels"]] for region in regions}
+        self.labels = class_names(labels)
+        number = {value: place for place, value in enumerate(class_values(int(value) for value in labels))}
+        self.regions = {str(r["name"]): [number[int(value)] for value in r["labels"]] for r in regions}
         self.inferer = inferer
         self.loss = DeepSupervisionLoss(make_loss(loss, list(self.regions.values())))
         self.optimizer_settings: dict[str, Any] = {
@@ -73,6 +75,7 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         scales = self.network.forward_scales(batch["image"])  # type: ignore[operator]
+        self._check_outputs(scales[0].shape[1])
         loss = self.loss(scales, batch["label"], batch.get("present"))
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -80,6 +83,15 @@ class SegmentationModule(pl.LightningModule):
             )
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
         return loss
+
+    def _check_outputs(self, outputs: int) -> None:
+        wanted = len(self.regions) or len(self.labels) + 1
+        if outputs != wanted:
+            raise ConfigError(
+                f"the network has {outputs} outputs, expected {wanted}: one for each "
+                + ("region" if self.regions else "label and the background")
+                + f"; set network_def::out_channels={wanted}, or plan the dataset again"
+            )
 
     def on_validation_epoch_start(self) -> None:
         self._overlaps = []
