@@ -15,6 +15,7 @@ from typing import Any
 from pytorch_lightning.loggers import MLFlowLogger
 
 from medseg.config import read_json
+from medseg.interruption import deferred
 from medseg.layout import Layout, RunFolder
 
 from .run_report import curves_picture, plan_record, run_page
@@ -58,14 +59,15 @@ class RunLogger(MLFlowLogger):
         local = where.startswith("sqlite:")
         if local:
             store.mkdir(parents=True, exist_ok=True)
-        super().__init__(
-            experiment_name=experiment,
-            run_name=run_name,
-            tracking_uri=where,
-            run_id=run_id,
-            tags=tags,
-            artifact_location=(store / "mlartifacts").absolute().as_uri() if local else None,
-        )
+        with deferred():  # MLflow makes its tables here, and a store with half of them is of no use
+            super().__init__(
+                experiment_name=experiment,
+                run_name=run_name,
+                tracking_uri=where,
+                run_id=run_id,
+                tags=tags,
+                artifact_location=(store / "mlartifacts").absolute().as_uri() if local else None,
+            )
         self.store = store
         self.run_folder = store / run_name
         self.resumed = run_id is not None
