@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import stat
 import tempfile
 import unicodedata
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medseg.errors import BundleError, UntrustedBundleError
+from medseg.io.atomic import vanishing
 
 MAX_ENTRIES = 10_000
 MAX_RATIO = 200  # of unpacked to packed bytes; real bundles stay below 20
@@ -195,8 +195,7 @@ def unpacked(file: Path, parent: Path) -> Iterator[tuple[Path, bool]]:
         root = bundle_prefix(archive, file)
         has_sums = verify_sums(archive, root, file)
         parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=".unpacking_", dir=parent))
-        try:
+        with vanishing(tempfile.mkdtemp(prefix=".unpacking_", dir=parent)) as place:
             for entry in archive.infolist():
                 if entry.is_dir() or not entry.filename.startswith(root):
                     continue
@@ -208,5 +207,3 @@ def unpacked(file: Path, parent: Path) -> Iterator[tuple[Path, bool]]:
                     stream.flush()
                     os.fsync(stream.fileno())
             yield place, has_sums
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
