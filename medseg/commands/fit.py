@@ -13,6 +13,7 @@ from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
+from medseg.bundle.opening.parser import checked_config
 from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.config import TARGET, apply_overrides, read_config, read_json
 from medseg.devices import choose_device
@@ -96,7 +97,7 @@ def fit_bundle(
     """
     folder = find_bundle(bundle)
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
-    open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
+    trusted = open_trusted(folder, Layout(folder).train, trust).trust
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
@@ -111,7 +112,8 @@ def fit_bundle(
         attach_low_resolution(folder, coarse)
         budget_s = None if budget_s is None or share is None else budget_s - share
     settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
-    return _fit_folds(folder, folds, overrides, files, settings, nested=fold == "all", device=device)
+    nested = fold == "all"
+    return _fit_folds(folder, folds, overrides, files, settings, nested=nested, device=device, trusted=trusted)
 
 
 def _fit_folds(
@@ -123,6 +125,7 @@ def _fit_folds(
     *,
     nested: bool,
     device: str,
+    trusted: bool = False,
 ) -> dict[int, dict[str, float]]:
     """Train one fold after the other; nested ones below one MLflow run."""
     resume = bool(run_settings["resume"])
@@ -140,7 +143,7 @@ def _fit_folds(
         if nested and settings.get("tracking"):
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
-        results[number] = run_config(folder, number, config, resume=resume)
+        results[number] = run_config(folder, number, config, resume=resume, trusted=trusted)
         keep_definition(folder, config)
         update_figures(folder)
     if parent is not None:
@@ -196,25 +199,46 @@ def _weights_of(source: str | Path) -> str:
     return str(weights.resolve())
 
 
-def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool) -> dict[str, float]:
-    """Run one resolved train.json: the same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
-    from monai.bundle import ConfigWorkflow
+def run_config(
+    folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool, trusted: bool = False
+) -> dict[str, float]:
+    """Run one resolved train.json: `initialize`, then `run`, as `python -m monai.bundle run` does.
 
+    Args:
+        folder, fold: the bundle and the number of the fold.
+        config: see `resolve_config`.
+        resume: keep what an earlier run left.
+        trusted: hand the file to MONAI's own `ConfigWorkflow`, which runs whatever it says; else it is read as data.
+
+    Raises:
+        UntrustedBundleError: something in it needs trust that was not given.
+    """
     from medseg.training.fit import prepare_run_folder
 
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
     layout = Layout(folder)
+    run = layout.run(fold)
+    reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
     run_folder = layout.run_folder(fold)
     prepare_run_folder(run_folder, keep=resume)
     if resume:
         _tell_changes(run_folder, config)
-    run = layout.run(fold)
     write_json(run.config, dict(config))
+    if reader is None:
+        result = _run_trusted(run.config, layout.metadata)
+    else:
+        if "initialize" in reader:
+            reader.get("initialize")
+        result = reader.get("run")
+    return dict(result[0] if isinstance(result, list) else result)
+
+
+def _run_trusted(config: Path, metadata: Path) -> Any:
+    """The same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
+    from monai.bundle import ConfigWorkflow
+
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
     workflow = ConfigWorkflow(
-        config_file=str(run.config),
-        meta_file=str(layout.metadata),
-        logging_file=False,
-        workflow_type="train",
+        config_file=str(config), meta_file=str(metadata), logging_file=False, workflow_type="train"
     )
     try:
         workflow.initialize()
@@ -222,7 +246,7 @@ def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bo
         workflow.finalize()
     except RuntimeError as error:
         raise _first_cause(error) from error
-    return dict(result[0] if isinstance(result, list) else result)
+    return result
 
 
 def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
