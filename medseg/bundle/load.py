@@ -12,6 +12,7 @@ from medseg.layout import Layout, bundle_name
 from medseg.planning.plan import Plan
 
 from .catalogue import find_bundle
+from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
 from .opening.parser import SafeConfig, open_config
 from .opening.trust import is_trusted, remember
@@ -19,6 +20,7 @@ from .opening.trust import is_trusted, remember
 if TYPE_CHECKING:
     import torch
 
+    from medseg.inference.settings import LabelSettings
     from medseg.transforms.preprocessing import Preprocessing
 
 
@@ -65,18 +67,6 @@ class Bundle:
             raise BundleError(f"{self.layout.metadata}: names no labels (network_data_format::outputs)") from error
         return {int(channel): str(name) for channel, name in names.items()}
 
-    @property
-    def has_regions(self) -> bool:
-        """Whether the network's outputs are overlapping regions."""
-        return self.plan is not None and bool(self.plan.regions)
-
-    @property
-    def label_values(self) -> list[int]:
-        """The label that each output of the network stands for; with regions, the label that each of them writes."""
-        if self.plan is not None and self.plan.regions:
-            return [int(region["label"]) for region in self.plan.regions]
-        return sorted(self.labels)
-
     @cached_property
     def channels(self) -> dict[int, str]:
         """Input channel -> modality."""
@@ -90,24 +80,16 @@ class Bundle:
     @cached_property
     def roi_size(self) -> tuple[int, ...]:
         """Voxels of the sliding window."""
-        for key in ("roi_size", "inferer::roi_size"):
-            if key in self.config:
-                return tuple(int(extent) for extent in self.config.get(key))
-        raise BundleError(f"{self.layout.inference}: has no inferer::roi_size")
+        return roi_size(self.config)
 
     @cached_property
-    def inference_settings(self) -> dict[str, Any]:
-        """overlap, sw_batch_size, mode, mirror_axes, postprocessing and the weight files that are averaged."""
-        wanted = {"overlap": 0.5, "sw_batch_size": 1, "mode": "gaussian"}
-        settings: dict[str, Any] = {
-            key: self.config.get(f"inferer::{key}") if f"inferer::{key}" in self.config else default
-            for key, default in wanted.items()
-        }
-        inference = self.plan.inference if self.plan is not None else {}
-        settings["mirror_axes"] = list(inference.get("mirror_axes", []))
-        settings["postprocessing"] = list(inference.get("postprocessing", []))
-        settings["models"] = [str(path.relative_to(self.folder)) for path in self.weight_files]
-        return settings
+    def label_settings(self) -> LabelSettings:
+        """What decides the labels beside weights and preprocessing, from inference.json alone.
+
+        Raises:
+            BundleError: inference.json asks for something that `medseg predict` does not do.
+        """
+        return label_settings(self.config, self.plan)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

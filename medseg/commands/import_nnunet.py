@@ -177,7 +177,7 @@ def _plan(
         normalization=[],
         network={"preset": str(chosen["architecture"]["network_class_name"]).rpartition(".")[2]},
         optimization={},
-        augmentation={},
+        augmentation={"mirror_axes": [int(axis) for axis in mirror] if mirror else []},
         inference={
             "overlap": 0.5,
             "sw_batch_size": 1,

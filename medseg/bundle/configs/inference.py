@@ -10,6 +10,8 @@ from typing import Any
 
 from medseg.planning.plan import Plan
 
+from .deciding import mirrored_in_training
+
 # Keys that train.json and inference.json must agree on; `medseg bundle verify` compares them.
 SHARED_KEYS = ("network_def", "preprocessing_def")
 
@@ -81,8 +83,13 @@ def _window(plan: Plan) -> dict[str, Any]:
             "roi_size": "@roi_size",
             "sw_batch_size": "@displayable_configs::sw_batch_size",
             "overlap": "@displayable_configs::overlap",
-            "mode": "gaussian",
+            "mode": str(settings.get("importance", "gaussian")),
+            "placement": str(settings.get("placement", "regular")),
+            "mirror_axes": [int(axis) for axis in settings.get("mirror_axes", [])],
+            "accumulation": str(settings.get("accumulation", "float32")),
         },
+        # what `medseg predict --mirror` may ask for: mirror images that training showed the network
+        "allowed_mirror_axes": list(mirrored_in_training(plan.augmentation, plan.spatial_dims)),
     }
 
 
@@ -95,10 +102,17 @@ def _model(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _read(keys: str) -> list[dict[str, Any]]:
+    # through our own door: MONAI's readers take a file with a broken checksum or a sheared affine without a word
+    return [
+        {"_target_": "LoadImaged", "keys": keys, "reader": {"_target_": "medseg.components.VolumeReader"}},
+        {"_target_": "EnsureChannelFirstd", "keys": keys},
+    ]
+
+
 def _image_steps() -> list[dict[str, Any]]:
     return [
-        {"_target_": "LoadImaged", "keys": "image"},
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *_read("image"),
         {
             "_target_": "medseg.components.Preprocessd",
             "keys": "image",
@@ -114,6 +128,7 @@ def _to_source_grid(plan: Plan) -> dict[str, Any]:
         "image_key": "image",
         "labels": channel_labels(plan),
         **({"regions": True} if plan.regions else {}),
+        "accumulation": "@inferer::accumulation",
     }
 
 
@@ -171,10 +186,6 @@ def inference_config(plan: Plan) -> dict[str, Any]:
 
 def evaluate_config(plan: Plan) -> dict[str, Any]:
     """evaluate.json: mean Dice of one fold's validation cases on their own grids; metrics as CSV in `output_dir`."""
-    read_label = [
-        {"_target_": "LoadImaged", "keys": "label"},
-        {"_target_": "EnsureChannelFirstd", "keys": "label"},
-    ]
     take_both = "$monai.handlers.from_engine(['pred', 'label'])"
     dice = {
         "_target_": "MeanDice",
@@ -201,7 +212,7 @@ def evaluate_config(plan: Plan) -> dict[str, Any]:
         "fold": 0,
         **_window(plan),
         **_model(plan),
-        "preprocessing": {"_target_": "Compose", "transforms": _image_steps() + read_label},
+        "preprocessing": {"_target_": "Compose", "transforms": _image_steps() + _read("label")},
         **_dataset(source),
         "postprocessing": {"_target_": "Compose", "transforms": [_to_source_grid(plan)]},
         "key_metric": {"val_mean_dice": dice},

@@ -16,7 +16,7 @@ from .bounded import GrammarError
 from .expressions import import_aliases, judged
 from .forms import UNUSED
 from .grammar import REFERENCE, compute
-from .kinds import LATER, Made
+from .kinds import ANYTHING, LATER, Made
 from .stand_ins import Unused, stand_in
 from .targets import COMPONENT_WORDS, TargetError, check_arguments, resolve_target, target_of
 
@@ -166,13 +166,16 @@ class Reader:
         if "_desc_" in node and not self.building:
             self.at(f"{key}::_desc_")
         if self.building and not row.done:
-            return Made(row.role, stand_in(row.role, str(node["_target_"])))
+            # what a stand-in does not use is not resolved: nothing has to be known of it
+            named = [name for name in named if row.role == "transform" and row.arguments[name] is not ANYTHING]
         arguments = {name: self.at(f"{key}::{name}") for name in named}
         arguments = {name: value for name, value in arguments.items() if value is not DISABLED}
         try:
             check_arguments(row, arguments, self.config)
         except TargetError as error:
             raise Refusal(key, str(node["_target_"]), str(error)) from error
+        if self.building and not row.done:
+            return Made(row.role, stand_in(row.role, str(node["_target_"]), plain(arguments)))
         return Made(row.role, self._build(key, node, arguments) if self.building else None)
 
     def _build(self, key: str, node: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
 class SaveImagePart:
-    """In the place of a transform that reads or writes files: gives its data on as they are.
+    """In the place of a transform that writes files: gives its data on as they are.
 
     Its name begins as those of the steps that `MonaiSegmenter` leaves out.
     """
@@ -25,6 +26,25 @@ class Unused:
         return f"<{self.target}, which medseg does itself>"
 
 
-def stand_in(role: str, target: str) -> Any:
-    """What is used in the place of a target that is left undone."""
-    return SaveImagePart() if role == "transform" else Unused(target)
+def _load_image(arguments: Mapping[str, Any]) -> Any:
+    """MONAI's `LoadImaged`, reading through our own door whatever reader and conversion the bundle names."""
+    from monai.transforms import LoadImaged
+
+    reader = arguments.get("reader")
+    if reader is None or isinstance(reader, (str, list)):
+        from medseg.io.monai_reader import VolumeReader
+
+        reader = VolumeReader()
+    return LoadImaged(arguments["keys"], reader=reader, allow_missing_keys=bool(arguments.get("allow_missing_keys")))
+
+
+def stand_in(role: str, target: str, arguments: Mapping[str, Any]) -> Any:
+    """What is used in the place of a target that is left undone.
+
+    Args:
+        role, target: see `Target`.
+        arguments: those of a transform, judged and built.
+    """
+    if role != "transform":
+        return Unused(target)
+    return _load_image(arguments) if target.endswith("LoadImaged") and "keys" in arguments else SaveImagePart()

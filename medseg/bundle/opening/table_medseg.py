@@ -63,13 +63,13 @@ PREDICTION: dict[str, Target] = {
     "PostprocessLabeld": allowed("transform", keys=KEYS, steps=DATA, allow_missing_keys=FLAG),
     "Preprocessd": allowed("transform", keys=KEYS, preprocessing=parts("preprocessing"), allow_missing_keys=FLAG),
     "RestoreLabeld": allowed(
-        "transform", keys=KEYS, image_key=KEYS, labels=NUMBER, allow_missing_keys=FLAG, regions=FLAG
+        "transform", keys=KEYS, image_key=KEYS, labels=NUMBER, allow_missing_keys=FLAG, regions=FLAG, accumulation=NAME
     ),
     "SlidingWindowInferer": allowed(
         "inferer", roi_size=NUMBER, sw_batch_size=NUMBER, overlap=NUMBER, mode=words("constant", "gaussian"),
         sigma_scale=NUMBER, padding_mode=words("constant", "reflect", "replicate", "circular"), cval=NUMBER,
         sw_device=DEVICE, device=DEVICE, progress=FLAG, cache_roi_weight_map=FLAG, cpu_thresh=NUMBER, buffer_steps=NUMBER,
-        buffer_dim=NUMBER, with_coord=FLAG,
+        buffer_dim=NUMBER, with_coord=FLAG, placement=NAME, accumulation=NAME, mirror_axes=NUMBER,
     ),
     "build_network": allowed(
         "network", preset=NAME, spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, size=NAME, mixer=NAME,
@@ -77,11 +77,12 @@ PREDICTION: dict[str, Target] = {
         **_OPTIONS,
     ),
     "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=NUMBER, out_channels=NUMBER),
+    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE),
+    "VolumeReader": allowed("reader", allow_shear=FLAG),
     "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
 }  # fmt: skip
 
 UNDONE: dict[str, Target] = {
-    "averaged_network": undone("network", bundle_root=ANYTHING, device=ANYTHING),
     "case_names": Target("unused", done=False, callable=True),
     "find_bundle_root": undone("unused", name=NAME),
     "list_images": undone("unused", folder=ANYTHING),

@@ -17,6 +17,10 @@ PADDING = either(
 _UPSAMPLING = words("deconv", "deconvgroup", "nontrainable", "pixelshuffle")
 
 
+# Words are only recognised: images are read through our own door.
+_READER = either(parts("reader"), words("NibabelReader", "ITKReader", "PydicomReader", "PILReader", "NrrdReader"))
+
+
 def step(**arguments: Kind) -> Target:
     """A transform of the data dictionary."""
     return allowed("transform", keys=KEYS, allow_missing_keys=FLAG, **arguments)
@@ -32,7 +36,7 @@ def _unused(*names: str) -> Target:
 
 
 def _file_step(*names: str) -> Target:
-    return undone("transform", keys=KEYS, allow_missing_keys=FLAG, **dict.fromkeys(names, ANYTHING))
+    return undone("transform", keys=KEYS, allow_missing_keys=FLAG, reader=_READER, **dict.fromkeys(names, ANYTHING))
 
 
 _WINDOW = {
@@ -211,7 +215,7 @@ TRANSFORMS = {
                                           "overwrite"),
     },
     "monai.transforms.io.dictionary": {
-        "LoadImaged": _file_step("reader", "dtype", "meta_keys", "meta_key_postfix", "overwriting", "image_only",
+        "LoadImaged": _file_step("dtype", "meta_keys", "meta_key_postfix", "overwriting", "image_only",
                                  "ensure_channel_first", "simple_keys", "prune_meta_pattern", "prune_meta_sep", "converter"),
         "SaveImaged": _file_step("meta_keys", "meta_key_postfix", "output_dir", "output_postfix", "output_ext", "resample",
                                  "mode", "padding_mode", "scale", "dtype", "output_dtype", "squeeze_end_dims",
