@@ -14,6 +14,7 @@ from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
 from medseg.bundle.made_here import stays_ours
+from medseg.bundle.opening.parser import checked_config
 from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, apply_overrides, read_config, read_json
@@ -158,7 +159,7 @@ def _fit_folds(
             settings["parent_run"] = parent
         if trusted is not None:
             config = trusted.ready(config)
-        results[number] = run_config(folder, number, config, resume=resume, shown=shown)
+        results[number] = run_config(folder, number, config, resume=resume, shown=shown, trusted=trusted is not None)
         with stays_ours(folder):
             keep_definition(folder, config)
             update_figures(folder)
@@ -214,33 +215,52 @@ def _weights_of(source: str | Path) -> str:
 
 
 def run_config(
-    folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool, shown: Path | None = None
+    folder: Path,
+    fold: int,
+    config: Mapping[str, Any],
+    *,
+    resume: bool,
+    shown: Path | None = None,
+    trusted: bool = False,
 ) -> dict[str, float]:
-    """Run one resolved train.json: the same `ConfigWorkflow` that `python -m monai.bundle run` builds.
+    """Run one resolved train.json: `initialize`, then `run`, as `python -m monai.bundle run` does.
 
     Args:
-        folder, fold: where results go.
+        folder, fold: the bundle and the number of the fold.
         config: see `resolve_config`.
-        resume: keep what the run's folder holds.
+        resume: keep what an earlier run left.
         shown: where a trusted bundle's metadata are read.
-    """
-    from monai.bundle import ConfigWorkflow
+        trusted: hand the file to MONAI's own `ConfigWorkflow`, which runs whatever it says; else it is read as data.
 
+    Raises:
+        UntrustedBundleError: something in it needs trust that was not given.
+    """
     from medseg.training.fit import prepare_run_folder
 
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
     layout = Layout(folder)
+    run = layout.run(fold)
+    reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
     run_folder = layout.run_folder(fold)
     prepare_run_folder(run_folder, keep=resume)
     if resume:
         _tell_changes(run_folder, config)
-    run = layout.run(fold)
     write_json(run.config, dict(config))
+    if reader is None:
+        result = _run_trusted(run.config, Layout(shown or folder).metadata)
+    else:
+        if "initialize" in reader:
+            reader.get("initialize")
+        result = reader.get("run")
+    return dict(result[0] if isinstance(result, list) else result)
+
+
+def _run_trusted(config: Path, metadata: Path) -> Any:
+    """The same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
+    from monai.bundle import ConfigWorkflow
+
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
     workflow = ConfigWorkflow(
-        config_file=str(run.config),
-        meta_file=str(Layout(shown or folder).metadata),
-        logging_file=False,
-        workflow_type="train",
+        config_file=str(config), meta_file=str(metadata), logging_file=False, workflow_type="train"
     )
     try:
         workflow.initialize()
@@ -248,7 +268,7 @@ def run_config(
         workflow.finalize()
     except RuntimeError as error:
         raise _first_cause(error) from error
-    return dict(result[0] if isinstance(result, list) else result)
+    return result
 
 
 def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
