@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.io import spacing_of
+from medseg.io.cells import text_cell
 from medseg.types import Affine
 
 # Voxels handled at a time: counting needs 8 bytes for each.
@@ -115,5 +116,5 @@ def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: text_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()

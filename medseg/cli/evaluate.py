@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medseg.config import read_json
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, printable
 from medseg.layout import Layout
 
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
@@ -196,7 +196,12 @@ def _worst_scenes(evaluation: Evaluation, images: Path | None, count: int = 6) -
 
 def _show_progress(done: int, total: int, name: str) -> None:
     if sys.stderr.isatty():
-        print(f"\rscored {done}/{total} {name:40.40}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(
+            f"\rscored {done}/{total} {printable(name):40.40}",
+            end="\n" if done == total else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _print(evaluation: Evaluation, arguments: argparse.Namespace) -> None:
@@ -212,4 +217,4 @@ def _print(evaluation: Evaluation, arguments: argparse.Namespace) -> None:
         if arguments.output:
             print(f"written to {arguments.output}")
     for name, reason in evaluation.failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(f"failed: {printable(name)}: {printable(reason)}", file=sys.stderr)

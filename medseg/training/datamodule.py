@@ -219,11 +219,15 @@ class ValidationDataset(CaseDataset):
 
 
 class EpochSampler(Sampler[int]):
-    """Item numbers of one epoch, each process its share; Lightning calls `set_epoch` before each epoch."""
+    """Item numbers of one epoch, each process its share; Lightning calls `set_epoch` before each epoch.
+
+    `behind` is an epoch and how many items of it a process leaves out: those of the steps that a continued run has done.
+    """
 
     def __init__(self, samples_per_epoch: int, *, rank: int = 0, world_size: int = 1) -> None:
         self.samples_per_epoch, self.rank, self.world_size = samples_per_epoch, rank, world_size
         self.epoch = 0
+        self.behind = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -233,7 +237,9 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.samples_per_epoch
-        return iter(range(first + self.rank, first + len(self) * self.world_size, self.world_size))
+        skipped = self.behind[1] if self.epoch == self.behind[0] else 0
+        begin, end = first + self.rank + skipped * self.world_size, first + len(self) * self.world_size
+        return iter(range(begin, end, self.world_size))
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -274,7 +280,7 @@ class SegmentationData(pl.LightningDataModule):
         self._prepared = False
         # Lightning tells the sampler its epoch after it has started the loader, whose processes fetch at once: without this a
         # continued run would begin with the crops of epoch 0.
-        self.first_epoch = 0
+        self.first_epoch, self.first_step = 0, 0
         cores = os.cpu_count() or 1
         self.num_workers = num_workers if num_workers is not None else (0 if cores <= 2 else min(12, cores - 1))
 
@@ -309,6 +315,7 @@ class SegmentationData(pl.LightningDataModule):
         rank, world_size = self._world()
         sampler = EpochSampler(len(self.train_dataset), rank=rank, world_size=world_size)
         sampler.set_epoch(self.first_epoch)
+        sampler.behind = (self.first_epoch, self.first_step * self.batch_size)
         self.train_dataset.watch = Watch(self.num_workers)
         return DataLoader(
             self.train_dataset,

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from medseg.errors import ConfigError, nearest
 from medseg.losses import LOSSES, DeepSupervisionLoss, DiceBCELoss
@@ -65,6 +66,7 @@ class SegmentationModule(pl.LightningModule):
         }
         self.schedule, self.warmup_steps, self.seed = schedule, warmup_steps, seed
         self._overlaps: list[tuple[str, Tensor]] = []
+        self.mean_loss = MeanMetric(nan_strategy="disable")  # of the epoch so far
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, *space) of images (B, C, *space)."""
@@ -81,7 +83,8 @@ class SegmentationModule(pl.LightningModule):
             raise FloatingPointError(
                 f"the loss became {loss.item()} at step {self.global_step}; cases {batch.get('name')}"
             )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        self.mean_loss.update(loss.detach().float())
+        self.log("train_loss", self.mean_loss, on_step=False, on_epoch=True)
         return loss
 
     def _check_outputs(self, outputs: int) -> None:
@@ -92,6 +95,15 @@ class SegmentationModule(pl.LightningModule):
                 + ("region" if self.regions else "label and the background")
                 + f"; set network_def::out_channels={wanted}, or plan the dataset again"
             )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The mean of an unfinished epoch goes on where it was."""
+        checkpoint["mean_loss"] = [self.mean_loss.mean_value.clone(), self.mean_loss.weight.clone()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "mean_loss" in checkpoint:
+            total, weight = (value.to(self.device) for value in checkpoint["mean_loss"])
+            self.mean_loss.mean_value, self.mean_loss.weight = total, weight
 
     def on_validation_epoch_start(self) -> None:
         self._overlaps = []

@@ -76,8 +76,9 @@ def test_a_tangent_through_a_network_is_right_or_refused(preset: str) -> None:
     try:
         tangent = jvp(call, (x,), (direction,))[1]
     except (NotImplementedError, RuntimeError) as error:
-        assert "forward" in str(error) or "setup_context" in str(error)
-        return
+        if "forward" in str(error) or "setup_context" in str(error):
+            return
+        raise
     step = 1e-6
     with torch.no_grad():
         right = (call(x + step * direction) - call(x - step * direction)) / (2 * step)

@@ -219,7 +219,7 @@ def test_a_plan_survives_its_file_and_every_choice_has_a_reason(tmp_path: Path) 
 
 def test_a_broken_plan_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(BundleError, match=r"plan\.json cannot be read as a plan"):
+    with pytest.raises(BundleError, match=r"plan\.json: is not valid JSON"):
         Plan.read(tmp_path / "plan.json")
     with pytest.raises(BundleError, match="is missing"):
         Plan.read(tmp_path / "none.json")

@@ -11,6 +11,8 @@ from typing import Any
 from medseg.planning.plan import Plan
 from medseg.transforms.classes import class_values, label_dtype
 
+from .deciding import mirrored_in_training
+
 # Keys that train.json and inference.json must agree on; `medseg bundle verify` compares them.
 SHARED_KEYS = ("network_def", "preprocessing_def")
 
@@ -82,8 +84,13 @@ def _window(plan: Plan) -> dict[str, Any]:
             "roi_size": "@roi_size",
             "sw_batch_size": "@displayable_configs::sw_batch_size",
             "overlap": "@displayable_configs::overlap",
-            "mode": "gaussian",
+            "mode": str(settings.get("importance", "gaussian")),
+            "placement": str(settings.get("placement", "regular")),
+            "mirror_axes": [int(axis) for axis in settings.get("mirror_axes", [])],
+            "accumulation": str(settings.get("accumulation", "float32")),
         },
+        # what `medseg predict --mirror` may ask for: mirror images that training showed the network
+        "allowed_mirror_axes": list(mirrored_in_training(plan.augmentation, plan.spatial_dims)),
     }
 
 
@@ -96,10 +103,17 @@ def _model(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _read(keys: str) -> list[dict[str, Any]]:
+    # through our own door: MONAI's readers take a file with a broken checksum or a sheared affine without a word
+    return [
+        {"_target_": "LoadImaged", "keys": keys, "reader": {"_target_": "medseg.components.VolumeReader"}},
+        {"_target_": "EnsureChannelFirstd", "keys": keys},
+    ]
+
+
 def _image_steps() -> list[dict[str, Any]]:
     return [
-        {"_target_": "LoadImaged", "keys": "image"},
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *_read("image"),
         {
             "_target_": "medseg.components.Preprocessd",
             "keys": "image",
@@ -115,6 +129,7 @@ def _to_source_grid(plan: Plan) -> dict[str, Any]:
         "image_key": "image",
         "labels": channel_labels(plan),
         **({"regions": True} if plan.regions else {}),
+        "accumulation": "@inferer::accumulation",
     }
 
 
@@ -172,16 +187,11 @@ def inference_config(plan: Plan) -> dict[str, Any]:
 
 def evaluate_config(plan: Plan) -> dict[str, Any]:
     """evaluate.json: mean Dice of one fold's validation cases on their own grids; metrics as CSV in `output_dir`."""
-    read_label = [
-        {"_target_": "LoadImaged", "keys": "label"},
-        {"_target_": "EnsureChannelFirstd", "keys": "label"},
-    ]
     values = class_values(plan.labels)
     classes: dict[str, Any] = {"_target_": "MapLabelValued", "keys": ["pred", "label"]}
     classes |= {"orig_labels": list(values), "target_labels": list(range(len(values)))}
-    gaps = values != tuple(
-        range(len(values))
-    )  # one-hot maps of the values themselves would be as many as the largest value
+    # One-hot maps of the values themselves would be as many as the largest value.
+    gaps = values != tuple(range(len(values)))
     take_both = "$monai.handlers.from_engine(['pred', 'label'])"
     dice = {
         "_target_": "MeanDice",
@@ -208,7 +218,7 @@ def evaluate_config(plan: Plan) -> dict[str, Any]:
         "fold": 0,
         **_window(plan),
         **_model(plan),
-        "preprocessing": {"_target_": "Compose", "transforms": _image_steps() + read_label},
+        "preprocessing": {"_target_": "Compose", "transforms": _image_steps() + _read("label")},
         **_dataset(source),
         "postprocessing": {"_target_": "Compose", "transforms": [_to_source_grid(plan), *([classes] if gaps else [])]},
         "key_metric": {"val_mean_dice": dice},
