@@ -47,6 +47,11 @@ class RunFolder:
         return self.folder / "preparation.json"
 
     @property
+    def untracked(self) -> Path:
+        """What the tracking store has not taken yet."""
+        return self.folder / "untracked.json"
+
+    @property
     def initialization(self) -> Path:
         """Which weights of another network were taken over."""
         return self.folder / "initialization.json"
@@ -139,6 +144,15 @@ class Layout:
     def run_folder(self, fold: int) -> Path:
         """last.ckpt, resolved config, manifest, metrics and pictures of one fold; never packed."""
         return self.runs / f"fold_{fold}"
+
+    def run_claim(self, fold: int) -> Path:
+        """Held by the process that trains a fold; beside its folder, which may be set aside."""
+        return self.runs / f".fold_{fold}.lock"
+
+    @property
+    def files_lock(self) -> Path:
+        """Held by a process while it changes the files that all folds share."""
+        return self.runs / ".files.lock"
 
     def last_checkpoint(self, fold: int) -> Path:
         """All that exact resume of one fold needs."""

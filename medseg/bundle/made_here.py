@@ -6,6 +6,7 @@ a stranger's too: it works the same, behind the same limits.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from medseg.config import read_json
 from medseg.io.atomic import write_json
+from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
 from .catalogue import packaged_folder
@@ -46,14 +48,11 @@ def _known() -> list[str]:
 
 def note_made(folder: Path) -> None:
     """Record that a command of this user wrote the bundle as it is; a record that cannot be written is left out."""
-    known, digest = _known(), content_digest(folder)
-    if digest in known:
+    digest = content_digest(folder)
+    if digest in _known():
         return
-    try:
-        _record().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_record(), [*known, digest][-MOST:])
-    except (OSError, ValueError):
-        return
+    with contextlib.suppress(OSError, ValueError), alone_in(_record().with_suffix(".lock")):
+        write_json(_record(), [*_known(), digest][-MOST:])
 
 
 def is_ours(folder: Path) -> bool:

@@ -21,9 +21,10 @@ from medseg.config import TARGET, apply_overrides, read_config, read_json
 from medseg.devices import choose_device
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
+from medseg.io.locks import alone_in
 from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
-from medseg.tracking.mlflow_logger import close_parent, open_parent
+from medseg.tracking.mlflow_logger import close_parent, open_parent, send_leftovers
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_record import keep_definition, refuse_mixture
@@ -120,7 +121,7 @@ def fit_bundle(
             fit_bundle(
                 coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
             )
-            with stays_ours(folder):
+            with alone_in(Layout(folder).files_lock), stays_ours(folder):
                 attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
         settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
@@ -147,6 +148,7 @@ def _fit_folds(
     for number in folds:
         if resume and _finished(folder, number):
             log.info("fold %d is finished", number)
+            _send_leftovers(folder, number)
             continue
         shown = None if trusted is None else trusted.root
         config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **run_settings)
@@ -160,7 +162,7 @@ def _fit_folds(
         if trusted is not None:
             config = trusted.ready(config)
         results[number] = run_config(folder, number, config, resume=resume, shown=shown, trusted=trusted is not None)
-        with stays_ours(folder):
+        with alone_in(Layout(folder).files_lock), stays_ours(folder):
             keep_definition(folder, config)
             update_figures(folder)
     if parent is not None:
@@ -182,12 +184,21 @@ def metrics_of(folder: Path, fold: int) -> dict[str, float]:
     return {name: float(value) for name, value in facts.items() if name.startswith(("train_", "val_"))}
 
 
-def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
+def _send_leftovers(folder: Path, fold: int) -> None:
+    """What the tracking store did not take when a finished fold was trained."""
+    layout = Layout(folder)
+    if layout.run(fold).untracked.is_file():
+        settings = read_json(layout.run(fold).config)["train"]["trainer"]
+        run = layout.run_folder(fold)
+        send_leftovers(layout.runs, settings["experiment"], run.name, read_run_id(run))
+
+
+def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
     runs = Layout(folder).runs
     earlier = read_run_id(runs)
     parent = open_parent(runs, settings["experiment"], run_id=earlier)
-    if parent != earlier:
+    if parent is not None and parent != earlier:
         write_run_id(runs, parent, settings["experiment"])
     return parent
 
@@ -236,21 +247,24 @@ def run_config(
         UntrustedBundleError: something in it needs trust that was not given.
     """
     from medseg.training.fit import prepare_run_folder
+    from medseg.training.processes import claim_run, is_helper
 
     layout = Layout(folder)
     run = layout.run(fold)
     reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
-    run_folder = layout.run_folder(fold)
-    prepare_run_folder(run_folder, keep=resume)
-    if resume:
-        _tell_changes(run_folder, config)
-    write_json(run.config, dict(config))
-    if reader is None:
-        result = _run_trusted(run.config, Layout(shown or folder).metadata)
-    else:
-        if "initialize" in reader:
-            reader.get("initialize")
-        result = reader.get("run")
+    with claim_run(folder, fold):
+        if not is_helper():
+            prepare_run_folder(run.folder, keep=resume)
+            if resume:
+                _tell_changes(run.folder, config)
+        if not is_helper() or trusted:
+            write_json(run.config, dict(config))
+        if reader is None:
+            result = _run_trusted(run.config, Layout(shown or folder).metadata)
+        else:
+            if "initialize" in reader:
+                reader.get("initialize")
+            result = reader.get("run")
     return dict(result[0] if isinstance(result, list) else result)
 
 

@@ -25,6 +25,7 @@ from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
 from medseg.transforms.preprocessing import Preprocessing
 
 from .prepare import preprocess_case
+from .processes import is_first_here
 from .progress import progress_bar
 from .supervision import Watch
 
@@ -82,7 +83,11 @@ class CaseDataset(Dataset[dict[str, Any]]):
         store = self._store()
         build = preprocess_case(self.preprocessing, self.labels, ignore_label=self.ignore_label)
         with progress_bar(f"preprocessing {self.part}", len(self.cases), unit="case") as advance:
-            store.ensure_all(self.cases, build, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
+            if is_first_here():
+                workers = os.cpu_count() or 1
+                store.ensure_all(self.cases, build, workers=workers, progress=lambda done, total: advance(done))
+            else:
+                store.await_all(self.cases, build, progress=lambda done, total: advance(done))
 
     def report(self) -> dict[str, Any]:
         """What preparation found: the cases, the channels that some of them lack, and how odd headers were read.

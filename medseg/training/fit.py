@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
 from medseg.tracking.manifest import data_fingerprint, make_manifest
 from medseg.tracking.privacy import without_paths
-from medseg.tracking.run_record import write_run_id
 
 from .budget import FILE as BUDGET
 from .budget import fit_into_budget, keep_to_recorded
@@ -28,6 +28,7 @@ from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .initialize import load_matching
 from .module import SegmentationModule
+from .processes import claim_run
 from .stop import StopOnSignal
 from .trainer import run_folder
 
@@ -60,27 +61,51 @@ def run_fit(
 
     Raises:
         BundleError: the checkpoint belongs to another network.
-        ResourceError: the run's folder cannot be written, or a loader process died; the case it read is named.
+        ResourceError: the run's folder cannot be written, another process trains this fold, or a loader process died; the
+            case it read is named.
     """
+    with claim_run(bundle_root, fold):
+        start = Start(resume, budget_s, pretrained)
+        return _run(trainer, module, data, start, bundle_root=bundle_root, fold=fold)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run begins: see `run_fit`."""
+
+    resume: bool
+    budget_s: float | None
+    pretrained: str | None
+
+
+def _run(
+    trainer: pl.Trainer,
+    module: SegmentationModule,
+    data: SegmentationData,
+    start: Start,
+    *,
+    bundle_root: str,
+    fold: int,
+) -> dict[str, Any]:
     started = time.monotonic()
     folder = run_folder(bundle_root, fold)
     checkpoint = RunFolder(folder).checkpoint
-    resuming = resume and checkpoint.is_file()
-    if resume and not resuming:
+    resuming = start.resume and checkpoint.is_file()
+    if start.resume and not resuming:
         log.info("fold %d: nothing to resume in %s, starting", fold, folder)
     if trainer.is_global_zero:
-        prepare_run_folder(folder, keep=resume)
+        prepare_run_folder(folder, keep=start.resume)
         for place in (folder, *weights_folders(bundle_root, fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
     if resuming:
         data.first_epoch, data.first_step = progress_of(checkpoint)
     _prepare_data(trainer, data, folder)
-    if pretrained is not None and not resuming:
-        load_matching(module.network, Path(pretrained), record=RunFolder(folder).initialization)
+    if start.pretrained is not None and not resuming:
+        load_matching(module.network, Path(start.pretrained), record=RunFolder(folder).initialization)
     if resuming and (folder / BUDGET).is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
-    elif budget_s is not None:
-        fit_into_budget(budget_s, module, data, trainer, folder, started=started)
+    elif start.budget_s is not None:
+        fit_into_budget(start.budget_s, module, data, trainer, folder, started=started)
     if trainer.is_global_zero:
         _record(trainer, module, data, folder, resuming=resuming)
     _train(trainer, module, data, checkpoint if resuming else None)
@@ -227,7 +252,6 @@ def _record(
     logger = trainer.logger
     if logger is not None and hasattr(logger, "log_file"):
         logger.log_once({key: value for key, value in manifest.items() if not isinstance(value, dict)})  # type: ignore[attr-defined]
-        write_run_id(folder, str(logger.run_id), str(logger.name))  # type: ignore[attr-defined]
         if run.manifest.is_file():
             logger.log_file(run.manifest)
         if run.config.is_file():
