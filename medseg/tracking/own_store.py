@@ -54,7 +54,7 @@ def sqlite_uri(file: Path) -> str:
 def _without_question_mark(folder: Path) -> Path:
     place = Path(tempfile.mkdtemp(prefix="medseg-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    link = place / "runs"
+    link = place / "to"
     link.symlink_to(folder, target_is_directory=True)
     return link
 
