@@ -11,13 +11,12 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .documents import parse_json
+from .documents import read_json as read_json  # the one door of JSON files; most ask for it here
 from .errors import ConfigError, nearest
 from .renamed import current, names_that_left
-
-if TYPE_CHECKING:
-    from .types import FilePath
 
 TARGET = "_target_"
 COMPONENTS = "medseg.components"
@@ -50,23 +49,8 @@ def read_config(files: Sequence[Path]) -> dict[str, Any]:
     return merged
 
 
-def read_json(file: FilePath) -> Any:
-    """What a JSON file holds. Every JSON file that medseg reads passes here.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or no UTF-8.
-    """
-    return json.loads(Path(file).read_text(encoding="utf-8"))
-
-
 def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is not valid JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: holds a {type(content).__name__}, expected an object of keys and values")
     return content
@@ -99,8 +83,8 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"override {word!r} is not of the form key::path=value")
         try:
-            overrides[key.strip()] = json.loads(text)
-        except json.JSONDecodeError:
+            overrides[key.strip()] = parse_json(text, key.strip())
+        except ConfigError:
             overrides[key.strip()] = text
     return overrides
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import ABSENT, apply_overrides, look_up, read_config
+from medseg.documents_yaml import read_yaml
 from medseg.errors import BundleError, UntrustedBundleError
 
 from .expressions import walk
@@ -113,19 +114,17 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
     Raises:
         UntrustedBundleError: a tag that would build a Python object.
-        BundleError: not readable.
+        ConfigError, BundleError: not readable, or no table.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        raise UntrustedBundleError(f"{file}: refused, {error.problem}") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise BundleError(f"{file}: holds a {type(content).__name__}, expected an object")
     return content
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """One configuration file, JSON or YAML, as plain values."""
+    return read_config([file]) if file.suffix == ".json" else _read_yaml(file)
 
 
 def open_config(
@@ -143,7 +142,7 @@ def open_config(
         ConfigError: not readable, or an override names an unknown key.
         UntrustedBundleError: something in it is not allowed and `trust` is False.
     """
-    config = read_config([file]) if file.suffix == ".json" else _read_yaml(file)
+    config = read_file(file)
     if overrides:
         if not trust:
             refuse(file, check_config(config))  # before an override looks up what a target takes
