@@ -90,7 +90,12 @@ def measure(
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
     wanted = [value for value in sorted(names) if value != 0]
-    counts = count_voxels(label, max([*wanted, int(label.max(initial=0))]))
+    most = max([*wanted, int(label.max(initial=0))])
+    if most < 1 << 20:
+        table = count_voxels(label, most)
+        counts = {value: int(table[value]) for value in wanted}
+    else:  # a few huge values (an atlas): no table of a gigabyte for them
+        counts = {value: int(np.count_nonzero(label == value)) for value in wanted}
     rows = []
     for value in wanted:
         row: dict[str, Any] = {

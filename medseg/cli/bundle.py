@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.errors import printable
 
+from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, add_common_arguments
 
 EXPORT_FORMATS = ("torchscript", "pt2", "onnx", "openvino")
@@ -91,7 +92,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from medseg.commands.export import export_bundle
 
     result = export_bundle(
-        arguments.bundle, arguments.to, output=arguments.output, image=arguments.input, trust=arguments.trust
+        arguments.bundle, arguments.to, output=arguments.output, image=arguments.input, trust=consent(arguments)
     )
     text = (
         f"{result.path}: {result.megabytes:.1f} MB; largest difference to eager {result.largest_difference:.1e} in "

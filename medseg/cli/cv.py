@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medseg.errors import printable
 
+from .consent import consent
 from .main import EXIT_OK, add_common_arguments
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from medseg.bundle.made_here import stays_ours
     from medseg.commands.cv import cross_validate
     from medseg.commands.cv_record import record_choice, write_cv_report
     from medseg.evaluation import ScoreSettings
@@ -36,13 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     result = cross_validate(
         arguments.bundle,
         device=arguments.device,
-        trust=arguments.trust,
+        trust=consent(arguments),
         settings=ScoreSettings(tolerance_mm=arguments.tolerance_mm),
         workers=arguments.threads or 1,
         progress=None if arguments.quiet or arguments.json else _show_progress,
     )
     if not arguments.dry_run:
-        record_choice(result)
+        with stays_ours(result.bundle.folder):
+            record_choice(result)
     report = Path(arguments.output) if arguments.output else result.bundle.layout.cross_validation_report
     if arguments.output or not arguments.dry_run:
         write_cv_report(result, report)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medseg.errors import ConfigError, DataError, printable
 
+from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
         preview=not arguments.no_preview,
         statistics=arguments.statistics,
         resume=arguments.resume,
-        trust=arguments.trust,
+        trust=consent(arguments),
         anonymous_names=arguments.anonymous_names,
         read_already=read_already,
         progress=screen.progress,

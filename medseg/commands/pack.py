@@ -17,7 +17,6 @@ from typing import Any
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.leak_scan import Scan
-from medseg.bundle.opening.trust import SKIPPED_FOLDERS
 from medseg.bundle.secrets import scrub, secrets_of
 from medseg.bundle.weights import read_state_dict, sha256_of
 from medseg.config import read_json
@@ -25,6 +24,8 @@ from medseg.errors import BundleError
 from medseg.io.atomic import atomic_path
 from medseg.layout import Layout, bundle_name
 
+# Results, which are not part of what is given away.
+SKIPPED_FOLDERS = frozenset({"runs", "eval", "__pycache__"})
 log = logging.getLogger(__name__)
 
 # What a bundle is made of; a report, a picture or a table that lies beside it may show patients and is not packed.

@@ -15,6 +15,8 @@ from packaging.version import InvalidVersion, Version
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.errors import BundleError
+from medseg.interruption import run_to_the_end
+from medseg.io.atomic import vanishing
 from medseg.layout import Layout, bundle_name
 from medseg.tracking.mlflow_registry import log_bundle
 
@@ -111,8 +113,9 @@ def register_bundle(
     if not (layout.weights.is_file() or layout.safetensors.is_file()):
         raise BundleError(f"{layout.weights} is missing: train the bundle before it is registered")
     metadata = read_metadata(folder)
-    with tempfile.TemporaryDirectory() as place:
-        copy = write_clean_copy(folder, Path(place) / bundle_name(folder))
+    with vanishing(tempfile.mkdtemp()) as place:
+        copy = write_clean_copy(folder, place / bundle_name(folder))
+        run_to_the_end()  # a version that is registered would be registered twice by the same command
         return log_bundle(
             copy,
             name or bundle_name(folder),

@@ -111,8 +111,11 @@ class Evaluation:
                 "tolerance_mm": self.settings.tolerance_mm,
                 "lesion_min_overlap": self.settings.min_overlap,
                 "ignore_label": self.settings.ignore_label,
+                "missing": self.settings.missing,
             },
-            "definitions": {name: DEFINITIONS[name] for name in (*self.settings.groups, "interval", "empty")},
+            "definitions": {
+                name: DEFINITIONS[name] for name in (*self.settings.groups, "interval", "empty", "missing")
+            },
             "summary": {
                 label: {metric: _without_nan(interval.as_dict()) for metric, interval in row.items()}
                 for label, row in self.summary().items()
@@ -165,6 +168,7 @@ def read_evaluation(path: FilePath) -> Evaluation:
             tolerance_mm=content["settings"]["tolerance_mm"],
             min_overlap=content["settings"]["lesion_min_overlap"],
             ignore_label=content["settings"]["ignore_label"],
+            missing=content["settings"].get("missing", "nan"),
         )
         cases = [_case_from(entry) for entry in content["cases"]]
         regions = {name: tuple(values) for name, values in content["labels"].items()}

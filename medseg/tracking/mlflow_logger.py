@@ -15,6 +15,7 @@ from typing import Any
 from pytorch_lightning.loggers import MLFlowLogger
 
 from medseg.config import read_json
+from medseg.interruption import deferred
 from medseg.layout import Layout, RunFolder
 
 from .own_store import artifact_place, database, knows_run, set_foreign_store_aside
@@ -65,14 +66,15 @@ class RunLogger(MLFlowLogger):
         if where == f"sqlite:///{database(store).absolute()}":
             set_foreign_store_aside(store)
             run_id = run_id if run_id is not None and knows_run(store, run_id) else None
-        super().__init__(
-            experiment_name=experiment,
-            run_name=run_name,
-            tracking_uri=where,
-            run_id=run_id,
-            tags=tags,
-            artifact_location=artifact_place(store) if local else None,
-        )
+        with deferred():  # MLflow makes its tables here, and a store with half of them is of no use
+            super().__init__(
+                experiment_name=experiment,
+                run_name=run_name,
+                tracking_uri=where,
+                run_id=run_id,
+                tags=tags,
+                artifact_location=artifact_place(store) if local else None,
+            )
         self.store = store
         self.run_folder = store / run_name
         self.resumed = run_id is not None

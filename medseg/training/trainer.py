@@ -21,6 +21,7 @@ from .callbacks import Curves, Ema, LastCheckpoint, Progress, ValidateLast
 from .checkpoint_io import AtomicCheckpointIO
 from .early_stop import EarlyStop
 from .initialize import load_matching
+from .stop import StopOnSignal
 
 log = logging.getLogger(__name__)
 # Where Lightning would do its own: checkpoints, samplers, bars and a validation before the first step are ours or not wanted.
@@ -151,7 +152,7 @@ def _refuse_addresses(settings: Mapping[str, Any]) -> None:
 
 
 def _callbacks(folder: Path, ema_decay: float | None, early_stop: int | None) -> list[Any]:
-    callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress(), ValidateLast()]
+    callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress(), ValidateLast(), StopOnSignal(folder)]
     if ema_decay:
         callbacks.insert(0, Ema(float(ema_decay)))
     if early_stop is not None:
@@ -168,8 +169,9 @@ def _quieten() -> None:
         "does not have many workers",
         "Checkpoint directory",
         "You defined a `validation_step`",
+        "your dataloader is not resumable",
     ):
-        warnings.filterwarnings("ignore", message=f".*{text}.*")
+        warnings.filterwarnings("ignore", message=f"(?s).*{text}.*")
 
 
 def _take_over(handlers: Sequence[Any]) -> str | None:

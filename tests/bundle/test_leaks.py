@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from medseg.bundle.leak_scan import Scan
-from medseg.bundle.secrets import Secrets, scrub, secrets_of
-from medseg.commands.export import export_bundle
+from medseg.bundle.load import Bundle
+from medseg.bundle.secrets import Secrets, scrub
+from medseg.commands import export
 from medseg.commands.pack import clean_files, pack_bundle, write_clean_copy
 from medseg.errors import BundleError
 from medseg.layout import Layout
-from tests.bundle.samples import make_bundle
 
 NAME, FOLDER = "MUSTERMANN_Erika", "/ward/study_7"
 SECRETS = Secrets(
@@ -140,13 +140,14 @@ def test_weights_that_hold_a_name_are_refused(bundle: Layout, tmp_path: Path) ->
         pack_bundle(bundle.folder, tmp_path / "x.zip")
 
 
-@pytest.mark.parametrize("to", ["torchscript", "pt2", "onnx"])
-def test_exported_files_hold_no_places_and_names(to: str, tmp_path: Path) -> None:
-    layout = make_bundle(tmp_path / "home_of_MUSTERMANN" / "bundle", tmp_path / "study_MUSTERMANN")
-    result = export_bundle(layout.folder, to, output=tmp_path / "model.x")
-    source = Secrets(
-        {str(Path(__file__).parents[2]): None}, {"MUSTERMANN": "x"}
-    )  # where the code lies is a place as well
-    for secrets in (secrets_of(layout), source):
-        assert Scan(secrets).find("model", result.path.read_bytes()) is None
-    assert Scan(Secrets({}, {"tiny_mr_unet": "x"})).find("m", result.path.read_bytes()) or to == "onnx"
+def test_an_exported_file_that_holds_a_place_is_not_kept(
+    bundle: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def telling(network: torch.nn.Module, example: torch.Tensor, path: Path, opened: Bundle) -> torch.nn.Module:
+        path.write_bytes(pickle.dumps(str(opened.layout.folder.absolute()), protocol=2))
+        return network
+
+    monkeypatch.setitem(export.WRITERS, "torchscript", telling)
+    with pytest.raises(BundleError, match=r"model.ts holds the folder .*; it was not kept"):
+        export.export_bundle(bundle.folder, "torchscript", output=tmp_path / "out" / "model.ts")
+    assert list((tmp_path / "out").iterdir()) == []
