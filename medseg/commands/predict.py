@@ -15,7 +15,7 @@ from medseg.cases.measures import rows_to_csv
 from medseg.cases.record import file_digest
 from medseg.cases.scope import Scope
 from medseg.config import read_json
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, Volume, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
@@ -23,6 +23,7 @@ from medseg.types import FilePath
 
 from .contained import needs_child, run_contained
 
+MANY = 100_000  # cases, where they cannot be counted
 CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".dcm")
 
@@ -111,9 +112,16 @@ def predict_bundle(
         "options": dataclasses.asdict(options),
         **settings,
     }
-    most = len(find_inputs(words))
-    cases = run_contained(found, request, cases=most, trust=trust, progress=progress, finished=finished)
+    cases = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
     return Prediction(Path(output), cases)
+
+
+def _at_most(words: Sequence[FilePath]) -> int:
+    """How many cases the words can mean; the number of channels, which makes fewer of them, is the bundle's to say."""
+    try:
+        return len(find_inputs(words))
+    except MedsegError:
+        return MANY  # such as a list with a column for each channel; what is wrong is told when the bundle is open
 
 
 def predict_here(
