@@ -108,13 +108,13 @@ def our_chain(
     **options: Any,
 ) -> Any:  # fmt: skip
     """read_image, Predictor, write_label: what `medseg predict` does for a case."""
-    from medseg.inference import Predictor
+    from medseg.inference import Execution, LabelSettings, Predictor
     from medseg.io import read_image, write_label
     from medseg.transforms.preprocessing import Preprocessing
 
     middle, half = (UPPER + LOWER) / 2, (UPPER - LOWER) / 2
     recipe = Preprocessing(spacing, [{"kind": "ct", "lower": LOWER, "upper": UPPER, "mean": middle, "std": half}])
-    predictor = Predictor(network, recipe, roi, engine=engine, precision=precision, **options)
+    predictor = Predictor(network, recipe, LabelSettings(roi), Execution(engine=engine, precision=precision, **options))
     spent = {"network": 0.0}
 
     def run(source: str, target: str) -> dict[str, float]:
@@ -167,13 +167,13 @@ def build(job: dict[str, Any]) -> Any:
 def folder(inputs: str, output: str) -> list[int]:
     """Predict all cases of a folder as the verb does, with a stub; resident memory after each."""
     from medseg.cases.batch import Job, OutputOptions, run_cases
-    from medseg.inference import Predictor
+    from medseg.inference import Execution, LabelSettings, Predictor
     from medseg.io import find_inputs
     from medseg.transforms.preprocessing import Preprocessing
 
     torch.set_num_threads(1)
     recipe = Preprocessing((2.5, 2.5, 2.5), [{"kind": "zscore"}])
-    predictor = Predictor(Stub(5).eval(), recipe, (16, 16, 16), engine="eager")
+    predictor = Predictor(Stub(5).eval(), recipe, LabelSettings((16, 16, 16)), Execution(engine="eager"))
     labels = {value: f"organ {value}" for value in range(5)}
     job = Job(lambda: predictor, labels, {"name": "stub"}, OutputOptions(Path(output)))
     held = []

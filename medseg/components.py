@@ -20,6 +20,7 @@ HOMES = {
     "SlidingWindowInferer": "medseg.inference.windows.sliding_window",
     "TrainingDataset": "medseg.training.datamodule",
     "ValidationDataset": "medseg.training.datamodule",
+    "VolumeReader": "medseg.io.monai_reader",
     "averaged_network": "medseg.bundle.predictor",
     "build_network": "medseg.networks.build",
     "build_nnunet": "medseg.networks.imported.nnunet",

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import BundleError, ConfigError
@@ -26,43 +26,9 @@ from medseg.types import FilePath
 from .load import Bundle, load_bundle
 from .weights import load_into, read_state_dict, write_state_dict
 
-if TYPE_CHECKING:
-    from medseg.inference.locate import LocatingPredictor
-    from medseg.inference.predictor import Predictor
-
 KEY = "low_resolution"
 NEEDED = ("network_def", "preprocessing_def", "roi_size", "checkpoint")
 WEIGHTS = "models/low_resolution.pt"
-
-
-def locating(bundle: Bundle, full: Predictor) -> LocatingPredictor:
-    """The bundle's predictor behind its low-resolution network.
-
-    Raises:
-        ConfigError: the bundle provides none.
-        BundleError: the key or the weights are broken.
-    """
-    from medseg.inference.locate import MARGIN_MM, LocatingPredictor
-    from medseg.inference.predictor import Predictor
-
-    facts = settings_of(bundle)
-    path = bundle.folder / str(facts["checkpoint"])
-    if bundle.folder.resolve() not in path.resolve().parents:
-        raise BundleError(f"{bundle.layout.inference}: {KEY}::checkpoint names {path}, which lies outside the bundle")
-    network = bundle.config.build(f"{KEY}::network_def")
-    load_into(network, read_state_dict(path), path)
-    coarse = Predictor(
-        network.eval(),
-        bundle.config.build(f"{KEY}::preprocessing_def"),
-        [int(extent) for extent in facts["roi_size"]],
-        overlap=float(facts.get("overlap", 0.25)),
-        device=full.device,
-        engine=full.engine_name,
-        precision=full.precision,
-        memory_limit=full.memory_limit,
-        cases=full.cases,
-    )
-    return LocatingPredictor(coarse, full, margin_mm=float(facts.get("margin_mm", MARGIN_MM)), find=facts.get("find"))
 
 
 def settings_of(bundle: Bundle) -> dict[str, Any]:

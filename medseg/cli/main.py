@@ -11,12 +11,18 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 
 from medseg import __version__
 from medseg.errors import MedsegError, nearest
+from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, listening
+
+from .endings import GOES_ON, goes_on_by_itself, say_last_words
+from .screen import log_to_screen, safe_screen
 
 # verb -> what it does; the file medseg/cli/VERB.py holds its options.
 VERBS = {
@@ -31,7 +37,7 @@ VERBS = {
     "doctor": "say what this machine has and what will run on it",
 }
 
-EXIT_OK, EXIT_NOTHING_DONE, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_OK, EXIT_NOTHING_DONE, EXIT_USAGE, EXIT_SOME_FAILED = 0, 1, 2, 3
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,17 +90,40 @@ def parse(words: list[str], verb: str) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 ok, 1 nothing done, 2 usage, 3 some cases failed, 130 interrupted)."""
-    words = list(sys.argv[1:] if words is None else words)
+    """Run one command; returns the exit code.
+
+    0 ok, 1 nothing done, 2 usage, 3 some cases failed, 130 interrupted (SIGINT), 143 terminated (SIGTERM, SIGUSR1, SIGUSR2).
+    """
+    with safe_screen():
+        return _main(list(sys.argv[1:] if words is None else words))
+
+
+def _main(words: list[str]) -> int:
     verb = next((word for word in words if word in VERBS), "")
+    last_words = partial(say_last_words, verb=verb, words=words, as_json="--json" in words)
+    with listening(last_words):
+        try:
+            return _run(words, verb)
+        except Ended as ended:
+            end_now(ended.number)
+            return exit_code(ended.number)
+        except KeyboardInterrupt:  # from a caller's own thread or handler; the listener above takes the signal itself
+            last_words(signal.SIGINT)
+            return EXIT_INTERRUPTED
+
+
+def _run(words: list[str], verb: str) -> int:
     try:
         arguments = parse(words, verb)
     except SystemExit as stop:
         return int(stop.code or 0)
     level = logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    log_to_screen(level)
     if getattr(arguments, "threads", None):
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    if goes_on_by_itself(verb) and not arguments.resume:
+        arguments.resume = True
+        logging.getLogger(__name__).info("SLURM has started this job again: going on, as with %s", GOES_ON[verb])
     try:
         return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
@@ -104,9 +133,6 @@ def main(words: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _refuse(named, as_json=getattr(arguments, "json", False))
-    except KeyboardInterrupt:
-        print("medseg: interrupted; finished files are kept, run the same command again to continue", file=sys.stderr)
-        return EXIT_INTERRUPTED
 
 
 def _refuse(message: str, *, as_json: bool) -> int:

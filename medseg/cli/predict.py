@@ -8,8 +8,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, printable
 
+from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
         preview=not arguments.no_preview,
         statistics=arguments.statistics,
         resume=arguments.resume,
-        trust=arguments.trust,
+        trust=consent(arguments),
         anonymous_names=arguments.anonymous_names,
         read_already=read_already,
         progress=screen.progress,
@@ -138,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_dict()))
     done = len(result.cases) - len(result.failed)
     if result.failed and len(result.cases) > 1 and not arguments.json:
-        names = ", ".join(case.name for case in result.failed)
+        names = ", ".join(printable(case.name) for case in result.failed)
         failed = f"{len(result.failed)} of {len(result.cases)} cases failed"
         print(f"medseg: {failed}, see above: {names}", file=sys.stderr)
     if done and not (arguments.json or arguments.quiet):
@@ -165,19 +166,19 @@ class _Screen:
             return
         self.shown = now
         left = (now - self.case_began) / max(done, 1) * (total - done)
-        text = f"{case}: window {done} of {total}, about {left:.0f} s left"
+        text = f"{printable(case)}: window {done} of {total}, about {left:.0f} s left"
         print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
 
     def finished(self, result: CaseResult, done: int, total: int) -> None:
         self.clear()
         if result.status == "failed":  # at once: a folder may take hours
-            print(f"medseg: {result.name}: {result.error}", file=sys.stderr, flush=True)
+            print(f"medseg: {printable(result.name)}: {printable(result.error)}", file=sys.stderr, flush=True)
         if self.quiet or result.status == "failed":
             return
         left = (time.monotonic() - self.began) / done * (total - done)
         rest = f", about {left:.0f} s left" if done < total else ""
         what = f"{result.seconds:.1f} s" if result.status == "done" else result.status
-        print(f"[{done}/{total}] {result.name}: {what}{rest}", file=sys.stderr)
+        print(f"[{done}/{total}] {printable(result.name)}: {what}{rest}", file=sys.stderr)
 
     def clear(self) -> None:
         if self.live:

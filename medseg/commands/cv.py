@@ -6,13 +6,15 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.load import Bundle, load_bundle
-from medseg.bundle.predictor import make_fold_predictor
+from medseg.bundle.load import Bundle, Trust, load_bundle
+from medseg.bundle.predictor import grid_difference, make_fold_predictor
 from medseg.bundle.weights import sha256_of
 from medseg.config import read_json
 from medseg.datasets import open_dataset
@@ -34,6 +36,8 @@ from medseg.selection.cross_validation import (
 )
 from medseg.transforms.postprocessing import Postprocessing, describe
 
+log = logging.getLogger(__name__)
+
 Progress = Callable[[str, int, int, str], None]  # what is done, done, total, case
 
 
@@ -50,6 +54,7 @@ class CrossValidation:
         chosen: name of the one that was chosen.
         selection: its post-processing, and what was tried.
         final: scores of the chosen one with its post-processing.
+        left_out: ensembles that were not tried -> why.
     """
 
     evaluations: dict[str, Evaluation]
@@ -60,6 +65,7 @@ class CrossValidation:
     chosen: str
     selection: Selection
     final: Evaluation
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def bundle(self) -> Bundle:
@@ -80,6 +86,7 @@ class CrossValidation:
                 for name in self.evaluations
             },
             "comparisons": [dataclasses.asdict(entry) for entry in self.comparisons],
+            "not_tried": self.left_out,
             "chosen": self.chosen,
             "postprocessing": self.selection.steps,
             "postprocessing_tried": [dataclasses.asdict(trial) for trial in self.selection.trials],
@@ -92,7 +99,7 @@ def cross_validate(
     names: Sequence[str | Path],
     *,
     device: str = "auto",
-    trust: bool = False,
+    trust: Trust = False,
     settings: ScoreSettings | None = None,
     workers: int = 1,
     progress: Progress | None = None,
@@ -100,7 +107,8 @@ def cross_validate(
     """Segment every validation case with the fold that did not train on it, compare, and choose.
 
     Label maps are kept in each bundle's `runs/cross_validation/`; a second call continues an interrupted one. Bundles on
-    one grid (same preprocessing, labels, folds and cases) are also tried as ensembles.
+    one grid (same preprocessing, labels, folds and cases) are also tried as ensembles, with the settings of the member
+    with the largest window, which is where the choice is written; the others are named in `left_out`.
 
     Args:
         names: folders or names of bundles; one is enough to choose post-processing.
@@ -117,7 +125,10 @@ def cross_validate(
     bundles = [load_bundle(name, trust=trust) for name in names]
     if len({bundle.name for bundle in bundles}) < len(bundles):
         raise BundleError("two of the bundles have one name: " + ", ".join(sorted(bundle.name for bundle in bundles)))
-    groups = [(bundle,) for bundle in bundles] + _ensembles(bundles)
+    ensembles, left_out = _ensembles(bundles)
+    for name, reason in left_out.items():
+        log.warning("%s is not tried as an ensemble: %s", name, reason)
+    groups = [(bundle,) for bundle in bundles] + ensembles
     evaluations, pairs, folds, members = {}, {}, {}, {}
     for group in groups:
         candidate = _candidate(group, choose_device(device))
@@ -143,7 +154,7 @@ def cross_validate(
     if selection.steps:
         change = Postprocessing(selection.steps)
         final = _score(candidate, members[chosen], pairs[chosen], settings, workers, change=change)
-    return CrossValidation(evaluations, members, folds, pairs, compare(evaluations), chosen, selection, final)
+    return CrossValidation(evaluations, members, folds, pairs, compare(evaluations), chosen, selection, final, left_out)
 
 
 def _score(
@@ -201,7 +212,7 @@ def practice_card(result: CrossValidation) -> PracticeCard:
         folds_trained=len(folds),
         ensemble=ensemble,
         postprocessing=steps,
-        mirroring=tuple(bundle.inference_settings["mirror_axes"]),
+        mirroring=bundle.label_settings.mirror_axes,
         leakage_checks=("no subject in training and validation of one fold", "no case in validation of two folds"),
         seeds=_seeds(bundle, folds),
         checkpoint="after the last epoch, not chosen on validation",
@@ -210,21 +221,32 @@ def practice_card(result: CrossValidation) -> PracticeCard:
     )
 
 
-def _ensembles(bundles: Sequence[Bundle]) -> list[tuple[Bundle, ...]]:
-    """Pairs, and all together, of bundles whose networks can be averaged window by window."""
-    found = []
+def _ensembles(bundles: Sequence[Bundle]) -> tuple[list[tuple[Bundle, ...]], dict[str, str]]:
+    """Pairs, and all together, of bundles whose networks can be averaged window by window; and why others cannot.
+
+    The bundle with the largest window comes first: its settings are those of the ensemble.
+    """
+    found, left_out = [], {}
     for count in sorted({2, len(bundles)} - {0, 1}):
         for group in itertools.combinations(bundles, count):
-            if len({_common_grid(bundle) for bundle in group}) == 1:
-                found.append(group)
-    return found
+            ordered = tuple(sorted(group, key=lambda bundle: -math.prod(bundle.roi_size)))
+            reasons = [_apart(ordered[0], other) for other in ordered[1:]]
+            if any(reasons):
+                left_out["+".join(bundle.name for bundle in ordered)] = next(filter(None, reasons))
+            else:
+                found.append(ordered)
+    return found, left_out
 
 
-def _common_grid(bundle: Bundle) -> str:
-    """A text that is equal for bundles that can be averaged: grid, labels, channels, folds, data."""
-    facts = [bundle.preprocessing.to_dict(), bundle.labels, bundle.channels, read_splits(bundle.folder)]
-    facts += [len(bundle.roi_size), bundle.plan.data_folder if bundle.plan else ""]
-    return json.dumps(facts, sort_keys=True, default=str)
+def _apart(first: Bundle, second: Bundle) -> str:
+    """Why two bundles are not tried as an ensemble: another grid, other folds or other data."""
+    difference = grid_difference(first, second)
+    if difference:
+        return difference
+    if read_splits(first.folder) != read_splits(second.folder):
+        return f"the folds of {first.name} are not those of {second.name}"
+    places = [bundle.plan.data_folder if bundle.plan else "" for bundle in (first, second)]
+    return "" if places[0] == places[1] else f"{first.name} was planned on {places[0]}, {second.name} on {places[1]}"
 
 
 def _candidate(group: tuple[Bundle, ...], device: Any) -> Candidate:
@@ -233,7 +255,7 @@ def _candidate(group: tuple[Bundle, ...], device: Any) -> Candidate:
     if not folds:
         missing = " and ".join(bundle.name for bundle in group)
         raise BundleError(f"{missing}: no fold is trained; run `medseg fit {first.folder} --fold all` first")
-    identity = {fold: "\n".join(_identity(bundle, fold) for bundle in group) for fold in folds}
+    identity = {fold: "\n".join(_identity(group[0], bundle, fold) for bundle in group) for fold in folds}
     cases = validation_cases(first, folds)
     name = "+".join(bundle.name for bundle in group)
     return Candidate(name, cases, lambda fold: make_fold_predictor(group, fold, device), identity, first.labels)
@@ -272,14 +294,12 @@ def validation_cases(bundle: Bundle, folds: Sequence[int]) -> dict[int, list[Cas
     return {fold: [by_name[name] for name in splits[fold]["val"]] for fold in folds}
 
 
-def _identity(bundle: Bundle, fold: int) -> str:
-    settings = {
-        key: value for key, value in bundle.inference_settings.items() if key not in ("models", "postprocessing")
-    }
+def _identity(home: Bundle, bundle: Bundle, fold: int) -> str:
+    """What decides the label maps of one fold: a member's weights and recipe, and the settings of the bundle that it ships in."""
     facts = [
         sha256_of(bundle.layout.fold_weights(fold)),
-        settings,
-        list(bundle.roi_size),
+        dataclasses.asdict(dataclasses.replace(home.label_settings, postprocessing=())),
+        bundle.config.raw.get("network_def"),
         bundle.preprocessing.to_dict(),
     ]
     return json.dumps(facts, sort_keys=True, default=str)

@@ -138,6 +138,8 @@ def _candidates(result: CrossValidation) -> Section:
         dice = summary.get(MEAN, next(iter(summary.values())))["dice"]
         rows.append([name, len(result.folds[name]), dice.count, dice.mean, f"[{dice.low:.4f}, {dice.high:.4f}]"])
     section.table(["candidate", "folds", "cases", "mean Dice", "95 % interval"], rows)
+    for name, reason in result.left_out.items():
+        section.text(f"{name} was not tried as an ensemble: {reason}.", quiet=True)
     if result.comparisons:
         section.table(
             [

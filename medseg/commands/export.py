@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.bundle.load import Bundle, load_bundle
+from medseg.bundle.load import Bundle, Trust, load_bundle
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import atomic_path
 
@@ -188,7 +188,7 @@ def export_bundle(
     *,
     output: Path | None = None,
     image: Path | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> Exported:
     """Write the network in another format and hold it against eager.
 

@@ -16,6 +16,8 @@ from medseg.bundle.catalogue import find_bundle, installed_folder
 from medseg.bundle.opening.archive import MAX_BYTES, unpacked
 from medseg.bundle.weights import sha256_of
 from medseg.errors import BundleError
+from medseg.interruption import run_to_the_end
+from medseg.io.atomic import vanishing
 from medseg.layout import bundle_name, check_name, is_bundle
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def _put(source: Path, name: str, *, replace: bool) -> Path:
     """
     check_name(name)
     target = installed_folder() / name
+    run_to_the_end()
     if target.exists():
         if not replace:
             raise BundleError(f"a bundle {name!r} is installed already in {target}; --force replaces it")
@@ -107,8 +110,7 @@ def install_bundle(source: str, *, sha256: str | None = None, replace: bool = Fa
     """
     home = installed_folder()
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetching_", dir=home) as temporary:
-        place = Path(temporary)
+    with vanishing(tempfile.mkdtemp(prefix=".fetching_", dir=home)) as place:
         hub = HUB_PATTERN.match(source)
         if hub:
             folder = _from_hub(hub.group(1), hub.group(2), place / "snapshot")

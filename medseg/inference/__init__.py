@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .predictor import Predictor
+    from .settings import Execution, LabelSettings, PredictOptions
     from .windows.sliding_window import SlidingWindowInferer
 
-__all__ = ["Predictor", "SlidingWindowInferer"]
+__all__ = ["Execution", "LabelSettings", "PredictOptions", "Predictor", "SlidingWindowInferer"]
 
-_HOMES = {"Predictor": "predictor", "SlidingWindowInferer": "sliding_window"}
+_HOMES = {
+    "Execution": "settings",
+    "LabelSettings": "settings",
+    "PredictOptions": "settings",
+    "Predictor": "predictor",
+    "SlidingWindowInferer": "windows.sliding_window",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Case in, label map on the case's own grid out: preprocessing, windows, blending, the way back.
 
-    predictor = Predictor(network, preprocessing, roi_size=(96, 96, 96))
+    predictor = Predictor(network, preprocessing, LabelSettings(roi_size=(96, 96, 96)))
     label = predictor.predict(read_image("scan.nii.gz"))
 
 The network sees windows; logits of all classes exist only in a slab (see `slab.py`).
@@ -9,7 +9,7 @@ The network sees windows; logits of all classes exist only in a slab (see `slab.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError, ResourceError
 from medseg.io import Volume
+from medseg.transforms.classes import label_dtype
 from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing
+from medseg.transforms.postprocessing import Postprocessing
 from medseg.transforms.preprocessing import Prepared, Preprocessing
 from medseg_kernels import NonFiniteLogitsError
 
 from .engines.choice import choose_engine
 from .engines.engine import Engine
+from .settings import Execution, LabelSettings
 from .windows.ensemble import averaged
 from .windows.half_slab import HalfSlab
 from .windows.heap import give_back_freed_memory, keep_freed_memory
@@ -43,77 +46,41 @@ class Predictor:
     Args:
         network: (B, C, X, Y, Z) -> (B, K, X, Y, Z) logits; or several of these, averaged in one pass over the windows.
         preprocessing: the bundle's recipe, which training used too.
-        roi_size: extent of a window; two values for a two-dimensional network, which then sees slices along Z.
-        overlap: shared fraction of neighbouring windows.
-        sw_batch_size: windows per call of the network.
-        mode: `gaussian` or `constant` blending, or `nnunet` for its Gaussian.
-        placement: `regular` windows (MONAI's) or `even` ones (nnU-Net's).
-        mirror_axes: spatial axes of test-time mirroring; none by default, it costs a factor 2 per axis.
-        label_values: label of each class; 0, 1, 2 ... by default.
-        regions: the outputs are overlapping regions; a voxel gets the entry of `label_values` of the last one it lies in.
-        combine: how several networks are averaged, `logits` or `probabilities`.
-        accumulation: `float32`, or `nnunet` to repeat nnU-Net's float16 roundings, for the labels that it would give.
-        device: where the network runs and logits are blended.
-        engine: `auto`, `eager`, `compile` or `openvino`; auto times those that can run.
-        precision: `fp32`, `bf16`, `fp16`, or None for fp32 on a CPU and bf16 or fp16 on a GPU.
-        memory_limit: bytes that prediction may use; default what the machine has free.
-        slab_planes: planes of the slab; the smallest that works by default. The labels do not depend on it.
-        slab_type: `float32`, `float16`, or `auto`: float16 only when float32 does not fit.
-        cases: how many volumes are to come; a slow-to-build engine pays for many.
-        keep_probabilities: leave them in `probabilities` after each volume, (K, X, Y, Z) float16 on the source grid.
-        postprocessing: functions (label XYZ, affine) -> label, applied on the source grid in order.
+        settings: what decides the labels.
+        execution: where and how they are computed; on the CPU by default.
+
+    Raises:
+        ConfigError: an unknown accumulation, or one that regions cannot have.
+        ValueError: regions without `label_values`.
     """
 
     def __init__(
         self,
         network: torch.nn.Module | Sequence[torch.nn.Module],
         preprocessing: Preprocessing | NnunetPreprocessing,
-        roi_size: Sequence[int],
-        *,
-        overlap: float | Sequence[float] = 0.5,
-        sw_batch_size: int = 1,
-        mode: str = "gaussian",
-        placement: str = "regular",
-        mirror_axes: Sequence[int] = (),
-        label_values: Sequence[int] | None = None,
-        regions: bool = False,
-        combine: str = "logits",
-        accumulation: str = "float32",
-        device: str | torch.device = "cpu",
-        engine: str = "auto",
-        precision: str | None = None,
-        memory_limit: int | None = None,
-        slab_planes: int | None = None,
-        slab_type: str = "auto",
-        cases: int = 1,
-        keep_probabilities: bool = False,
-        postprocessing: Iterable[Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]] = (),
+        settings: LabelSettings,
+        execution: Execution | None = None,
     ) -> None:
         self.networks = [network] if isinstance(network, torch.nn.Module) else list(network)
         self.preprocessing = preprocessing
+        execution = execution or Execution()
+        self.settings, self.execution = settings, execution
+        roi_size = settings.roi_size
         self.flat = len(roi_size) == 2
         self.roi_size = tuple(int(v) for v in roi_size) + ((1,) if self.flat else ())
-        shares = per_axis(overlap, len(roi_size), "overlap")
+        shares = per_axis(settings.overlap, len(roi_size), "overlap")
         self.overlap = tuple(float(v) for v in shares) + ((0.0,) if self.flat else ())
-        self.sw_batch_size = int(sw_batch_size)
-        self.mode = mode
-        self.placement = placement
-        self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
-        if regions and label_values is None:
+        self.mirror_axes = tuple(int(axis) for axis in settings.mirror_axes)
+        if settings.regions and settings.label_values is None:
             raise ValueError("regions need label_values, the label that each of them writes")
-        self.regions = regions
-        self.label_values = _values_unless_plain(label_values, keep=regions)
-        self.combine, self.accumulation = _checked_combination(combine, accumulation, len(self.networks), regions)
-        self.device = torch.device(device)
+        self.label_values = _values_unless_plain(settings.label_values, keep=settings.regions)
+        self.combine = _checked_combination(settings, len(self.networks))
+        self.device = torch.device(execution.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.engine_name, self.precision = engine, precision
-        self.memory_limit, self.slab_planes = memory_limit, slab_planes
-        self.slab_type = "float16" if accumulation == "nnunet" else slab_type
-        self.cases = cases
-        self.keep_probabilities = keep_probabilities
+        self.slab_type = "float16" if settings.accumulation == "nnunet" else execution.slab_type
         self.probabilities: NDArray[np.float16] | None = None
-        self.postprocessing = list(postprocessing)
+        self.postprocessing = [Postprocessing(settings.postprocessing)] if settings.postprocessing else []
         self.engines: list[Engine] = []
         self.steps: list[str] = []
 
@@ -125,7 +92,7 @@ class Predictor:
             progress: called with (windows done, windows in all).
 
         Returns:
-            (X, Y, Z) uint8 (uint16 for labels from 256 on) on the volume's grid.
+            (X, Y, Z) uint8 (uint16, uint32 where labels need it) on the volume's grid.
 
         Raises:
             DataError: the network answered with NaN or infinity, or the image holds them.
@@ -149,7 +116,7 @@ class Predictor:
             progress: called with (windows done, windows in all).
             box: compute only this box of the source array, (first, end) per axis; 0 outside, the same labels inside.
         """
-        plan = plan_windows(prepared.image.shape[1:], self.roi_size, self.overlap, placement=self.placement)
+        plan = plan_windows(prepared.image.shape[1:], self.roi_size, self.overlap, placement=self.settings.placement)
         image = _padded(prepared.image, plan)
         self.steps, part = [], None
         if box is not None:
@@ -158,7 +125,7 @@ class Predictor:
                 raise DataError(f"the box {box} lies outside the part of the image that is not zero")
             plan = part.plan
             image = image[(slice(None), *(slice(f, f + n) for f, n in zip(part.first, plan.shape, strict=True)))]
-        step = StepDown(self.device, self.sw_batch_size, self.slab_planes, self.slab_type)
+        step = StepDown(self.device, self.execution.sw_batch_size, self.execution.slab_planes, self.slab_type)
         while True:
             try:
                 label = self._run(prepared, image, plan, step, progress, part)
@@ -190,10 +157,10 @@ class Predictor:
         # engines are compared on a window of the middle: in pure air a norm divides by next to nothing and shows rounding only
         layer = plan.layers[len(plan.layers) // 2]
         example = _window(image, layer[len(layer) // 2], plan).to(step.device)
-        self._ensure_engines(example if not self.flat else example[..., 0], step, plan.count * self.cases)
+        self._ensure_engines(example if not self.flat else example[..., 0], step, plan.count * self.execution.cases)
         run = self._runner(step)
         windows = _Windows(image, plan, run, step.device)
-        weights = importance_map(plan.roi, self.mode)
+        weights = importance_map(plan.roi, self.settings.mode)
         done = 0
 
         def advance(count: int) -> None:
@@ -203,21 +170,21 @@ class Predictor:
                 progress(done, plan.count)
 
         def make_slab(classes: int) -> Slab:
-            decision = plan_memory(plan, classes, step, self.memory_limit)
+            decision = plan_memory(plan, classes, step, self.execution.memory_limit)
             for sentence in decision.sentences:
                 self._note(sentence)
-            if self.accumulation == "nnunet":
+            if self.settings.accumulation == "nnunet":
                 return HalfSlab(
                     classes, plan, weights, planes=decision.planes, device=decision.device, members=len(self.networks)
                 )
             return Slab(
                 classes, plan, weights, planes=decision.planes, dtype=decision.dtype, device=decision.device,
-                regions=self.regions, absolute=self.combine == "probabilities",
+                regions=self.settings.regions, absolute=self.combine == "probabilities",
             )  # fmt: skip
 
         kept = None
-        if self.keep_probabilities:
-            kept = ProbabilityMap(softmax=self.combine != "probabilities", regions=self.regions)
+        if self.execution.keep_probabilities:
+            kept = ProbabilityMap(softmax=self.combine != "probabilities", regions=self.settings.regions)
         with torch.inference_mode():
             label = stream_labels(
                 plan,
@@ -238,7 +205,9 @@ class Predictor:
         if self.engines and self.engines[0].device == step.device:
             return
         self.engines = [
-            choose_engine(network, example, name=self.engine_name, precision=self.precision, windows=windows)
+            choose_engine(
+                network, example, name=self.execution.engine, precision=self.execution.precision, windows=windows
+            )
             for network in self.networks
         ]
 
@@ -247,7 +216,7 @@ class Predictor:
             runners = [_slicewise(engine) for engine in self.engines]
         else:
             runners = list(self.engines)  # type: ignore[arg-type]
-        return mirrored(averaged(runners, self.combine, regions=self.regions), self.mirror_axes)
+        return mirrored(averaged(runners, self.combine, regions=self.settings.regions), self.mirror_axes)
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.steps:
@@ -259,13 +228,13 @@ class Predictor:
         return {
             "roi_size": list(self.roi_size[:2] if self.flat else self.roi_size),
             "overlap": list(self.overlap[:2] if self.flat else self.overlap),
-            "sw_batch_size": self.sw_batch_size,
-            "mode": self.mode,
-            "placement": self.placement,
+            "sw_batch_size": self.execution.sw_batch_size,
+            "mode": self.settings.mode,
+            "placement": self.settings.placement,
             "mirror_axes": list(self.mirror_axes),
             "networks": len(self.networks),
             "combine": self.combine,
-            "accumulation": self.accumulation,
+            "accumulation": self.settings.accumulation,
             "preprocessing": self.preprocessing.to_dict(),
             "engines": [engine.describe() for engine in self.engines],
             "device": str(self.engines[0].device if self.engines else self.device),
@@ -331,20 +300,19 @@ def _slicewise(engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda windows: engine(windows[..., 0])[..., None]
 
 
-def _checked_combination(combine: str, accumulation: str, networks: int, regions: bool) -> tuple[str, str]:
-    """How members are combined and sums are kept; nnU-Net blends each member's windows by itself.
+def _checked_combination(settings: LabelSettings, networks: int) -> str:
+    """How members are combined; nnU-Net blends each member's windows by itself.
 
     Raises:
         ConfigError: an unknown accumulation, or regions, whose labels nnU-Net's way does not make here.
     """
-    if accumulation not in ("float32", "nnunet"):
-        raise ConfigError(f"accumulation {accumulation!r}: expected float32 or nnunet")
-    if accumulation == "nnunet" and regions:
+    if settings.accumulation not in ("float32", "nnunet"):
+        raise ConfigError(f"accumulation {settings.accumulation!r}: expected float32 or nnunet")
+    if settings.accumulation == "nnunet" and settings.regions:
         raise ConfigError("accumulation 'nnunet' is for classes, not for overlapping regions; use float32")
-    return ("apart" if accumulation == "nnunet" and networks > 1 else combine), accumulation
+    return "apart" if settings.accumulation == "nnunet" and networks > 1 else settings.combine
 
 
 def _values_unless_plain(values: Sequence[int] | None, *, keep: bool = False) -> NDArray[np.integer] | None:
-    if values is None or (list(values) == list(range(len(values))) and not keep):
-        return None
-    return np.asarray(list(values), dtype=np.uint16 if max(values) > 255 else np.uint8)
+    plain = values is None or (list(values) == list(range(len(values))) and not keep)
+    return None if plain or values is None else np.asarray(list(values), dtype=label_dtype(max(values)))

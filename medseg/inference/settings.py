@@ -1,9 +1,66 @@
-"""How to predict: what a user may ask for."""
+"""How to predict: what decides the labels, how they are computed, and what a user may ask for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Everything beside weights and preprocessing that decides the labels; a bundle keeps it in inference.json.
+
+    Args:
+        roi_size: extent of a window; two values for a two-dimensional network, which then sees slices along Z.
+        overlap: shared fraction of neighbouring windows, one for all axes or one per axis.
+        mode: `gaussian` or `constant` blending, or `nnunet` for its Gaussian.
+        placement: `regular` windows (MONAI's) or `even` ones (nnU-Net's).
+        accumulation: `float32`, or `nnunet` to repeat nnU-Net's float16 roundings, for the labels that it would give.
+        mirror_axes: spatial axes of test-time mirroring (0 X, 1 Y, 2 Z); none by default, it costs a factor 2 per axis.
+        label_values: label of each output of the network; None for 0, 1, 2 ...
+        regions: the outputs are overlapping regions; a voxel gets the entry of `label_values` of the last one it lies in.
+        combine: how several networks are averaged, `logits` or `probabilities`.
+        postprocessing: steps of `medseg.transforms.postprocessing`, applied on the source grid in order.
+    """
+
+    roi_size: tuple[int, ...]
+    overlap: float | tuple[float, ...] = 0.5
+    mode: str = "gaussian"
+    placement: str = "regular"
+    accumulation: str = "float32"
+    mirror_axes: tuple[int, ...] = ()
+    label_values: tuple[int, ...] | None = None
+    regions: bool = False
+    combine: str = "logits"
+    postprocessing: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how labels are computed; none of it changes them by more than rounding.
+
+    Args:
+        device: where the network runs and logits are blended.
+        engine: `auto`, `eager`, `compile` or `openvino`; auto times those that can run.
+        precision: `fp32`, `bf16`, `fp16`, or None for fp32 on a CPU and bf16 or fp16 on a GPU.
+        sw_batch_size: windows per call of the network.
+        memory_limit: bytes that prediction may use; default what the machine has free.
+        slab_planes: planes of the slab; the smallest that works by default. The labels do not depend on it.
+        slab_type: `float32`, `float16`, or `auto`: float16 only when float32 does not fit.
+        cases: how many volumes are to come; a slow-to-build engine pays for many.
+        keep_probabilities: leave them in `Predictor.probabilities`, (K, X, Y, Z) float16 on the source grid.
+    """
+
+    device: Any = "cpu"
+    engine: str = "auto"
+    precision: str | None = None
+    sw_batch_size: int = 1
+    memory_limit: int | None = None
+    slab_planes: int | None = None
+    slab_type: str = "auto"
+    cases: int = 1
+    keep_probabilities: bool = False
 
 
 @dataclass(frozen=True)

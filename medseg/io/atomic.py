@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import MedsegError, ResourceError
+from medseg.interruption import at_the_end, wait_if_ending
 from medseg.types import FilePath
 
 _PREFIX = ".medseg-tmp"
+_in_the_making: set[Path] = set()
 _TEMPORARY = re.compile(r"^\.medseg-tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}-")
 
 
@@ -41,6 +43,8 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = temporary_beside(path)
+    wait_if_ending()
+    _in_the_making.add(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -63,6 +67,33 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        _in_the_making.discard(temporary)
+
+
+@contextlib.contextmanager
+def vanishing(path: FilePath) -> Iterator[Path]:
+    """A file or folder that is removed at the end of the block, and when a signal ends the process in it."""
+    path = Path(path)
+    _in_the_making.add(path)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        _in_the_making.discard(path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@at_the_end
+def _remove_all() -> None:
+    for path in list(_in_the_making):
+        _remove(path)
 
 
 def temporary_beside(path: FilePath) -> Path:

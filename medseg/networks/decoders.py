@@ -172,18 +172,20 @@ class MedNeXtDecoder(nn.Module):
         sites, channels, strides: as in `UNetDecoder`.
         num_blocks, ratios: per level but the lowest, finest first.
         kernel: of the depthwise convolutions.
+        grn: response norm in every block (version 2).
     """
 
     def __init__(self, sites: Sequence[Site], channels: Sequence[int], strides: Sequence[tuple[int, ...]], *,
-                 num_blocks: Sequence[int], ratios: Sequence[int], kernel: int = 3) -> None:  # fmt: skip
+                 num_blocks: Sequence[int], ratios: Sequence[int], kernel: int = 3,
+                 grn: bool = False) -> None:  # fmt: skip
         super().__init__()
         order = list(reversed(range(len(channels) - 1)))
         self.channels = list(channels[:-1])
         self.ups = nn.ModuleList(
-            MedNeXtUp(sites[i], channels[i + 1], strides[i + 1], kernel=kernel, ratio=ratios[i]) for i in order
+            MedNeXtUp(sites[i], channels[i + 1], strides[i + 1], kernel=kernel, ratio=ratios[i], grn=grn) for i in order
         )
         self.blocks = nn.ModuleList(
-            nn.Sequential(*(MedNeXt(sites[i], kernel=kernel, ratio=ratios[i]) for _ in range(num_blocks[i])))
+            nn.Sequential(*(MedNeXt(sites[i], kernel=kernel, ratio=ratios[i], grn=grn) for _ in range(num_blocks[i])))
             for i in order
         )
 

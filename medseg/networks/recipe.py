@@ -70,7 +70,7 @@ class NetworkSpec:
         activation: of the plain convolution blocks and the decoder.
         token_norm, token_norm_eps: norm before each token sub-layer.
         drop_path: largest rate; grows linearly over all residual sub-layers of the token and convolution levels.
-        layer_scale: initial gain of every residual branch, None without.
+        layer_scale: initial gain of the residual branches of tokens and of ConvNeXt blocks, None without.
         decoder: `unet`, `unetr` or `light`.
         decoder_options: settings of the decoder; `layers` are names of sub-layers for each of its levels, finest first.
         second: levels of a second tower (ParaTransCNN); its features join those of the first, scale by scale.

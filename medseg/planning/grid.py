@@ -69,7 +69,7 @@ def choose_spacing(fingerprint: Fingerprint) -> tuple[list[float], str]:
     for axis in coarse:
         others = min(value for index, value in enumerate(spacing) if index != axis)
         spacing[axis] = max(fingerprint.spacing_p10[axis], others)
-    rounded = [round(value, 4) for value in spacing]
+    rounded = [_rounded(value) for value in spacing]
     if coarse:
         names = ", ".join("XYZ"[axis] for axis in coarse)
         return (
@@ -86,7 +86,7 @@ def choose_grid(fingerprint: Fingerprint, spatial_dims: int) -> tuple[Grid, str]
         return Grid("RAS", spacing, _shape_at(fingerprint, spacing)), why
     thick = max(range(3), key=lambda axis: fingerprint.median_spacing[axis])
     order = [axis for axis in range(3) if axis != thick] + [thick]
-    spacing[thick] = round(fingerprint.median_spacing[thick], 4)
+    spacing[thick] = _rounded(fingerprint.median_spacing[thick])
     shape = _shape_at(fingerprint, spacing)
     letters = "".join("RAS"[axis] for axis in order)
     grid = Grid(letters, [spacing[axis] for axis in order], [shape[axis] for axis in order])
@@ -103,9 +103,14 @@ def coarser_grid(grid: Grid, crop_voxels: float, *, covers: float = LOW_RESOLUTI
     while voxels() * covers > crop_voxels:
         finest = min(spacing)
         spacing = [step * 1.05 if step < 1.5 * finest else step for step in spacing]
-    spacing = [round(step, 3) for step in spacing]
+    spacing = [_rounded(step, 3) for step in spacing]
     shape = [n * old / new for n, old, new in zip(grid.shape, grid.spacing, spacing, strict=True)]
     return Grid(grid.orientation, spacing, shape)
+
+
+def _rounded(step: float, decimals: int = 4) -> float:
+    """A spacing for people: a few decimals, and as many digits where it is small (microscopy, metres written for mm)."""
+    return round(step, decimals if step >= 0.1 else decimals - 1 - math.floor(math.log10(step)))
 
 
 def _shape_at(fingerprint: Fingerprint, spacing: Sequence[float]) -> list[float]:

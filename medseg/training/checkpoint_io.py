@@ -46,11 +46,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return loaded
 
 
-def finished_epochs(path: Path) -> int:
-    """How many epochs a checkpoint has behind it. Raises BundleError where it is none of ours."""
+def progress_of(path: Path) -> tuple[int, int]:
+    """How many epochs a checkpoint has behind it, and steps of the next one. Raises BundleError where it is none of ours."""
     checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
     try:
-        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs = loop["epoch_progress"]["current"]
+        inside = epochs["started"] > epochs["processed"]
+        steps = loop["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0
+        return int(epochs["processed"]), int(steps)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: does not tell its epoch. Delete it to start again.") from error
 

@@ -18,6 +18,7 @@ from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
 from medseg.planning.folds import list_cases
+from medseg.transforms.classes import class_values
 from medseg.transforms.crops.augmentation import apply, draw, spare_missing
 from medseg.transforms.crops.device_augmentation import cut_box, finish_crops
 from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
@@ -63,7 +64,7 @@ class CaseDataset(Dataset[dict[str, Any]]):
         self.data = data
         self.ignore_label = ignore_label
         self.source = (dataset_dir, bundle_root, fold)
-        self.num_labels = max(self.labels) + 1
+        self.values = class_values(self.labels)
         self._cases: list[Case] | None = None
         self._arrays: list[StoredArrays] = []
 
@@ -110,15 +111,18 @@ class CaseDataset(Dataset[dict[str, Any]]):
         self._arrays = [store.open(case) for case in self.cases]
 
     def _store(self) -> Store:
-        return Store({"preprocessing": self.preprocessing.to_dict(), "ignore_label": self.ignore_label})
+        recipe: dict[str, Any] = {"preprocessing": self.preprocessing.to_dict(), "ignore_label": self.ignore_label}
+        if self.values != tuple(range(len(self.values))):
+            recipe["classes"] = list(self.values)  # class numbers are stored; without gaps they are the values
+        return Store(recipe)
 
     def present(self, case: Case) -> Tensor:
-        """(K,) boolean: the labels that the case's annotation declares."""
+        """(K,) boolean: the classes that the case's annotation declares."""
         declared = case.labels_present  # not from the store: the list may be corrected after the voxels were stored
-        mask = torch.ones(self.num_labels, dtype=torch.bool)
+        mask = torch.ones(len(self.values), dtype=torch.bool)
         if declared is not None:
             mask[:] = False
-            mask[[0, *declared]] = True
+            mask[[0, *(self.values.index(value) for value in declared)]] = True
         return mask
 
 
@@ -215,11 +219,15 @@ class ValidationDataset(CaseDataset):
 
 
 class EpochSampler(Sampler[int]):
-    """Item numbers of one epoch, each process its share; Lightning calls `set_epoch` before each epoch."""
+    """Item numbers of one epoch, each process its share; Lightning calls `set_epoch` before each epoch.
+
+    `behind` is an epoch and how many items of it a process leaves out: those of the steps that a continued run has done.
+    """
 
     def __init__(self, samples_per_epoch: int, *, rank: int = 0, world_size: int = 1) -> None:
         self.samples_per_epoch, self.rank, self.world_size = samples_per_epoch, rank, world_size
         self.epoch = 0
+        self.behind = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -229,7 +237,9 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.samples_per_epoch
-        return iter(range(first + self.rank, first + len(self) * self.world_size, self.world_size))
+        skipped = self.behind[1] if self.epoch == self.behind[0] else 0
+        begin, end = first + self.rank + skipped * self.world_size, first + len(self) * self.world_size
+        return iter(range(begin, end, self.world_size))
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -270,7 +280,7 @@ class SegmentationData(pl.LightningDataModule):
         self._prepared = False
         # Lightning tells the sampler its epoch after it has started the loader, whose processes fetch at once: without this a
         # continued run would begin with the crops of epoch 0.
-        self.first_epoch = 0
+        self.first_epoch, self.first_step = 0, 0
         cores = os.cpu_count() or 1
         self.num_workers = num_workers if num_workers is not None else (0 if cores <= 2 else min(12, cores - 1))
 
@@ -305,6 +315,7 @@ class SegmentationData(pl.LightningDataModule):
         rank, world_size = self._world()
         sampler = EpochSampler(len(self.train_dataset), rank=rank, world_size=world_size)
         sampler.set_epoch(self.first_epoch)
+        sampler.behind = (self.first_epoch, self.first_step * self.batch_size)
         self.train_dataset.watch = Watch(self.num_workers)
         return DataLoader(
             self.train_dataset,

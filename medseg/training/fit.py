@@ -13,6 +13,7 @@ import torch
 
 from medseg.config import read_json
 from medseg.errors import BundleError, MedsegError, ResourceError
+from medseg.interruption import deferred
 from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
 from medseg.tracking.manifest import data_fingerprint, make_manifest
@@ -22,11 +23,12 @@ from medseg.tracking.run_record import write_run_id
 from .budget import FILE as BUDGET
 from .budget import fit_into_budget, keep_to_recorded
 from .callbacks import defined_metrics
-from .checkpoint_io import AtomicCheckpointIO, finished_epochs, write_weights
+from .checkpoint_io import AtomicCheckpointIO, progress_of, write_weights
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .initialize import load_matching
 from .module import SegmentationModule
+from .stop import StopOnSignal
 from .trainer import run_folder
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def run_fit(
         for place in (folder, *weights_folders(bundle_root, fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
     if resuming:
-        data.first_epoch = finished_epochs(checkpoint)
+        data.first_epoch, data.first_step = progress_of(checkpoint)
     _prepare_data(trainer, data, folder)
     if pretrained is not None and not resuming:
         load_matching(module.network, Path(pretrained), record=RunFolder(folder).initialization)
@@ -82,8 +84,6 @@ def run_fit(
     if trainer.is_global_zero:
         _record(trainer, module, data, folder, resuming=resuming)
     _train(trainer, module, data, checkpoint if resuming else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     metrics = defined_metrics(trainer)
     if resuming and _nothing_was_left(checkpoint, trainer, module):
         metrics = last_metrics(folder)
@@ -104,8 +104,12 @@ def _prepare_data(trainer: pl.Trainer, data: SegmentationData, folder: Path) -> 
 
 def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, checkpoint: Path | None) -> None:
     """Lightning's training; its errors are told by case or checkpoint where that is known."""
+    stops = [callback for callback in trainer.callbacks if isinstance(callback, StopOnSignal)]  # type: ignore[attr-defined]
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
+        with deferred() as deferral:
+            for stop in stops:
+                stop.deferral = deferral
+            trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
     except (RuntimeError, MedsegError) as error:
         told = data.explain(error)
         if told is None and checkpoint is not None and "loading state_dict" in str(error):

@@ -8,11 +8,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from medseg.errors import ConfigError, nearest
 from medseg.losses import LOSSES, DeepSupervisionLoss, DiceBCELoss
 from medseg.networks import no_weight_decay
 from medseg.tracking.names import metric_name
+from medseg.transforms.classes import class_names, class_values
 from medseg.transforms.regions import region_masks
 
 from .optimization import make_optimizer, parameter_groups, schedule_factor
@@ -52,8 +54,9 @@ class SegmentationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self.labels = {int(value): name for value, name in labels.items() if int(value) > 0}
-        self.regions = {str(region["name"]): [int(value) for value in region["labels"]] for region in regions}
+        self.labels = class_names(labels)
+        number = {value: place for place, value in enumerate(class_values(int(value) for value in labels))}
+        self.regions = {str(r["name"]): [number[int(value)] for value in r["labels"]] for r in regions}
         self.inferer = inferer
         self.loss = DeepSupervisionLoss(make_loss(loss, list(self.regions.values())))
         self.optimizer_settings: dict[str, Any] = {
@@ -63,6 +66,7 @@ class SegmentationModule(pl.LightningModule):
         }
         self.schedule, self.warmup_steps, self.seed = schedule, warmup_steps, seed
         self._overlaps: list[tuple[str, Tensor]] = []
+        self.mean_loss = MeanMetric(nan_strategy="disable")  # of the epoch so far
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, *space) of images (B, C, *space)."""
@@ -73,13 +77,33 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         scales = self.network.forward_scales(batch["image"])  # type: ignore[operator]
+        self._check_outputs(scales[0].shape[1])
         loss = self.loss(scales, batch["label"], batch.get("present"))
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss.item()} at step {self.global_step}; cases {batch.get('name')}"
             )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        self.mean_loss.update(loss.detach().float())
+        self.log("train_loss", self.mean_loss, on_step=False, on_epoch=True)
         return loss
+
+    def _check_outputs(self, outputs: int) -> None:
+        wanted = len(self.regions) or len(self.labels) + 1
+        if outputs != wanted:
+            raise ConfigError(
+                f"the network has {outputs} outputs, expected {wanted}: one for each "
+                + ("region" if self.regions else "label and the background")
+                + f"; set network_def::out_channels={wanted}, or plan the dataset again"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The mean of an unfinished epoch goes on where it was."""
+        checkpoint["mean_loss"] = [self.mean_loss.mean_value.clone(), self.mean_loss.weight.clone()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "mean_loss" in checkpoint:
+            total, weight = (value.to(self.device) for value in checkpoint["mean_loss"])
+            self.mean_loss.mean_value, self.mean_loss.weight = total, weight
 
     def on_validation_epoch_start(self) -> None:
         self._overlaps = []

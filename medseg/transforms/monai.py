@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 
+from .classes import label_dtype
 from .grid import GridMap
 from .postprocessing import Postprocessing
 from .preprocessing import Preprocessing
@@ -91,6 +92,7 @@ class RestoreLabeld(MapTransform):
         image_key: the image that passed through `Preprocessd`.
         labels: label value of each class index; None means that they are 0, 1, 2 ...
         regions: the channels are overlapping regions; `labels` then holds what each of them writes, see `regions.py`.
+        accumulation: of the inferer; with `nnunet` interpolated logits are rounded to float16 as well.
         allow_missing_keys: do not complain about an absent key.
     """
 
@@ -101,8 +103,10 @@ class RestoreLabeld(MapTransform):
         labels: list[int] | None = None,
         allow_missing_keys: bool = False,
         regions: bool = False,
+        accumulation: str = "float32",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.rounded = accumulation == "nnunet"
         if regions and labels is None:
             raise ValueError("regions need labels: what each of them writes")
         self.image_key = image_key
@@ -115,11 +119,15 @@ class RestoreLabeld(MapTransform):
         grid, affine = recorded_grid(image)
         for key in self.key_iterator(result):
             logits = _as_meta(result[key]).as_tensor()
-            label = restore_label(logits, grid) if self.writes is None else restore_regions(logits, grid, self.writes)
+            if self.writes is None:
+                label = restore_label(logits, grid, rounded=self.rounded)
+            else:
+                label = restore_regions(logits, grid, self.writes)
             if self.labels is not None:
                 table = np.asarray(self.labels)
-                label = table.astype(np.uint8 if table.max() < 256 else np.uint16)[label]
-            restored = MetaTensor(torch.from_numpy(label.astype(np.int32, copy=False))[None], meta=dict(image.meta))
+                label = table.astype(label_dtype(int(table.max())))[label]
+            wide = np.int32 if label.max(initial=0) < 1 << 31 else np.int64
+            restored = MetaTensor(torch.from_numpy(label.astype(wide, copy=False))[None], meta=dict(image.meta))
             restored.affine = torch.from_numpy(affine)
             result[key] = restored
         return result

@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 
 from medseg_kernels import AxisTable, axis_table, stitch_labels, stitch_logits
 
+from .classes import label_dtype
 from .grid import GridMap
 from .regions import labels_of_regions
-
-
-def label_dtype(largest: int) -> type[np.unsignedinteger]:
-    """The smallest unsigned type that holds the labels."""
-    return np.uint8 if largest < 256 else np.uint16
 
 
 def place_label(label: NDArray[np.integer], grid: GridMap) -> NDArray[np.integer]:
@@ -50,19 +46,22 @@ def source_tables(grid: GridMap, offsets: Sequence[int] = (0, 0, 0)) -> list[Axi
     ]
 
 
-def restore_label(logits: torch.Tensor, grid: GridMap) -> NDArray[np.integer]:
+def restore_label(logits: torch.Tensor, grid: GridMap, *, rounded: bool = False) -> NDArray[np.integer]:
     """The label of the largest logit on the source grid.
 
     Args:
         logits: (K, X, Y, Z) on the network's grid `grid.shape`; float32 or a 16-bit type.
         grid: `Prepared.grid`.
+        rounded: take logits, and what is interpolated from them, to float16, as nnU-Net does.
 
     Returns:
         (X, Y, Z) of `grid.source_shape`, uint8 (uint16 from 256 classes on), C-contiguous.
     """
-    if logits.dtype not in (torch.float32, torch.float16):
+    if rounded:
+        logits = logits.half()
+    elif logits.dtype not in (torch.float32, torch.float16):
         logits = logits.float()
-    best = stitch_labels(logits.contiguous(), None, *source_tables(grid)).cpu()
+    best = stitch_labels(logits.contiguous(), None, *source_tables(grid), rounded=rounded).cpu()
     return place_label(best.numpy().astype(label_dtype(logits.shape[0] - 1), copy=False), grid)
 
 

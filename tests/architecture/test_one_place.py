@@ -18,8 +18,7 @@ from tests.architecture.test_floors import MEDSEG, ROOT
 
 LAYOUT = ROOT / "medseg" / "layout.py"
 HOMES_OF_JSON = {
-    "medseg/config.py": "read_json",
-    "medseg/datasets/description.py": "decodes a byte order mark and limits the size",
+    "medseg/documents.py": "read_json, with every limit",
 }
 
 
@@ -52,6 +51,35 @@ def test_paths_inside_a_bundle_are_spelled_in_layout_only() -> None:
             if divides and isinstance(node.right, ast.Constant) and set(str(node.right.value).split("/")) & words:
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}: / {node.right.value!r}")
     assert not found, "ask medseg.layout for these:\n" + "\n".join(found)
+
+
+def calls(name: str) -> list[str]:
+    """Files of medseg in which something of this name is called."""
+    found = []
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and name in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
+                found.append(path.relative_to(ROOT).as_posix())
+    return sorted(set(found))
+
+
+def test_settings_become_a_predictor_in_one_place() -> None:
+    assert calls("Predictor") == ["medseg/bundle/predictor.py"]
+    assert calls("label_settings") == ["medseg/bundle/load.py"]
+
+
+def test_plan_json_decides_no_label() -> None:
+    found = []
+    for path, tree in trees():
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith(("medseg/inference/", "medseg/cases/", "medseg/bundle/predictor")):
+            continue
+        found += [
+            f"{name}:{n.lineno}"
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Attribute) and ast.unparse(n).endswith("plan.inference")
+        ]
+    assert not found, "inference.json holds what decides labels (bundle.label_settings):\n" + "\n".join(found)
 
 
 def test_json_files_are_read_by_one_function() -> None:

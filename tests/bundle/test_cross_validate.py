@@ -15,14 +15,14 @@ from monai.bundle import ConfigWorkflow
 
 from medseg.bundle.checks.verify import verify_bundle
 from medseg.bundle.load import load_bundle
+from medseg.bundle.predictor import make_fold_predictor
 from medseg.bundle.weights import write_state_dict
 from medseg.cli.main import main
 from medseg.commands.cv import cross_validate, practice_card
 from medseg.commands.cv_record import record_choice, write_cv_report
 from medseg.commands.predict import predict_bundle
 from medseg.errors import BundleError
-from medseg.inference import Predictor
-from medseg.inference.settings import PredictOptions
+from medseg.inference.settings import Execution, PredictOptions
 from medseg.layout import Layout
 from tests.bundle.samples import make_bundle
 
@@ -39,7 +39,7 @@ def _train(layout: Layout, seed: int) -> None:
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other engines take seconds to prepare, for three tiny cases."""
-    monkeypatch.setattr("medseg.bundle.predictor.Predictor", functools.partial(Predictor, engine="eager"))
+    monkeypatch.setattr("medseg.bundle.predictor.Execution", functools.partial(Execution, engine="eager"))
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def test_folds_are_averaged_alike_by_the_verb_and_by_monai(place: Path) -> None:
     result.selection.steps = [{"kind": "largest_component", "labels": [1]}]  # whatever untrained networks justify
     layout = record_choice(result)
     opened = load_bundle(layout.folder)
-    assert opened.inference_settings["models"] == ["models/fold_0/model.pt", "models/fold_1/model.pt"]
-    assert opened.inference_settings["postprocessing"] == result.selection.steps
+    assert [path.parent.name for path in opened.weight_files] == ["fold_0", "fold_1"]
+    assert list(opened.label_settings.postprocessing) == result.selection.steps
     data = Path(opened.plan.data_folder)  # type: ignore[union-attr]
     predict_bundle(
         layout.folder, str(data / "images"), place / "verb", options=PredictOptions(engine="eager"), preview=False
@@ -152,3 +152,38 @@ def test_verb_and_its_refusals(place: Path, capsys: pytest.CaptureFixture[str]) 
         cross_validate([place / "net_b"])
     with pytest.raises(BundleError, match="one name"):
         cross_validate([place / "net_a", place / "net_a"])
+
+
+def test_an_ensemble_of_two_windows_predicts_what_was_scored(place: Path) -> None:
+    for file in ("inference.json", "evaluate.json"):
+        path = place / "net_b" / "configs" / file
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "roi_size": [48, 48, 48]}))
+    result = cross_validate([place / "net_a", place / "net_b"], device="cpu")
+    result.chosen, result.selection.steps = "net_b+net_a", []
+    layout = record_choice(result)
+    shutil.rmtree(layout.fold_weights(1).parent)  # what scored case0 is fold 0 of both: ship exactly that
+    config = json.loads(layout.inference.read_text())
+    models = [name for name in config["models"] if "fold_0" in name]
+    layout.inference.write_text(json.dumps({**config, "models": models}))
+    data = Path(load_bundle(layout.folder).plan.data_folder)  # type: ignore[union-attr]
+    image = str(data / "images" / "case0.nii.gz")
+    predict_bundle(layout.folder, image, place / "verb", options=PredictOptions(engine="eager"), preview=False)
+    scored = {name: path for name, path, _ in result.pairs["net_b+net_a"]}["case0"]
+    shipped = np.asarray(nibabel.load(place / "verb" / "case0.nii.gz").dataobj)
+    np.testing.assert_array_equal(shipped, np.asarray(nibabel.load(scored).dataobj))
+
+
+def test_bundles_on_two_grids_are_named_and_not_averaged(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = place / "net_b" / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["preprocessing_def"]["spacing"] = [1.5, 1.5, 1.5]
+    path.write_text(json.dumps(config))
+    result = cross_validate([place / "net_a", place / "net_b"], device="cpu")
+    assert list(result.evaluations) == ["net_a", "net_b"]
+    reason = "preprocessing::spacing [1.0, 1.0, 1.5] of net_a is [1.5, 1.5, 1.5] in net_b"
+    assert result.as_dict()["not_tried"] == {"net_a+net_b": reason}
+    assert reason in caplog.text
+    group = load_bundle(place / "net_a"), load_bundle(place / "net_b")
+    with pytest.raises(BundleError, match="cannot be averaged"):
+        make_fold_predictor(group, 0, "cpu")

@@ -36,7 +36,7 @@ def set_inference(layout: Layout, **values: Any) -> None:
 def open_and_use(layout: Layout) -> None:
     """As far as predict goes: configuration, preprocessing, network, weights."""
     bundle = load_bundle(layout.folder)
-    _ = bundle.preprocessing, bundle.roi_size, bundle.inference_settings
+    _ = bundle.preprocessing, bundle.roi_size, bundle.label_settings
     bundle.network()
 
 

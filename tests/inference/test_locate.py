@@ -15,7 +15,7 @@ from medseg.bundle.write import write_bundle
 from medseg.cli.main import main
 from medseg.commands.predict import predict_bundle
 from medseg.errors import BundleError, ConfigError
-from medseg.inference import Predictor
+from medseg.inference import Execution, LabelSettings, Predictor
 from medseg.inference.locate import LocatingPredictor, box_round
 from medseg.inference.settings import PredictOptions
 from medseg.inference.windows.slab import plan_windows
@@ -51,11 +51,14 @@ def scan(start: tuple[int, ...] = (8, 20, 14), extent: int = 12) -> Volume:
 
 
 def full_predictor(network: torch.nn.Module, spacing=(1.0, 1.2, 0.9), **options) -> Predictor:
-    return Predictor(network, Preprocessing(spacing, [{"kind": "none"}]), (12, 10, 14), engine="eager", **options)
+    execution = {"engine": "eager"} | {key: options.pop(key) for key in list(options) if hasattr(Execution, key)}
+    recipe = Preprocessing(spacing, [{"kind": "none"}])
+    return Predictor(network, recipe, LabelSettings((12, 10, 14), **options), Execution(**execution))
 
 
 def locating(full: Predictor, **options) -> LocatingPredictor:
-    coarse = Predictor(Bright(), Preprocessing((3.0, 3.0, 3.0), [{"kind": "none"}]), (8, 8, 8), engine="eager")
+    recipe = Preprocessing((3.0, 3.0, 3.0), [{"kind": "none"}])
+    coarse = Predictor(Bright(), recipe, LabelSettings((8, 8, 8)), Execution(engine="eager"))
     return LocatingPredictor(coarse, full, **options)
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medseg.errors import ConfigError, DataError, ResourceError
-from medseg.inference import Predictor, SlidingWindowInferer
+from medseg.inference import Execution, LabelSettings, Predictor, SlidingWindowInferer
 from medseg.inference.windows.ensemble import averaged
 from medseg.inference.windows.memory import StepDown, plan_memory, slab_bytes
 from medseg.inference.windows.mirroring import mirrored
@@ -47,6 +47,9 @@ def scan() -> Volume:
     return volume_of(noise[None], affine)
 
 
+EAGER = Execution(engine="eager")
+
+
 class Identity(torch.nn.Module):
     """Logits that are the image: class 1 wins where it is positive."""
 
@@ -55,8 +58,9 @@ class Identity(torch.nn.Module):
 
 
 def predictor(network: torch.nn.Module, spacing=None, roi=(12, 12, 12), **options) -> Predictor:
-    options.setdefault("engine", "eager")
-    return Predictor(network, Preprocessing(spacing, [{"kind": "zscore"}]), roi, **options)
+    execution = {"engine": "eager"} | {key: options.pop(key) for key in list(options) if hasattr(Execution, key)}
+    recipe = Preprocessing(spacing, [{"kind": "zscore"}])
+    return Predictor(network, recipe, LabelSettings(roi, **options), Execution(**execution))
 
 
 @pytest.mark.parametrize("spacing", [None, [1.4, 1.4, 1.4], [0.8, 1.0, 1.1]], ids=str)
@@ -117,7 +121,7 @@ def test_identity_network_reproduces_the_volume() -> None:
     values = np.random.default_rng(1).normal(size=(1, 33, 21, 40))
     values[np.abs(values) < 1e-3] = 1.0
     affine = np.array([[0, 0, -1.0, 9], [-2.0, 0, 0, 5], [0, 1.5, 0, 1], [0, 0, 0, 1]])
-    made = Predictor(Identity(), Preprocessing(None, NONE), (10, 12, 14), engine="eager")
+    made = Predictor(Identity(), Preprocessing(None, NONE), LabelSettings((10, 12, 14)), EAGER)
     np.testing.assert_array_equal(made.predict(volume_of(values, affine)), values[0] > 0)
 
 
@@ -128,7 +132,7 @@ def test_landmark_returns_in_48_orientations() -> None:
             affine[:3, :3] = OBLIQUE @ (np.eye(3)[:, list(axes)] * np.array(flips))
             values = -np.ones((1, 9, 11, 13))
             values[0, 2, 7, 5] = 1.0
-            made = Predictor(Identity(), Preprocessing(None, NONE), (6, 6, 6), engine="eager")
+            made = Predictor(Identity(), Preprocessing(None, NONE), LabelSettings((6, 6, 6)), EAGER)
             found = np.argwhere(made.predict(volume_of(values, affine)))
             assert found.tolist() == [[2, 7, 5]]
 
@@ -137,7 +141,7 @@ def test_ramp_crosses_zero_where_it_does_however_windows_lie() -> None:
     """A seam would bend the plane; every row changes sign at the same place, on the finer source grid too."""
     ramp = np.broadcast_to((np.arange(60) - 31.3)[None, :, None, None], (1, 60, 24, 24))
     for roi in [(12, 12, 12), (16, 9, 24), (60, 24, 24)]:
-        made = Predictor(Identity(), Preprocessing([2.0, 2.0, 2.0], NONE), roi, engine="eager")
+        made = Predictor(Identity(), Preprocessing([2.0, 2.0, 2.0], NONE), LabelSettings(roi), EAGER)
         label = made.predict(volume_of(ramp))
         np.testing.assert_array_equal(label, np.broadcast_to((np.arange(60) > 31.3)[:, None, None], label.shape))
 
@@ -201,7 +205,7 @@ def test_ensemble_is_the_mean_in_one_pass(scan: Volume) -> None:
         merged = torch.nn.Conv3d(1, 3, 3, padding=1)
         for name, value in merged.named_parameters():
             value.copy_(torch.stack([dict(net.named_parameters())[name] for net in nets]).mean(0))
-    made = Predictor(nets, Preprocessing(None, [{"kind": "zscore"}]), (12, 12, 12), engine="eager")
+    made = Predictor(nets, Preprocessing(None, [{"kind": "zscore"}]), LabelSettings((12, 12, 12)), EAGER)
     one = predictor(merged.eval()).predict(scan)  # the mean of linear networks is the network of the means
     assert (made.predict(scan) != one).mean() <= 1e-4
 
@@ -224,7 +228,7 @@ def test_constant_windows_are_computed_once(network) -> None:
     array[..., :20] = np.random.default_rng(0).normal(size=(1, 12, 12, 20))
     air = volume_of(array)
     recipe = Preprocessing(None, NONE)
-    label = Predictor(Counting(), recipe, (12, 12, 12), engine="eager").predict(air)
+    label = Predictor(Counting(), recipe, LabelSettings((12, 12, 12)), EAGER).predict(air)
     assert sum(calls) == 5  # four windows with tissue, one for all the air
     with torch.no_grad():
         logits = SlidingWindowInferer((12, 12, 12))(torch.from_numpy(air.array)[None], network)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.inference import Predictor, SlidingWindowInferer
+from medseg.inference import Execution, LabelSettings, Predictor, SlidingWindowInferer
 from medseg.inference.windows.ensemble import averaged
 from medseg.transforms.preprocessing import Preprocessing
 from medseg.transforms.regions import labels_of_regions, region_masks
@@ -14,6 +14,7 @@ from medseg.transforms.restoring import restore_regions
 from tests.inference.test_predictor import volume_of
 
 WRITES = [4, 2, 9]
+SETTINGS = LabelSettings((12, 12, 12), label_values=tuple(WRITES), regions=True)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,7 @@ def scan():
 @pytest.mark.parametrize("planes", [None, 30], ids=str)
 def test_equals_full_logits_then_the_class_order(network, scan, spacing, planes) -> None:
     recipe = Preprocessing(spacing, [{"kind": "zscore"}])
-    made = Predictor(
-        network, recipe, (12, 12, 12), label_values=WRITES, regions=True, engine="eager", slab_planes=planes
-    )
+    made = Predictor(network, recipe, SETTINGS, Execution(engine="eager", slab_planes=planes))
     label = made.predict(scan)
     prepared = recipe.apply(scan.array, scan.affine)
     with torch.no_grad():
@@ -46,9 +45,7 @@ def test_equals_full_logits_then_the_class_order(network, scan, spacing, planes)
 
 def test_probabilities_are_those_of_each_region(network, scan) -> None:
     recipe = Preprocessing(None, [{"kind": "zscore"}])
-    made = Predictor(
-        network, recipe, (12, 12, 12), label_values=WRITES, regions=True, engine="eager", keep_probabilities=True
-    )
+    made = Predictor(network, recipe, SETTINGS, Execution(engine="eager", keep_probabilities=True))
     label = made.predict(scan)
     found = made.probabilities
     assert found is not None
@@ -70,4 +67,4 @@ def test_an_ensemble_averages_the_probability_of_each_region() -> None:
 
 def test_regions_need_the_labels_they_write(network) -> None:
     with pytest.raises(ValueError, match="regions need label_values"):
-        Predictor(network, Preprocessing(None, [{"kind": "none"}]), (8, 8, 8), regions=True)
+        Predictor(network, Preprocessing(None, [{"kind": "none"}]), LabelSettings((8, 8, 8), regions=True))

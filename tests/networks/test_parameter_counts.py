@@ -45,6 +45,16 @@ def test_classification_form_has_the_published_number_of_parameters(preset: str,
     assert round(total / 1e6, 1) == pytest.approx(PUBLISHED[preset, size], abs=0.051)
 
 
+@pytest.mark.parametrize(
+    ("preset", "size"), [("mambavision", "b"), ("mambavision", "l"), ("fastervit", "3"), ("gcvit", "s")], ids=str
+)
+def test_layer_scale_is_on_token_blocks_only(preset: str, size: str) -> None:
+    levels = on_meta(preset, size, spatial_dims=2, in_channels=3).encoder.levels
+    scaled = ["gain" in " ".join(name for name, _ in level.named_parameters()) for level in levels]
+    tokens = [hasattr(level.body, "prepare") for level in levels]
+    assert scaled == tokens
+
+
 @pytest.mark.parametrize(("preset", "millions"), [("swin_unetr", 62.2), ("swin_unetr_v2", 72.8)])
 def test_swin_unetr_has_the_parameters_of_the_published_network(preset: str, millions: float) -> None:
     network = on_meta(preset, "48", out_channels=14)

@@ -102,3 +102,10 @@ def test_small_lesions_keep_the_fine_grid(tmp_path: Path) -> None:
     plan = make_plan(dataset, lesions, make_splits(dataset.cases), name="balls")
     assert plan.spacing == [0.6] * 3
     assert "kept, though" in plan.reasons["spacing"]
+
+
+def test_a_small_unit_keeps_the_digits_of_its_spacing() -> None:
+    """Metres written where millimetres belong, or microscopy: planned as it is, never as 0."""
+    step = 0.000123456
+    small = replace(fingerprint_of(), median_spacing=[step] * 3, spacing_p10=[step] * 3)
+    assert choose_grid(small, 3)[0].spacing == pytest.approx([step] * 3, rel=1e-3)

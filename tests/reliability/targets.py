@@ -17,7 +17,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medseg.bundle.opening.grammar import GrammarError, check
+from medseg.bundle.opening.bounded import GrammarError
+from medseg.bundle.opening.expressions import check
 from medseg.config import parse_overrides, read_config
 from medseg.datasets.description import channel_names, label_names, read_object, read_splits
 from medseg.errors import MedsegError

@@ -18,13 +18,14 @@ SHORT = (
     "kill_steps",
     "kill_prepare=2",
     "kill_predict=2",
+    "endings=0",
     "mixed=10",
     "repeat=3",
     "scope",
     "load=60",
     "fit_inputs",
 )
-FULL = ("kill_fit=20", "kill_prepare=20", "kill_predict=20", "mixed=50", "repeat=10", "load=1000")
+FULL = ("endings=10", "kill_fit=20", "kill_prepare=20", "kill_predict=20", "mixed=50", "repeat=10", "load=1000")
 
 
 def play(*names: str) -> dict[str, dict[str, Any]]:
@@ -121,3 +122,8 @@ def test_full_disks_and_impossible_places_are_named() -> None:
 def test_the_full_round(name: str) -> None:
     (result,) = play(name).values()
     assert result["faults"] == []
+
+
+def test_a_signal_in_the_middle_of_a_step_loses_nothing(short: dict[str, dict[str, Any]]) -> None:
+    assert short["endings"]["faults"] == []
+    assert short["endings"]["counts"]["fit ended"] >= 1

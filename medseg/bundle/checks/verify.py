@@ -26,6 +26,7 @@ from ..weights import load_into, read_state_dict, sha256_of
 from .agreement import check_drift, check_formats, check_splits
 from .components import check_arguments, check_references, check_safety
 from .properties import property_faults
+from .two_paths import two_paths_differ
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def check_files(layout: Layout) -> list[str]:
         try:
             read_json(path)
         except (ValueError, OSError) as error:
-            faults.append(f"{path.relative_to(layout.folder)} is not valid JSON: {error}")
+            faults.append(f"{path.relative_to(layout.folder)} {str(error).removeprefix(f'{path}: ')}")
     return faults
 
 
@@ -206,6 +207,7 @@ CHECKS: dict[str, Callable[[Opened], list[str]]] = {
     "folds do not leak": lambda opened: check_splits(opened.layout),
     "weights belong to the network": check_weights,
     "network matches the metadata": check_forward,
+    "medseg predict and MONAI's run agree": lambda opened: two_paths_differ(load_bundle(opened.layout.folder)),
 }
 
 

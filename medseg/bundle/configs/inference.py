@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from medseg.planning.plan import Plan
+from medseg.transforms.classes import class_values, label_dtype
+
+from .deciding import mirrored_in_training
 
 # Keys that train.json and inference.json must agree on; `medseg bundle verify` compares them.
 SHARED_KEYS = ("network_def", "preprocessing_def")
@@ -81,8 +84,13 @@ def _window(plan: Plan) -> dict[str, Any]:
             "roi_size": "@roi_size",
             "sw_batch_size": "@displayable_configs::sw_batch_size",
             "overlap": "@displayable_configs::overlap",
-            "mode": "gaussian",
+            "mode": str(settings.get("importance", "gaussian")),
+            "placement": str(settings.get("placement", "regular")),
+            "mirror_axes": [int(axis) for axis in settings.get("mirror_axes", [])],
+            "accumulation": str(settings.get("accumulation", "float32")),
         },
+        # what `medseg predict --mirror` may ask for: mirror images that training showed the network
+        "allowed_mirror_axes": list(mirrored_in_training(plan.augmentation, plan.spatial_dims)),
     }
 
 
@@ -95,10 +103,17 @@ def _model(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _read(keys: str) -> list[dict[str, Any]]:
+    # through our own door: MONAI's readers take a file with a broken checksum or a sheared affine without a word
+    return [
+        {"_target_": "LoadImaged", "keys": keys, "reader": {"_target_": "medseg.components.VolumeReader"}},
+        {"_target_": "EnsureChannelFirstd", "keys": keys},
+    ]
+
+
 def _image_steps() -> list[dict[str, Any]]:
     return [
-        {"_target_": "LoadImaged", "keys": "image"},
-        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *_read("image"),
         {
             "_target_": "medseg.components.Preprocessd",
             "keys": "image",
@@ -114,6 +129,7 @@ def _to_source_grid(plan: Plan) -> dict[str, Any]:
         "image_key": "image",
         "labels": channel_labels(plan),
         **({"regions": True} if plan.regions else {}),
+        "accumulation": "@inferer::accumulation",
     }
 
 
@@ -151,7 +167,7 @@ def inference_config(plan: Plan) -> dict[str, Any]:
         "output_dir": "@output_dir",
         "output_postfix": "seg",
         "output_ext": ".nii.gz",
-        "output_dtype": "uint8" if max(plan.labels) < 256 else "uint16",
+        "output_dtype": label_dtype(max(plan.labels)).__name__,
         "separate_folder": False,
         "resample": False,
         "print_log": False,
@@ -171,15 +187,16 @@ def inference_config(plan: Plan) -> dict[str, Any]:
 
 def evaluate_config(plan: Plan) -> dict[str, Any]:
     """evaluate.json: mean Dice of one fold's validation cases on their own grids; metrics as CSV in `output_dir`."""
-    read_label = [
-        {"_target_": "LoadImaged", "keys": "label"},
-        {"_target_": "EnsureChannelFirstd", "keys": "label"},
-    ]
+    values = class_values(plan.labels)
+    classes: dict[str, Any] = {"_target_": "MapLabelValued", "keys": ["pred", "label"]}
+    classes |= {"orig_labels": list(values), "target_labels": list(range(len(values)))}
+    # One-hot maps of the values themselves would be as many as the largest value.
+    gaps = values != tuple(range(len(values)))
     take_both = "$monai.handlers.from_engine(['pred', 'label'])"
     dice = {
         "_target_": "MeanDice",
         "include_background": False,
-        "num_classes": max(plan.labels) + 1,
+        "num_classes": len(values),
         "output_transform": take_both,
     }
     save_metrics = {
@@ -201,9 +218,9 @@ def evaluate_config(plan: Plan) -> dict[str, Any]:
         "fold": 0,
         **_window(plan),
         **_model(plan),
-        "preprocessing": {"_target_": "Compose", "transforms": _image_steps() + read_label},
+        "preprocessing": {"_target_": "Compose", "transforms": _image_steps() + _read("label")},
         **_dataset(source),
-        "postprocessing": {"_target_": "Compose", "transforms": [_to_source_grid(plan)]},
+        "postprocessing": {"_target_": "Compose", "transforms": [_to_source_grid(plan), *([classes] if gaps else [])]},
         "key_metric": {"val_mean_dice": dice},
         "handlers": [_load_weights(), save_metrics],
         "evaluator": _evaluator(key_metric=True),

@@ -11,6 +11,17 @@ from .mirroring import Runner
 COMBINE = ("logits", "probabilities", "apart")
 
 
+class AveragedNetwork(torch.nn.Module):
+    """Mean of the logits of several networks: (B, C, X, Y, Z) -> (B, K, X, Y, Z)."""
+
+    def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.networks = torch.nn.ModuleList(networks)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return averaged(list(self.networks))(image)
+
+
 def averaged(runners: Sequence[Runner], combine: str = "logits", *, regions: bool = False) -> Runner:
     """The mean of several runners.
 

@@ -69,9 +69,12 @@ def even_starts(size: int, roi: int, overlap: float) -> list[int]:
     return [round(step * index) for index in range(count)]
 
 
-def window_starts(shape: Sequence[int], roi_size: Sequence[int], overlap: Sequence[float]) -> list[tuple[int, ...]]:
-    """First voxels of all windows, the last axis fastest."""
-    return list(itertools.product(*(axis_starts(*axis) for axis in zip(shape, roi_size, overlap, strict=True))))
+def window_starts(
+    shape: Sequence[int], roi_size: Sequence[int], overlap: Sequence[float], *, placement: str = "regular"
+) -> list[tuple[int, ...]]:
+    """First voxels of all windows, the last axis fastest; `regular` or `even` ones."""
+    place = even_starts if placement == "even" else axis_starts
+    return list(itertools.product(*(place(*axis) for axis in zip(shape, roi_size, overlap, strict=True))))
 
 
 def importance_map(

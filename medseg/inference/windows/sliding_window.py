@@ -5,6 +5,7 @@ It returns full logits, as its callers expect; `medseg.inference.Predictor` is t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,11 @@ from monai.inferers import SlidingWindowInferer as MonaiSlidingWindowInferer
 from monai.utils import convert_to_dst_type
 from torch.nn import functional
 
+from .ensemble import AveragedNetwork, averaged
+from .half_slab import HalfSlab
+from .mirroring import mirrored
 from .places import SIGMA_SCALE, importance_map, padding, per_axis, window_size, window_starts
+from .slab import batches, plan_windows
 
 Outputs = torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]
 
@@ -27,7 +32,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             the network is one of slices, which it gets one by one along the last axis.
         sw_batch_size: windows per call of the network.
         overlap: shared fraction of neighbouring windows.
-        mode: `gaussian` or `constant`.
+        mode: `gaussian` or `constant`, or `nnunet` for its Gaussian.
         sigma_scale: of the Gaussian, as a share of the window.
         padding_mode: of `torch.nn.functional.pad`, where the volume is smaller than the window.
         cval: value of constant padding.
@@ -36,6 +41,10 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         progress: show a progress bar.
         cache_roi_weight_map, cpu_thresh, buffer_steps, buffer_dim, with_coord: as MONAI's. `buffer_steps` needs nothing here:
             one weighted addition per window is all that happens on `device`.
+        placement: `regular` windows (MONAI's) or `even` ones (nnU-Net's).
+        mirror_axes: spatial axes of test-time mirroring; the mean logits of a window and its mirror images are blended.
+        accumulation: `float32`, or `nnunet` to repeat nnU-Net's float16 roundings (inputs with three spatial axes; several
+            networks in an `AveragedNetwork` are then blended one by one, as nnU-Net does).
 
     Example:
         >>> inferer = SlidingWindowInferer((4, 4, 4))
@@ -60,7 +69,18 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         buffer_steps: int | None = None,
         buffer_dim: int = -1,
         with_coord: bool = False,
+        placement: str = "regular",
+        mirror_axes: Sequence[int] = (),
+        accumulation: str = "float32",
     ) -> None:
+        if placement not in ("regular", "even"):
+            raise ValueError(f"placement={placement!r}: expected 'regular' or 'even'")
+        if accumulation not in ("float32", "nnunet"):
+            raise ValueError(f"accumulation={accumulation!r}: expected 'float32' or 'nnunet'")
+        self.blending = str(getattr(mode, "value", mode))
+        self.placement, self.accumulation = placement, accumulation
+        self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
+        mode = "gaussian" if mode == "nnunet" else mode  # MONAI's class knows no third word
         super().__init__(
             roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
             False, cpu_thresh, buffer_steps, buffer_dim, with_coord,
@@ -97,7 +117,12 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
                 f"condition of shape {tuple(condition.shape)}: expected that of inputs {tuple(inputs.shape)}"
             )
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        merged, keys = self._merge(plain, condition, network, torch.device(device or inputs.device), args, kwargs)
+        target = torch.device(device or inputs.device)
+        if self.accumulation == "nnunet":
+            merged, keys = [self._rounded(plain, network, target, args, kwargs)], "tensor"
+        else:
+            runner = _mirrored(network, self.mirror_axes) if self.mirror_axes else network
+            merged, keys = self._merge(plain, condition, runner, target, args, kwargs)
         if isinstance(inputs, MetaTensor):
             template = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
             merged = [convert_to_dst_type(one, template, device=one.device, dtype=one.dtype)[0] for one in merged]
@@ -110,10 +135,58 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         assert isinstance(self.roi_size, Sequence)
         overlap = (*per_axis(self.overlap, 2, "overlap"), 0.0)
         return SlidingWindowInferer(
-            (*self.roi_size, 1), self.sw_batch_size, overlap, str(getattr(self.mode, "value", self.mode)),
+            (*self.roi_size, 1), self.sw_batch_size, overlap, self.blending,
             padding_mode=self.padding_mode, cval=self.cval, sw_device=self.sw_device, device=self.device,
-            progress=self.progress, cpu_thresh=self.cpu_thresh,
+            progress=self.progress, cpu_thresh=self.cpu_thresh, placement=self.placement, mirror_axes=self.mirror_axes,
+            accumulation=self.accumulation,
         )  # fmt: skip
+
+    def _rounded(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., Outputs],
+        device: torch.device,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Logits as nnU-Net's float16 sums give them; windows in the order in which `Predictor` visits them.
+
+        Raises:
+            ValueError: inputs without three spatial axes.
+        """
+        if inputs.ndim != 5:
+            raise ValueError(
+                f"accumulation='nnunet' needs inputs (B, C, X, Y, Z) or a roi_size of two values, found {tuple(inputs.shape)}"
+            )
+        members = list(network.networks) if isinstance(network, AveragedNetwork) else [network]
+        runner = mirrored(
+            averaged([functools.partial(_plain, one, args, kwargs) for one in members], "apart"), self.mirror_axes
+        )
+        shape = tuple(inputs.shape[2:])
+        plan = plan_windows(
+            shape,
+            self.roi_size,
+            per_axis(self.overlap, 3, "overlap"),
+            placement=self.placement,  # type: ignore[arg-type]
+        )
+        padded = self._padded(inputs, padding(shape, plan.roi))
+        weights = importance_map(plan.roi, self.blending, self.sigma_scale)
+        inner = [slice(before, before + size) for before, size in zip(plan.pads, shape, strict=True)]
+        found = []
+        for sample in range(inputs.shape[0]):
+            slab: HalfSlab | None = None
+            for starts in (group for layer in plan.layers for group in batches(plan, layer, self.sw_batch_size)):
+                windows = self._cut(padded, [(sample, start) for start in starts], plan.roi)
+                logits = runner(windows)
+                if slab is None:
+                    planes = plan.shape[plan.axis]
+                    slab = HalfSlab(logits.shape[1], plan, weights, planes=planes, device=device, members=len(members))
+                for window, start in zip(logits, starts, strict=True):
+                    slab.add(window, start)
+            assert slab is not None
+            slab.complete(plan.shape[plan.axis])
+            found.append(slab.values[: slab.classes][(slice(None), *inner)].to(inputs.dtype))
+        return torch.stack(found)
 
     def _merge(
         self,
@@ -129,8 +202,9 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         pads = padding(shape, roi)
         inputs = self._padded(inputs, pads)
         condition = None if condition is None else self._padded(condition, pads)
-        starts = window_starts(inputs.shape[2:], roi, per_axis(self.overlap, len(shape), "overlap"))
-        weights = importance_map(roi, str(getattr(self.mode, "value", self.mode)), self.sigma_scale)
+        shares = per_axis(self.overlap, len(shape), "overlap")
+        starts = window_starts(inputs.shape[2:], roi, shares, placement=self.placement)
+        weights = importance_map(roi, self.blending, self.sigma_scale)
         accumulators: list[_Accumulator] = []
         keys: Any = None
         for places in self._batches(starts, inputs.shape[0]):
@@ -177,15 +251,49 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self.sw_device or values.device)
 
 
-def _slicewise(network: Callable[..., Outputs]) -> Callable[..., torch.Tensor]:
-    """A network of slices as one of windows (B, C, X, Y, 1)."""
+def _plain(
+    network: Callable[..., Outputs], args: tuple[Any, ...], kwargs: dict[str, Any], windows: torch.Tensor
+) -> torch.Tensor:
+    """One network's logits; what is not one tensor cannot be mirrored or rounded.
+
+    Raises:
+        ValueError: the network returns several outputs.
+    """
+    logits = network(windows, *args, **kwargs)
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(
+            f"mirroring and accumulation='nnunet' need one tensor of logits, found {type(logits).__name__}"
+        )
+    return logits
+
+
+def _mirrored(network: Callable[..., Outputs], axes: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """The network's mean logits over mirror images along spatial axes."""
 
     def run(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        logits = network(windows[..., 0], *args, **kwargs)
+        return mirrored(functools.partial(_plain, network, args, kwargs), axes)(windows)
+
+    return run
+
+
+class _Slicewise(torch.nn.Module):
+    """A network of slices as one of windows (B, C, X, Y, 1)."""
+
+    def __init__(self, network: Callable[..., Outputs]) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits = self.network(windows[..., 0], *args, **kwargs)
         assert isinstance(logits, torch.Tensor)
         return logits[..., None]
 
-    return run
+
+def _slicewise(network: Callable[..., Outputs]) -> torch.nn.Module:
+    """A network of slices, or the mean of several, as one of windows (B, C, X, Y, 1)."""
+    if isinstance(network, AveragedNetwork):
+        return AveragedNetwork([_Slicewise(member) for member in network.networks])
+    return _Slicewise(network)
 
 
 class _Accumulator:

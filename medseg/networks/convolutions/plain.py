@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..contract import Site
-from ..layers.common import AVERAGE_POOL, DropPath, activation, convolution, image_norm, layer_scale
+from ..layers.common import AVERAGE_POOL, DropPath, activation, convolution, image_norm
 
 
 class ConvNormAct(nn.Module):
@@ -92,12 +92,12 @@ class HybridConv(nn.Module):
         self.act = activation(gelu)
         self.second = convolution(site.spatial_dims, site.width, site.width, site.kernel_size)
         self.second_norm = image_norm(site.norm, site.spatial_dims, site.width)
-        self.gain = layer_scale(site.width, site.layer_scale, axis=1)
+        # no layer scale, whatever the network's: released sizes have it on token blocks only
         self.drop = DropPath(site.drop_path)
 
     def forward(self, image: Tensor) -> Tensor:
         branch = self.act(self.first_norm(self.first(image)))
-        return image + self.drop(self.gain(self.second_norm(self.second(branch))))
+        return image + self.drop(self.second_norm(self.second(branch)))
 
 
 class PreActivationConv(nn.Module):

@@ -3,7 +3,7 @@
 Source: Beck et al. 2024 (arXiv 2405.04517), Alkin et al. 2024 (ViL).
 """
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,9 @@ class MLSTM(nn.Module):
         self.num_heads, self.inner = heads, inner
         self.traversals: List[str] = list(traversals)
         self.project_in = nn.Linear(site.width, 2 * inner, bias=False)
-        self.mix = LocalMix(site, inner, kind=local_mix, bias=True)
+        # one convolution per order: each follows its own, with the same taps
+        self.mix = LocalMix(site, inner, kind=local_mix, bias=True, traversals=traversals[:1])
+        self.causal = local_mix == "causal"
         self.query, self.key = BlockLinear(inner, block), BlockLinear(inner, block)
         self.value = BlockLinear(inner, block)
         self.gates = nn.Linear(3 * inner, 2 * heads)
@@ -67,14 +69,22 @@ class MLSTM(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         valid = context.valid
         m, z = self.project_in(hide(x, valid)).chunk(2, dim=-1)
-        mixed = self.mix(m)
+        if not self.causal or len(self.traversals) == 1:
+            h = self.read(m, self.mix(m), valid, self.traversals)
+        else:
+            h = torch.zeros_like(m)
+            for order in self.traversals:
+                h = h + self.read(m, self.mix.along(m, [order]), valid, [order]) / len(self.traversals)
+        return self.project_out(h * functional.silu(z)), context
+
+    def read(self, m: Tensor, mixed: Tensor, valid: Optional[Tensor], traversals: List[str]) -> Tensor:
+        """norm(mLSTM(q, k, v)) + skip * conv, (B, X, Y, Z, inner); several orders are averaged before the norm."""
         q, k, v = self.query(mixed), self.key(mixed), self.value(m)
         gates = self.gates(torch.cat([q, k, v], dim=-1)).float()
         taken, kept = gates[..., : self.num_heads], gates[..., self.num_heads :]
         y, _ = mlstm(
             split_heads(q, self.num_heads), split_heads(k, self.num_heads), split_heads(v, self.num_heads),
-            exclude(taken, valid), exclude(kept, valid, 30000.0), traversals=self.traversals, merge="mean",
+            exclude(taken, valid), exclude(kept, valid, 30000.0), traversals=traversals, merge="mean",
         )  # fmt: skip
         h = functional.layer_norm(y.float(), [y.shape[-1]], eps=1e-5) * self.norm_gain.float()
-        h = h.flatten(-2).to(x.dtype) + self.skip.to(x.dtype) * mixed
-        return self.project_out(h * functional.silu(z)), context
+        return h.flatten(-2).to(m.dtype) + self.skip.to(m.dtype) * mixed

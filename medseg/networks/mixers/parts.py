@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import List, Optional
+from typing import Final, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,38 @@ from ..contract import Site
 class LocalMix(nn.Module):
     """A short depthwise convolution and SiLU: what gives a recurrence its first look at the neighbours.
 
+    A causal convolution belongs to an order over the grid: the taps before a token are the tokens before it in the order that
+    the recurrence follows. Where several orders share the heads, each part of the channels follows the order of its heads.
+
     Args:
         site: where it stands.
         width: channels, not always those of the site.
-        kind: `causal` (along the raster order, as published for language and most vision mixers), `grid` (true 2D / 3D
+        kind: `causal` (along the traversal, as published for language and most vision mixers), `grid` (true 2D / 3D
             neighbourhood; published comparisons in 3D favour it) or `none`.
         kernel: taps; per axis and odd for `grid`.
         bias: whether it has one.
+        traversals: the orders of the recurrence.
+        parts: channels of each group that heads share out (queries, keys, ...); the whole width by default.
+
+    Raises:
+        ConfigError: an unknown kind, or channels that the orders cannot share out.
     """
 
-    def __init__(self, site: Site, width: int, *, kind: str = "causal", kernel: int = 4, bias: bool = False) -> None:
+    several: Final[bool]
+    rows: Tensor
+    back: Tensor
+
+    def __init__(
+        self,
+        site: Site,
+        width: int,
+        *,
+        kind: str = "causal",
+        kernel: int = 4,
+        bias: bool = False,
+        traversals: Sequence[str] = ("raster",),
+        parts: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         if kind not in ("causal", "grid", "none"):
             raise ConfigError(f"local_mix: found {kind!r}, expected causal, grid or none")
@@ -36,12 +58,57 @@ class LocalMix(nn.Module):
         bound = math.prod(shape[1:]) ** -0.5
         self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound)) if kind != "none" else None
         self.bias = nn.Parameter(torch.zeros(width)) if bias and kind != "none" else None
+        self.orders: List[List[str]] = [[order] for order in traversals]
+        self.several = kind == "causal" and len(self.orders) > 1
+        rows, back = _shares(list(parts) or [width], len(self.orders)) if self.several else ([[0]], [0])
+        self.register_buffer("rows", torch.tensor(rows), persistent=False)
+        self.register_buffer("back", torch.tensor(back), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if weight is None:
             return functional.silu(x)
-        return short_conv(x.contiguous(), weight, self.bias, mode=self.kind, silu=True)
+        if not self.several:
+            return self.along(x, self.orders[0])
+        mixed: List[Tensor] = []
+        bias = self.bias
+        for number, order in enumerate(self.orders):
+            row = self.rows[number]
+            offset: Optional[Tensor] = None if bias is None else bias[row]
+            mixed.append(
+                short_conv(x.index_select(-1, row), weight[row], offset, mode="causal", traversals=order, silu=True)
+            )
+        return torch.cat(mixed, dim=-1).index_select(-1, self.back)
+
+    def along(self, x: Tensor, order: List[str]) -> Tensor:
+        """All channels along one order."""
+        weight = self.weight
+        if weight is None:
+            return functional.silu(x)
+        return short_conv(x.contiguous(), weight, self.bias, mode=self.kind, traversals=order, silu=True)
+
+
+def _shares(parts: List[int], orders: int) -> Tuple[List[List[int]], List[int]]:
+    """Channels of each order, an equal share of every part in turn; and where each channel stands after joining them.
+
+    Raises:
+        ConfigError: a part cannot be shared out.
+    """
+    odd = [part for part in parts if part % orders]
+    if odd:
+        raise ConfigError(
+            f"local_mix 'causal': {odd[0]} channels cannot be shared by {orders} traversals; use local_mix='grid'"
+        )
+    rows: List[List[int]] = []
+    for number in range(orders):
+        row, first = [], 0
+        for part in parts:
+            share = part // orders
+            row += list(range(first + number * share, first + (number + 1) * share))
+            first += part
+        rows.append(row)
+    joined = [channel for row in rows for channel in row]
+    return rows, [joined.index(channel) for channel in range(len(joined))]
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

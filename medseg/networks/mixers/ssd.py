@@ -45,7 +45,15 @@ class SSD(nn.Module):
         self.traversals: List[str] = share_heads(traversals)
         self.widths: List[int] = [inner, inner + 2 * groups * state, self.num_heads]
         self.project_in = nn.Linear(site.width, sum(self.widths), bias=False)
-        self.mix = LocalMix(site, inner + 2 * groups * state, kind=local_mix, bias=True)
+        writes = groups * state
+        if local_mix == "causal" and groups % len(traversals):
+            raise ConfigError(
+                f"ssd: found {groups} groups for {len(traversals)} traversals; a causal convolution follows its heads' order, so "
+                "groups must be a multiple of them; use local_mix='grid'"
+            )
+        self.mix = LocalMix(
+            site, inner + 2 * writes, kind=local_mix, bias=True, traversals=traversals, parts=(inner, writes, writes)
+        )
         self.log_rate = keep_from_decay(nn.Parameter(torch.empty(self.num_heads).uniform_(1.0, 16.0).log()))
         self.step_bias = keep_from_decay(nn.Parameter(initial_step_bias(self.num_heads)))
         self.skip = keep_from_decay(nn.Parameter(torch.ones(self.num_heads)))

@@ -1,6 +1,7 @@
 """Convolution kinds, entries and steps around them, against their definitions written as sums over taps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.networks.convolutions.gated import ConvNeXt, GatedSpatialConv, MBConv
-from medseg.networks.convolutions.mednext import MedNeXt, MedNeXtDown, MedNeXtUp
 from medseg.networks.convolutions.plain import HybridConv, ResidualConv, ResidualDown
 from medseg.networks.convolutions.unetr import UnetrBlock
 from medseg.networks.decoders import UnetrUp, UpBlock
@@ -58,7 +58,7 @@ def test_hybrid_block_of_mambavision_and_fastervit(name: str, act: Callable[[Ten
     def formula(p: Weights, image: Tensor) -> Tensor:
         branch = act(batch_norm(p, "first_norm", conv2d(p, "first", image)))
         branch = batch_norm(p, "second_norm", conv2d(p, "second", branch))
-        return image + p["gain.gamma"][:, None, None] * branch
+        return image + branch
 
     assert_agrees(HybridConv(site(6, norm="batch", layer_scale=1e-5), gelu=name), formula, torch.randn(IMAGE))
 
@@ -144,46 +144,11 @@ def test_unet_decoder_step() -> None:
     assert_agrees(UpBlock(site(6), 8, 5, (2, 2)), formula, torch.randn(2, 8, 3, 4), torch.randn(2, 5, 5, 8))
 
 
-def pointwise_mix(p: Weights, image: Tensor) -> Tensor:
-    """Norm with one channel per group, expansion, GELU, reduction."""
-    return conv2d(p, "reduce", gelu(conv2d(p, "expand", instance_norm(p, "norm", image))))
-
-
-def test_mednext_block_and_way_down() -> None:
-    def block(p: Weights, image: Tensor) -> Tensor:
-        return image + pointwise_mix(under(p, "mix."), conv2d(p, "depthwise", image, groups=6))
-
-    def down(p: Weights, image: Tensor) -> Tensor:
-        branch = pointwise_mix(under(p, "mix."), conv2d(p, "depthwise", image, stride=2, groups=4))
-        return branch + conv2d(p, "shortcut", image, stride=2)
-
-    assert_agrees(MedNeXt(site(6), kernel=5, ratio=3), block, torch.randn(IMAGE))
-    assert_agrees(MedNeXtDown(site(6), 4, (2, 2)), down, torch.randn(2, 4, 6, 8))
-
-
-def test_mednext_way_up_spreads_by_transposed_convolutions() -> None:
-    def spread(p: Weights, name: str, image: Tensor, depthwise: bool) -> Tensor:
-        """out[2 i + k - kernel // 2] += w[k] in[i], written as a sum over taps; the far side has one voxel more."""
-        weight = p[f"{name}.weight"]
-        size = weight.shape[2]
-        nx, ny = image.shape[2:]
-        channels = weight.shape[0] if depthwise else weight.shape[1]
-        total = torch.zeros(image.shape[0], channels, 2 * nx + 2, 2 * ny + 2, dtype=image.dtype)
-        for k in range(size):
-            for m in range(size):
-                part = image * weight[:, 0, k, m][:, None, None] if depthwise else None
-                part = torch.einsum("bixy,io->boxy", image, weight[:, :, k, m]) if part is None else part
-                wide = torch.zeros_like(total)
-                x, y = k - size // 2 + 1, m - size // 2 + 1
-                wide[:, :, x : x + 2 * nx : 2, y : y + 2 * ny : 2] = part
-                total = total + wide
-        return total[:, :, 1 : 1 + 2 * nx, 1 : 1 + 2 * ny] + p[f"{name}.bias"][:, None, None]
-
-    def formula(p: Weights, image: Tensor) -> Tensor:
-        branch = pointwise_mix(under(p, "mix."), spread(p, "depthwise", image, True))
-        return branch + spread(p, "shortcut", image, False)
-
-    assert_agrees(MedNeXtUp(site(4), 6, (2, 2)), formula, torch.randn(2, 6, 3, 4))
+def test_layer_scale_of_the_network_never_weighs_a_convolution_block() -> None:
+    scaled, plain = (HybridConv(replace(site(6), layer_scale=value)) for value in (1e-5, None))
+    plain.load_state_dict(scaled.state_dict())
+    image = torch.randn(IMAGE)
+    assert torch.equal(scaled(image), plain(image))
 
 
 def gsc_unit(p: Weights, first: int, image: Tensor) -> Tensor:

@@ -1,0 +1,126 @@
+"""`medseg.load(bundle)`: a bundle as a function from an image to its label map, for notebooks and scripts.
+
+segment = medseg.load("hippocampus_mr_mambavision")
+label = segment(array, spacing=(1.0, 1.0, 1.0))     # numpy or torch in, the same kind out
+label = segment(nibabel_image)                       # nibabel or SimpleITK in, the same kind out
+path = segment("scan.nii.gz", "label.nii.gz")        # a file in, a file out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.load import Bundle, load_bundle
+from medseg.cases.batch import Segmenter
+from medseg.datasets.dataset import check_headers
+from medseg.errors import DataError
+from medseg.inference.settings import PredictOptions
+from medseg.io import Case, Volume, find_inputs, read_image, write_label
+from medseg.io.in_memory import affine_of, as_given, volume_of
+from medseg.types import Affine, FilePath
+
+
+class LoadedBundle:
+    """An opened bundle with its networks ready; made by `medseg.load`, called once per image.
+
+    Args:
+        bundle: opened.
+        options: how to predict.
+    """
+
+    def __init__(self, bundle: Bundle, options: PredictOptions) -> None:
+        from medseg.bundle.predictor import make_segmenter  # torch is imported here
+
+        self.bundle, self.options = bundle, options
+        self._segmenter: Segmenter = make_segmenter(bundle, options)
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Label value -> name."""
+        return dict(self.bundle.labels)
+
+    @property
+    def channels(self) -> dict[int, str]:
+        """Input channel -> modality, in the order in which the network takes them."""
+        return dict(self.bundle.channels)
+
+    def __call__(
+        self,
+        image: Any,
+        output: FilePath | None = None,
+        *,
+        affine: Affine | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> Any:
+        """The label map of one image, on the image's own grid.
+
+        Args:
+            image: an array or tensor (X, Y, Z) or (C, X, Y, Z); a nibabel or SimpleITK image, or a list of them, one per
+                channel; a file or DICOM folder, or a list of files, one per channel.
+            output: write the label map into this file, in the format of its suffix.
+            affine: of an array, voxel index -> world mm, RAS+.
+            spacing: of an array, mm along X, Y, Z, when its orientation is RAS+.
+
+        Returns:
+            With `output` its path. Else what came in: a tensor (X, Y, Z) on the CPU, a nibabel or SimpleITK image; an array
+            (X, Y, Z) of uint8 or uint16 for arrays and files.
+
+        Raises:
+            DataError: an array without affine or spacing, another number of channels than the bundle's, NaN or infinity.
+            UnreadableFileError, GeometryError, GridMismatchError, ResourceError: as `medseg predict`.
+        """
+        first = image[0] if isinstance(image, list | tuple) and image else image
+        if isinstance(first, str | Path):
+            volume = self._read(image)
+        else:
+            volume = volume_of(image, affine_of(affine, spacing))
+        self._check(volume)
+        label = self._segmenter.segment(self._segmenter.prepare(volume))
+        if output is not None:
+            write_label(output, label, like=volume.header)
+            return Path(output)
+        return as_given(label, first, volume)
+
+    def __repr__(self) -> str:
+        names = ", ".join(name for value, name in sorted(self.bundle.labels.items()) if value)
+        return (
+            f"<medseg bundle {self.bundle.name} {self.bundle.version}: {', '.join(self.channels.values())} -> {names}>"
+        )
+
+    def _read(self, image: Any) -> Volume:
+        """One case's files, found and checked as `medseg predict` does."""
+        if isinstance(image, list | tuple):
+            case = Case(name="image", images=tuple(Path(one) for one in image))
+        else:
+            cases = find_inputs([image], channels=len(self.channels))
+            if len(cases) != 1:
+                raise DataError(
+                    f"{image}: holds {len(cases)} cases, expected one image; use medseg.predict for several"
+                )
+            case = cases[0]
+        check_headers(case, channels=len(self.channels))
+        return read_image(case.images)
+
+    def _check(self, volume: Volume) -> None:
+        if volume.array.shape[0] != len(self.channels):
+            wanted = ", ".join(self.channels.values())
+            raise DataError(
+                f"{volume.path}: has {volume.array.shape[0]} channels, {self.bundle.name} takes {len(self.channels)} ({wanted})"
+            )
+
+
+def load(bundle: FilePath, options: PredictOptions | None = None, *, trust: bool = False) -> LoadedBundle:
+    """Open a bundle for predicting image by image.
+
+    Args:
+        bundle: folder, or name of a shipped or installed bundle.
+        options: how to predict; the bundle's own settings by default.
+        trust: let the bundle run code that is not on the allow-list.
+
+    Raises:
+        BundleError: no such bundle, or it is broken.
+        UntrustedBundleError: it wants to run code and `trust` is False.
+    """
+    return LoadedBundle(load_bundle(str(bundle), trust=trust), options or PredictOptions())
