@@ -148,9 +148,10 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad_kept: Optional[Tensor]):  # type: ignore[no-untyped-def]
-    if len(ctx.saved_tensors) == 0:
+    saved = ctx.saved_tensors  # read once: checkpointing gives them away once
+    if len(saved) == 0:
         raise RuntimeError("selective_scan: a gradient is asked for, but the forward ran with save=False")
-    *tensors, kept = ctx.saved_tensors
+    *tensors, kept = saved
     u, traversals = tensors[0], ctx.traversals
     if grad_out is None:
         wide = len(split(traversals)) if ctx.merge == "concat" else 1

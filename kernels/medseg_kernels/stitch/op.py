@@ -130,6 +130,7 @@ def stitch_window(
         raise ValueError(f"offset: found {_kind(offset)}; expected float32 {tuple(importance.shape)}")
     if len(start) != 3 or min(start) < 0 or any(n > e for n, e in zip(window.shape[1:], values.shape[1:], strict=True)):
         raise ValueError(f"start {list(start)} with window {_kind(window)} does not fit the slab {_kind(values)}")
+    dispatch.refuse_forward_mode("stitch_window", values, weight, window, importance, offset)
     _stitch_add(values, weight, window, importance, offset, [int(s) for s in start], backend)
 
 
