@@ -267,6 +267,7 @@ def _one_geometry(
         }
         windows = product(windows_per_axis([qkv.shape[1], qkv.shape[2], qkv.shape[3]], window))
         checks.companions(qkv, named, window=window, windows=windows, table_window=table_window, dims=dims)
+        checks.seeds(qkv, seed)
     if pad_mode == "mask":
         padding = None
     if padding is not None:
