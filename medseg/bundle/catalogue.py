@@ -11,7 +11,7 @@ from pathlib import Path
 
 import medseg
 from medseg.errors import BundleError, nearest
-from medseg.io.folders import ASIDE, follow_umask
+from medseg.io.whole_folders import ASIDE, follow_umask
 from medseg.layout import bundle_name, check_name, is_bundle
 
 from .opening.archive import unpacked

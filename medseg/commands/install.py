@@ -16,7 +16,7 @@ from medseg.bundle.weights import sha256_of
 from medseg.errors import BundleError
 from medseg.interruption import run_to_the_end
 from medseg.io.atomic import remove_leftovers
-from medseg.io.folders import follow_umask, put_back, put_folder, temporary_folder
+from medseg.io.whole_folders import follow_umask, put_back, put_folder, temporary_folder
 from medseg.layout import bundle_name, check_name, is_bundle
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from medseg.bundle.catalogue import find_bundle, known_bundles
 from medseg.commands.install import install_bundle
 from medseg.commands.pack import pack_bundle
 from medseg.errors import BundleError
-from medseg.io.folders import aside
+from medseg.io.whole_folders import aside
 from medseg.layout import Layout
 from tests.bundle.samples import make_bundle
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medseg.errors import BundleError, UntrustedBundleError
-from medseg.io.folders import temporary_folder
+from medseg.io.whole_folders import temporary_folder
 
 MAX_ENTRIES = 10_000
 MAX_RATIO = 200  # of unpacked to packed bytes; real bundles stay below 20

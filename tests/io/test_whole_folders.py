@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from medseg.io import folders
+from medseg.io import whole_folders
 from medseg.io.atomic import remove_leftovers
-from medseg.io.folders import follow_umask, put_folder, temporary_folder
+from medseg.io.whole_folders import follow_umask, put_folder, temporary_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 CHANGES = ("os.", "shutil.", "open", "ctypes.")
@@ -57,7 +57,7 @@ def test_killed_anywhere_the_old_or_the_new_is_there(
     exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr(folders, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(whole_folders, "_exchange", lambda first, second: False)
     target = make(tmp_path / "bundle", "old")
 
     def work() -> None:
@@ -67,7 +67,7 @@ def test_killed_anywhere_the_old_or_the_new_is_there(
     seen = set()
     for steps in range(1000):
         ended = killed_after(steps, work)
-        found = content(target) if target.exists() else content(folders.aside(target))
+        found = content(target) if target.exists() else content(whole_folders.aside(target))
         assert found in ({"old"}, {"new"}), steps
         seen |= found
         if ended:
