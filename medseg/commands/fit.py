@@ -24,10 +24,9 @@ from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
-from medseg.tracking.mlflow_logger import close_parent, open_parent, send_leftovers
 from medseg.tracking.run_record import read_run_id, write_run_id
 
-from .fit_record import keep_definition, refuse_mixture
+from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 
@@ -106,6 +105,7 @@ def fit_bundle(
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
     opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
     trusted = opened if isinstance(opened, TrustedConfig) else None
+    refuse_other_plan(folder)
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
@@ -166,6 +166,8 @@ def _fit_folds(
             keep_definition(folder, config)
             update_figures(folder)
     if parent is not None:
+        from medseg.tracking.mlflow_logger import close_parent
+
         # the folds of an earlier, interrupted call belong to the mean as well
         known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
@@ -188,6 +190,8 @@ def _send_leftovers(folder: Path, fold: int) -> None:
     """What the tracking store did not take when a finished fold was trained."""
     layout = Layout(folder)
     if layout.run(fold).untracked.is_file():
+        from medseg.tracking.mlflow_logger import send_leftovers
+
         settings = read_json(layout.run(fold).config)["train"]["trainer"]
         run = layout.run_folder(fold)
         send_leftovers(layout.runs, settings["experiment"], run.name, read_run_id(run))
@@ -195,6 +199,8 @@ def _send_leftovers(folder: Path, fold: int) -> None:
 
 def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
+    from medseg.tracking.mlflow_logger import open_parent  # MLflow and Lightning, once there is something to train
+
     runs = Layout(folder).runs
     earlier = read_run_id(runs)
     parent = open_parent(runs, settings["experiment"], run_id=earlier)

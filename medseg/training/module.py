@@ -18,6 +18,7 @@ from medseg.tracking.names import metric_name
 from medseg.transforms.classes import class_names, class_values
 from medseg.transforms.regions import region_masks
 
+from .checkpoint_io import steps_inside
 from .optimization import make_optimizer, parameter_groups, schedule_factor
 from .step_errors import Place, explain_step, not_finite
 
@@ -116,8 +117,9 @@ class SegmentationModule(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The mean of an unfinished epoch goes on where it was."""
-        checkpoint["mean_loss"] = [self.mean_loss.mean_value.clone(), self.mean_loss.weight.clone()]
+        """The mean of an unfinished epoch goes on where it was; at an epoch's end it is still that epoch's."""
+        if steps_inside(checkpoint):
+            checkpoint["mean_loss"] = [self.mean_loss.mean_value.clone(), self.mean_loss.weight.clone()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "mean_loss" in checkpoint:
