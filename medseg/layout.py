@@ -47,6 +47,11 @@ class RunFolder:
         return self.folder / "preparation.json"
 
     @property
+    def cases(self) -> Path:
+        """The cases of the run, with hashes of their files."""
+        return self.folder / "cases.json"
+
+    @property
     def untracked(self) -> Path:
         """What the tracking store has not taken yet."""
         return self.folder / "untracked.json"

@@ -26,6 +26,7 @@ from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
 from medseg.tracking.run_record import read_run_id, write_run_id
 
+from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
@@ -146,9 +147,9 @@ def _fit_folds(
     results: dict[int, dict[str, float]] = {}
     parent = None
     for number in folds:
-        if resume and _finished(folder, number):
+        if resume and is_finished(folder, number) and not learnt_from_other_data(folder, number):
             log.info("fold %d is finished", number)
-            _send_leftovers(folder, number)
+            send_leftovers(folder, number)
             continue
         shown = None if trusted is None else trusted.root
         config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **run_settings)
@@ -169,14 +170,14 @@ def _fit_folds(
         from medseg.tracking.mlflow_logger import close_parent
 
         # the folds of an earlier, interrupted call belong to the mean as well
-        known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
+        known = {number: metrics_of(folder, number) for number in folds if is_finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
 
 
 def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
     """Folds whose weights stay as they are: those that were not asked for, and finished ones of a resumed run."""
-    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and _finished(folder, n))]
+    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and is_finished(folder, n))]
 
 
 def metrics_of(folder: Path, fold: int) -> dict[str, float]:
@@ -184,17 +185,6 @@ def metrics_of(folder: Path, fold: int) -> dict[str, float]:
     path = Layout(folder).run(fold).result
     facts = read_json(path)
     return {name: float(value) for name, value in facts.items() if name.startswith(("train_", "val_"))}
-
-
-def _send_leftovers(folder: Path, fold: int) -> None:
-    """What the tracking store did not take when a finished fold was trained."""
-    layout = Layout(folder)
-    if layout.run(fold).untracked.is_file():
-        from medseg.tracking.mlflow_logger import send_leftovers
-
-        settings = read_json(layout.run(fold).config)["train"]["trainer"]
-        run = layout.run_folder(fold)
-        send_leftovers(layout.runs, settings["experiment"], run.name, read_run_id(run))
 
 
 def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str | None:
@@ -214,11 +204,6 @@ def mean_metrics(results: Mapping[int, Mapping[str, float]]) -> dict[str, float]
     names = {name for metrics in results.values() for name in metrics}
     values = {name: [metrics[name] for metrics in results.values() if name in metrics] for name in names}
     return {f"mean_{name}": sum(found) / len(found) for name, found in sorted(values.items())}
-
-
-def _finished(folder: Path, fold: int) -> bool:
-    layout = Layout(folder)
-    return layout.run(fold).result.is_file() and layout.fold_weights(fold).is_file()
 
 
 def _weights_of(source: str | Path) -> str:

@@ -49,7 +49,7 @@ def refuse_mixture(folder: Path, config: Mapping[str, Any], kept: Iterable[int])
 
 
 def refuse_other_plan(folder: Path) -> None:
-    """Refuse to train what plan.json does not say; a length that was changed in train.json alone is told and counts.
+    """Refuse to train what plan.json does not say; a length or folds that were changed in their own file alone are told and count.
 
     Raises:
         ConfigError: with every value in which the two differ.
@@ -61,7 +61,7 @@ def refuse_other_plan(folder: Path) -> None:
             "plan.json's values; to train with the others, write them into plan.json as well."
         )
     for each in differences:
-        log.info("%s: %s; train.json counts", folder.name, each)
+        log.info("%s: %s; %s counts", folder.name, each, each.file)
 
 
 def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:

@@ -91,6 +91,10 @@ class RunLogger(Logger):
             self.outbox.flush(self.patience)
         return self.run.run_id
 
+    def begin_anew(self) -> None:
+        """Forget the earlier run: what comes is another one. To be called before anything is recorded."""
+        self.run.earlier = None
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self.wants_monitor:
             self.wants_monitor = False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,24 @@ import pytorch_lightning as pl
 import torch
 
 from medseg.config import read_json
-from medseg.errors import BundleError, MedsegError, ResourceError
+from medseg.errors import BundleError, ConfigError, MedsegError, ResourceError
 from medseg.interruption import deferred
 from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
-from medseg.tracking.manifest import data_fingerprint, make_manifest
+from medseg.tracking.manifest import make_manifest
+from medseg.tracking.mlflow_logger import RunLogger
 from medseg.tracking.privacy import without_paths
 
 from .budget import FILE as BUDGET
 from .budget import fit_into_budget, keep_to_recorded
 from .callbacks import defined_metrics
 from .checkpoint_io import AtomicCheckpointIO, progress_of, write_weights
+from .data_record import changes_since, data_hash
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .initialize import load_matching
 from .module import SegmentationModule
-from .processes import claim_run
+from .processes import claim_run, is_helper
 from .stop import StopOnSignal
 from .trainer import run_folder
 
@@ -90,6 +93,8 @@ def _run(
     started = time.monotonic()
     folder = run_folder(bundle_root, fold)
     checkpoint = RunFolder(folder).checkpoint
+    if start.resume and checkpoint.is_file() and not is_helper():
+        start = _start_anew_on_other_data(start, trainer, data, folder)
     resuming = start.resume and checkpoint.is_file()
     if start.resume and not resuming:
         log.info("fold %d: nothing to resume in %s, starting", fold, folder)
@@ -115,6 +120,30 @@ def _run(
     if trainer.is_global_zero:
         _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
     return metrics
+
+
+def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: SegmentationData, folder: Path) -> Start:
+    """A run goes on with the data that it was started with; with others it begins again, and what it had is set aside.
+
+    Raises:
+        ConfigError: several processes train together: they have looked at the checkpoint already.
+    """
+    data.prepare_data()  # errors of a file are told by its case
+    changed = changes_since(folder, data.record)
+    if not changed:
+        return start
+    what = f"{folder.name}: the data are other ones than this run was started with: {changed}"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{what}; train without --resume, or restore the data")
+    log.warning("%s; it begins again, and what it had is kept beside it", what)
+    config = RunFolder(folder).config
+    settings = read_json(config) if config.is_file() else None
+    prepare_run_folder(folder, keep=False)
+    if settings is not None:
+        write_json(config, settings)
+    if isinstance(trainer.logger, RunLogger):
+        trainer.logger.begin_anew()
+    return replace(start, resume=False)
 
 
 def _prepare_data(trainer: pl.Trainer, data: SegmentationData, folder: Path) -> None:
@@ -232,11 +261,13 @@ def _record(
     trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, folder: Path, *, resuming: bool
 ) -> None:
     parameters = sum(p.numel() for p in module.network.parameters())
-    cases = [*data.train_dataset.cases, *data.validation_dataset.cases]
+    record = data.record
+    if not resuming or not RunFolder(folder).cases.is_file():
+        write_json(RunFolder(folder).cases, record)
     manifest = make_manifest(
         seed=module.seed,
         device=str(trainer.strategy.root_device),
-        data_hash=data_fingerprint(cases),
+        data_hash=data_hash(record),
         precision=str(trainer.precision),
         parameters=parameters,
         training_cases=len(data.train_dataset.cases),
