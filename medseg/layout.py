@@ -179,6 +179,16 @@ class Layout:
         return self.runs / "cross_validation"
 
     @property
+    def cross_validation_record(self) -> Path:
+        """What `medseg cv` found, JSON."""
+        return self.readme.with_name("cross_validation.json")
+
+    @property
+    def unfinished(self) -> Path:
+        """Files that are about to change together, while they do; see `medseg.bundle.together`."""
+        return self.runs / "unfinished.json"
+
+    @property
     def cross_validation_report(self) -> Path:
         return self.readme.with_name("cross_validation.html")
 
