@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.errors import DataError, UnreadableFileError
@@ -12,6 +13,7 @@ from medseg.types import FilePath
 
 from .atomic import is_temporary
 from .datalist import Case, check_unique, read_case_list
+from .file_names import readable_name, same_file
 from .formats.dicom import is_dicom_file
 from .volume import READABLE, case_name, is_volume_file
 
@@ -71,20 +73,20 @@ def _cases_in(folder: Path, channels: int) -> list[Case]:
         if volumes:
             cases = _grouped(volumes, channels)
             if channels > 1 and place != folder and len(volumes) == len(cases) == channels:
-                cases = [Case(place.name, tuple(volumes))]
+                cases = [Case(readable_name(place.name), tuple(volumes))]
             found += [(place, case) for case in cases]
         elif any(is_dicom_file(one) for one in files):
-            found.append((place, Case(place.resolve().name, (place,))))
+            found.append((place, Case(readable_name(place.resolve().name), (place,))))
     if not found:
         raise DataError(f"{folder}: holds no volume; readable are {', '.join(READABLE)} and DICOM series.")
-    names = [case.name.casefold() for _, case in found]
-    return [case if names.count(case.name.casefold()) == 1 else _longer(case, place, folder) for place, case in found]
+    names = [same_file(case.name) for _, case in found]
+    return [case if names.count(same_file(case.name)) == 1 else _longer(case, place, folder) for place, case in found]
 
 
 def _longer(case: Case, place: Path, root: Path) -> Case:
     above = place.parent if case.images == (place,) else place
     parts = above.relative_to(root).parts if root in above.parents else ()
-    return Case("_".join([*parts, case.name]), case.images)
+    return replace(case, name=readable_name("_".join([*parts, case.name])))
 
 
 def _grouped(files: list[Path], channels: int) -> list[Case]:
