@@ -191,8 +191,7 @@ def _read(case: Case, job: Job) -> Reading | Exception | None:
     try:
         if job.options.resume:
             outputs = CaseOutputs.of(case, job.labels, job.options)
-            wanted, details = outputs.results(), job.options.statistics
-            if is_finished(outputs.record, wanted, job.request_hash, case.images, statistics=details):
+            if is_finished(outputs, job.request_hash, case.images, statistics=job.options.statistics):
                 return None
         if case.images in job.read_already:
             return job.read_already.pop(case.images)
@@ -271,7 +270,7 @@ def _finish(
             seconds=seconds,
             out_of_scope=kept.out_of_scope,
         )
-        finish_record(record, job.request_hash, outputs.results(), statistics=job.options.statistics)
+        finish_record(record, job.request_hash, outputs, job.options)
         write_json(outputs.record, record)
         paths = [*outputs.results().values(), outputs.record]
         taken = time.perf_counter() - began

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.config import read_json
-from medseg.errors import DataError, MedsegError, printable
+from medseg.errors import DataError, MedsegError
 from medseg.io import Case
-from medseg.io.behind import case_digest, case_files, content_digest
+from medseg.io.behind import case_files, content_digest
 from medseg.io.file_names import distinct_file_names, same_file
-
-from .record import is_record
+from medseg.record import PICTURE, PROBABILITIES, RECORD, read_record
 
 # names of the files that a run writes for all its cases
 CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
@@ -67,10 +65,10 @@ class CaseOutputs:
             names = distinct_file_names({value: text for value, text in labels.items() if value != 0})
             maps = {value: folder / name / f"{one}{options.suffix}" for value, one in names.items()}
         return cls(
-            folder / f"{name}.json",
+            folder / f"{name}{RECORD}",
             maps,
-            folder / f"{name}_probabilities.nii.gz" if options.probabilities else None,
-            folder / f"{name}.png" if options.preview else None,
+            folder / f"{name}{PROBABILITIES}" if options.probabilities else None,
+            folder / f"{name}{PICTURE}" if options.preview else None,
         )
 
     def results(self) -> dict[str, Path]:
@@ -101,7 +99,7 @@ def check_outputs(cases: Sequence[Case], labels: Mapping[int, str], options: Out
                     f"{path}: case {case.name!r} and {other} would be written to this one file; rename an input, or give names "
                     "in a csv list"
                 )
-        if outputs.record.exists() and not is_record(outputs.record):
+        if outputs.record.exists() and read_record(outputs.record) is None:
             raise DataError(
                 f"{outputs.record}: exists and is no record of medseg, and the record of case {case.name!r} would replace it; "
                 "choose another folder with --output"
@@ -124,30 +122,6 @@ def _files_of(case: Case) -> Iterator[Path]:
         yield from case.images
 
 
-def without_names(cases: Sequence[Case]) -> list[Case]:
-    """The cases named by a hash over all their files, since file names often name people; copies of one scan are numbered."""
-    found: list[Case] = []
-    times: dict[str, int] = {}
-    for case in cases:
-        try:
-            name = f"case_{case_digest(case)[:16]}"
-        except (MedsegError, OSError):
-            name = "case_unreadable"
-        times[name] = times.get(name, 0) + 1
-        found.append(replace(case, name=name if times[name] == 1 else f"{name}_{times[name]}"))
-    return found
-
-
-def nameless(text: str, case: Case) -> str:
-    """A message about a case without the names of its files and folders."""
-    words = {str(path) for path in case.images} | {os.path.realpath(path) for path in case.images}
-    words |= {path.name for path in case.images}
-    words |= {printable(word) for word in words}
-    for word in sorted(words, key=len, reverse=True):
-        text = text.replace(word, case.name)
-    return text
-
-
 def make_room(case: Case, outputs: CaseOutputs, label_sha256: str) -> None:
     """Take away the old record, and the old picture and probabilities that would stand beside other labels than theirs.
 
@@ -155,12 +129,12 @@ def make_room(case: Case, outputs: CaseOutputs, label_sha256: str) -> None:
     """
     if not outputs.record.exists():
         return
-    old = read_json(outputs.record) if is_record(outputs.record) else {}
+    old = read_record(outputs.record) or {}
     outputs.record.unlink()
     if old.get("label_sha256") == label_sha256:
         return
     written, folder = old.get("outputs_sha256", {}), outputs.record.parent
-    for kind, name in (("preview", f"{case.name}.png"), ("probabilities", f"{case.name}_probabilities.nii.gz")):
+    for kind, name in (("preview", f"{case.name}{PICTURE}"), ("probabilities", f"{case.name}{PROBABILITIES}")):
         path = folder / name
         if (
             kind in written

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medseg
-from medseg.config import read_json
 from medseg.io.behind import content_digest, volume_digest
+from medseg.record import read_record
+
+from .outputs import CaseOutputs, OutputOptions
 
 FORMAT = 1
 
@@ -73,41 +75,29 @@ def make_record(
     return record
 
 
-def is_record(path: Path) -> bool:
-    """Whether a file is a record that `make_record` made, of this or an earlier version."""
-    try:
-        record = read_json(path)
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and {"format", "inputs_sha256", "label_sha256", "model"} <= set(record)
+def finish_record(record: dict[str, Any], request: str, outputs: CaseOutputs, options: OutputOptions) -> None:
+    """Add what `is_finished` compares: the request, and the SHA-256 of each written file; and how the label map's name ends."""
+    record["request"], record["statistics"] = request, options.statistics
+    record["suffix"], record["one_file_per_label"] = options.suffix, options.one_file_per_label
+    record["outputs_sha256"] = {kind: content_digest(path) for kind, path in outputs.results().items()}
 
 
-def finish_record(record: dict[str, Any], request: str, outputs: Mapping[str, Path], *, statistics: bool) -> None:
-    """Add what `is_finished` compares: the request, and the SHA-256 of each written file."""
-    record["request"], record["statistics"] = request, statistics
-    record["outputs_sha256"] = {kind: content_digest(path) for kind, path in outputs.items()}
-
-
-def is_finished(
-    record_path: Path, outputs: Mapping[str, Path], request: str, inputs: Iterable[Path], *, statistics: bool = False
-) -> bool:
+def is_finished(outputs: CaseOutputs, request: str, inputs: Iterable[Path], *, statistics: bool = False) -> bool:
     """Whether a case was finished by the same model and settings from the same input, and all wanted files are whole.
 
     Args:
-        record_path: where its record lies.
-        outputs: what is wanted now -> its file.
+        outputs: what is wanted now.
         request: the hash of all that decides the labels.
         inputs: the volumes.
         statistics: whether the record shall hold them.
     """
     try:
-        record = read_json(record_path)
-        if not isinstance(record, dict) or record.get("request") != request:
-            return False
-        if statistics and not record.get("statistics"):
+        record = read_record(outputs.record)
+        if record is None or record.get("request") != request or (statistics and not record.get("statistics")):
             return False
         written = record.get("outputs_sha256", {})
-        if any(not path.is_file() or content_digest(path) != written.get(kind) for kind, path in outputs.items()):
+        wanted = outputs.results().items()
+        if any(not path.is_file() or content_digest(path) != written.get(kind) for kind, path in wanted):
             return False
         return bool(record.get("inputs_sha256") == [volume_digest(path) for path in inputs])
     except (OSError, ValueError, AttributeError):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medseg.cases.batch import run_cases
-from medseg.cases.outputs import CaseOutputs, OutputOptions, check_outputs, nameless, without_names
+from medseg.cases.outputs import CaseOutputs, OutputOptions, check_outputs
 from medseg.errors import DataError
 from medseg.io import Case, Header, write_image
 from tests.inference.test_batch import LABELS, Threshold, job_for
@@ -69,26 +69,6 @@ def test_labels_of_like_names_have_a_file_each(tmp_path: Path) -> None:
     labels = {0: "background", 1: "T1+", 2: "T1", 3: "left kidney"}
     outputs = CaseOutputs.of(Case("a", ()), labels, OutputOptions(tmp_path, one_file_per_label=True))
     assert [path.name for path in outputs.labels.values()] == ["T1_1.nii.gz", "T1_2.nii.gz", "left_kidney.nii.gz"]
-
-
-def test_anonymous_names_follow_the_voxels_wherever_they_lie(tmp_path: Path) -> None:
-    cases = []
-    for number, text in enumerate(("one", "two", "one")):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "scan.mhd").write_text("NDims = 3\nElementDataFile = scan.raw\n")
-        (tmp_path / str(number) / "scan.raw").write_text(text)
-        cases.append(Case("scan", (tmp_path / str(number) / "scan.mhd",)))
-    gone = [Case("gone", (tmp_path / f"gone{number}.nii",)) for number in range(2)]
-    names = [case.name for case in without_names([*cases, *gone])]
-    assert len(set(names)) == 5
-    assert names[2] == f"{names[0]}_2"
-    assert names[3:] == ["case_unreadable", "case_unreadable_2"]
-
-
-def test_an_anonymous_message_names_no_file_and_no_folder(tmp_path: Path) -> None:
-    case = Case("case_1", (tmp_path / "Ward_MUSTERMANN" / "Mustermann, Erika.nii.gz",))
-    text = nameless(f"{case.images[0]}: truncated; Mustermann, Erika.nii.gz ends early", case)
-    assert text == "case_1: truncated; case_1 ends early"
 
 
 @pytest.mark.parametrize(
