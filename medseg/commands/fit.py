@@ -23,10 +23,9 @@ from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
 from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
-from medseg.tracking.mlflow_logger import close_parent, open_parent
 from medseg.tracking.run_record import read_run_id, write_run_id
 
-from .fit_record import keep_definition, refuse_mixture
+from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 
@@ -105,6 +104,7 @@ def fit_bundle(
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
     opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
     trusted = opened if isinstance(opened, TrustedConfig) else None
+    refuse_other_plan(folder)
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
@@ -164,6 +164,8 @@ def _fit_folds(
             keep_definition(folder, config)
             update_figures(folder)
     if parent is not None:
+        from medseg.tracking.mlflow_logger import close_parent
+
         # the folds of an earlier, interrupted call belong to the mean as well
         known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
@@ -184,6 +186,8 @@ def metrics_of(folder: Path, fold: int) -> dict[str, float]:
 
 def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
     """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
+    from medseg.tracking.mlflow_logger import open_parent  # MLflow and Lightning, once there is something to train
+
     runs = Layout(folder).runs
     earlier = read_run_id(runs)
     parent = open_parent(runs, settings["experiment"], run_id=earlier)
