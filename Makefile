@@ -17,10 +17,11 @@ DEMO := $(VENV)/.demo-$(KIND)-$(HASH)
 FULL := $(VENV)/.full-$(KIND)-$(HASH)
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: demo test lint types unit test-slow kernels-aot bench reliability clean help
+.PHONY: demo test lint types unit fuzz test-slow kernels-aot bench reliability clean help
 help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
 	@echo "make test          lint, types and all quick tests (under 15 minutes on 2 cores)"
+	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
 	@echo "make kernels-aot   compile every GPU kernel for every architecture, without a GPU"
 	@echo "make bench         the tables of kernels/benchmarks and benchmarks (hours)"
@@ -67,6 +68,9 @@ unit: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
 
 test: lint types unit
+
+fuzz: $(FULL)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.fuzz_bundles --mutations 200000 --output docs/fuzz_bundles.json
 
 test-slow: $(FULL)
 	@$(BIN)/python -m pytest -q -m "slow"

@@ -11,15 +11,15 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .documents import parse_json
+from .documents import read_json as read_json  # the one door of JSON files; most ask for it here
 from .errors import ConfigError, nearest
-from .renamed import names_that_left
-
-if TYPE_CHECKING:
-    from .types import FilePath
+from .renamed import current, names_that_left
 
 TARGET = "_target_"
+COMPONENTS = "medseg.components"
 # Keys of MONAI's own component syntax, known below every `_target_`.
 COMPONENT_KEYS = ("_target_", "_requires_", "_disabled_", "_mode_", "_desc_")
 
@@ -42,27 +42,15 @@ def read_config(files: Sequence[Path]) -> dict[str, Any]:
                 merged[key[1:]] = _joined(merged.get(key[1:]), value, whose=f"{file}: key {key!r}")
             else:
                 merged[key] = value
-        merged = apply_overrides(merged, paths)
+        try:
+            merged = apply_overrides(merged, paths, foreign=False)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
     return merged
 
 
-def read_json(file: FilePath) -> Any:
-    """What a JSON file holds. Every JSON file that medseg reads passes here.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or no UTF-8.
-    """
-    return json.loads(Path(file).read_text(encoding="utf-8"))
-
-
 def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is not valid JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: holds a {type(content).__name__}, expected an object of keys and values")
     return content
@@ -95,8 +83,8 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"override {word!r} is not of the form key::path=value")
         try:
-            overrides[key.strip()] = json.loads(text)
-        except json.JSONDecodeError:
+            overrides[key.strip()] = parse_json(text, key.strip())
+        except ConfigError:
             overrides[key.strip()] = text
     return overrides
 
@@ -122,9 +110,17 @@ def look_up(config: Any, key: str) -> Any:
     return node
 
 
-def _accepted_by(target: str) -> set[str] | None:
-    """Parameter names of a `_target_`, or None when it takes any keyword."""
-    module_name, _, attribute = target.rpartition(".")
+def _accepted_by(target: str, foreign: bool) -> set[str] | None:
+    """Parameter names of a `_target_`, or None when it takes any keyword.
+
+    Importing a module runs it. Unless the configuration was judged before (`foreign`), only our own parts are looked up.
+    """
+    homes: dict[str, str] = importlib.import_module(COMPONENTS).HOMES  # a table of texts; it imports nothing
+    module_name, _, attribute = current(target).rpartition(".")
+    if attribute in homes and module_name in (COMPONENTS, homes[attribute]):
+        module_name = homes[attribute]
+    elif not foreign:
+        return set()
     try:
         callee = getattr(importlib.import_module(module_name), attribute)
         parameters = inspect.signature(callee).parameters.values()
@@ -135,20 +131,25 @@ def _accepted_by(target: str) -> set[str] | None:
     return {parameter.name for parameter in parameters}
 
 
-def _known_here(node: Mapping[str, Any], config: Mapping[str, Any]) -> set[str] | None:
+def _known_here(node: Mapping[str, Any], config: Mapping[str, Any], foreign: bool) -> set[str] | None:
     """Keys that may be set below one node; None when any may."""
     known = set(node)
     target = node.get(TARGET)
     if isinstance(target, str) and target.startswith("@"):
         target = config.get(target[1:])
     if isinstance(target, str):
-        accepted = _accepted_by(target)
+        accepted = _accepted_by(target, foreign)
         return None if accepted is None else known | accepted | set(COMPONENT_KEYS)
     return known
 
 
-def check_override(config: Mapping[str, Any], key: str) -> None:
+def check_override(config: Mapping[str, Any], key: str, *, foreign: bool = True) -> None:
     """Refuse a key that neither the configuration nor the signature of the component it lies in knows.
+
+    Args:
+        config: the configuration, judged before if it is a stranger's.
+        key: `a::b::c`.
+        foreign: look up signatures of targets that are not ours, which imports their modules.
 
     Raises:
         ConfigError: the message names the step that is unknown, where, and the nearest known names.
@@ -160,7 +161,7 @@ def check_override(config: Mapping[str, Any], key: str) -> None:
     for position, step in enumerate(steps):
         here = "::".join(steps[:position]) or "the top level"
         if isinstance(node, Mapping):
-            known = _known_here(node, config)
+            known = _known_here(node, config, foreign)
             if known is not None and step not in known:
                 raise ConfigError(f"unknown key {step!r} in {here} (override {key!r}). {nearest(step, known)}")
             node = node.get(step)
@@ -172,15 +173,15 @@ def check_override(config: Mapping[str, Any], key: str) -> None:
             raise ConfigError(f"{here} is {node!r} and holds no keys (override {key!r})")
 
 
-def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `config` with every override checked and set.
+def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any], *, foreign: bool = True) -> dict[str, Any]:
+    """A copy of `config` with every override checked and set; `foreign` as in `check_override`.
 
     Raises:
         ConfigError: see `check_override`.
     """
     result: dict[str, Any] = json.loads(json.dumps(config))
     for key, value in overrides.items():
-        check_override(result, key)
+        check_override(result, key, foreign=foreign)
         *parents, last = steps_of(key)
         node: Any = result
         for step in parents:

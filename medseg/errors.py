@@ -50,6 +50,30 @@ class ResourceError(MedsegError):
     """Not enough memory or disk."""
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text for a screen, a picture or a page: what is not drawn as itself is written as an escape.
+
+    Control characters (the terminal's commands begin with one), line ends, marks that turn the direction of text, and the
+    halves of characters that undecodable file names hold.
+
+    Args:
+        lines: keep line ends and tabs, for text that is meant to have several lines.
+
+    Example:
+        >>> printable("liver\x1b[2J\u202e")
+        'liver\\\\u001b[2J\\\\u202e'
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(
+        letter
+        if letter.isprintable() or letter in kept or letter in "\u00a0\u202f\u3000"
+        else (f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}")
+        for letter in text
+    )
+
+
 def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
     """Text for the end of a message: the closest known names, then all of them when the list is short.
 

@@ -26,5 +26,7 @@ def real_data() -> Path:
 def _private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep MLflow and store caches of the tests out of the user's folders; compiled kernels stay shared."""
     monkeypatch.setenv("MEDSEG_STORE", str(tmp_path_factory.getbasetemp() / "store"))
+    # copies of one bundle count as a stranger's in another test's folders; tests of the child process unset this
+    monkeypatch.setenv("MEDSEG_FOREIGN", "inside")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return

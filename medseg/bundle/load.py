@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.errors import BundleError, UntrustedBundleError
+from medseg.errors import BundleError, MedsegError, UntrustedBundleError
 from medseg.layout import Layout, bundle_name
 from medseg.planning.plan import Plan
 
 from .catalogue import find_bundle
 from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
-from .opening.parser import SafeConfig, open_config
-from .opening.trust import is_trusted, remember
+from .entrance import refuse_disagreement
+from .opening.inventory import Inventory, take_inventory
+from .opening.listing import Shown, to_show
+from .opening.parser import SafeConfig, open_config, read_file
+from .opening.trust import changes, remember, trusted_copy
+from .opening.trusted import TrustedConfig
 
 if TYPE_CHECKING:
     import torch
 
     from medseg.inference.settings import LabelSettings
     from medseg.transforms.preprocessing import Preprocessing
+
+# False: only what was trusted before; True: yes; a function: is shown the files and raises UntrustedBundleError for no.
+Trust = bool | Callable[[Shown], None]
+LONGEST = 1000  # characters of a message that quotes a stranger's values
 
 
 @dataclass
@@ -46,6 +57,11 @@ class Bundle:
     def name(self) -> str:
         return bundle_name(self.folder)
 
+    def of_shown_files(self) -> Bundle:
+        """The same bundle, weights included, read from what a trusted one was shown as; itself for any other."""
+        root = self.config.root if isinstance(self.config, TrustedConfig) else None
+        return self if root is None else dataclasses.replace(self, folder=root)
+
     @property
     def version(self) -> str:
         return str(self.metadata.get("version", ""))
@@ -53,7 +69,7 @@ class Bundle:
     @cached_property
     def plan(self) -> Plan | None:
         """plan.json, or None in a bundle that `medseg plan` did not write."""
-        return Plan.read(self.layout.plan) if self.layout.plan.is_file() else None
+        return Plan.read(self.layout.plan) if os.path.lexists(self.layout.plan) else None
 
     @cached_property
     def labels(self) -> dict[int, str]:
@@ -80,7 +96,7 @@ class Bundle:
     @cached_property
     def roi_size(self) -> tuple[int, ...]:
         """Voxels of the sliding window."""
-        return roi_size(self.config)
+        return self._named(lambda _: roi_size(self.config), "roi_size")
 
     @cached_property
     def label_settings(self) -> LabelSettings:
@@ -89,14 +105,26 @@ class Bundle:
         Raises:
             BundleError: inference.json asks for something that `medseg predict` does not do.
         """
-        return label_settings(self.config, self.plan)
+        return self._named(lambda _: label_settings(self.config, self.plan), "inferer")
+
+    @property
+    def label_values(self) -> list[int]:
+        """The label that each output of the network stands for; a name of 0.1, see `label_settings`."""
+        values = self.label_settings.label_values
+        return sorted(self.labels) if values is None else list(values)
+
+    @property
+    def inference_settings(self) -> dict[str, Any]:
+        """`label_settings` and the weight files as a table; a name of 0.1."""
+        settings = dataclasses.asdict(self.label_settings)
+        return {**settings, "models": [str(path.relative_to(self.folder)) for path in self.weight_files]}
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """The very object that training used."""
         if "preprocessing_def" not in self.config:
             raise BundleError(f"{self.layout.inference}: has no preprocessing_def, so medseg did not write this bundle")
-        return self.config.get("preprocessing_def")
+        return self.value("preprocessing_def")
 
     @property
     def weight_files(self) -> list[Path]:
@@ -106,6 +134,8 @@ class Bundle:
             BundleError: a listed file lies outside the bundle.
         """
         listed = self.config.raw.get("models")
+        if listed is not None and not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+            raise BundleError(f"{self.config.source}: models is {str(listed)[:80]!r}, expected a list of file names")
         if not listed:
             return [self.layout.safetensors if self.layout.safetensors.is_file() else self.layout.weights]
         root = self.folder.resolve()
@@ -117,7 +147,37 @@ class Bundle:
 
     def untrained_network(self) -> torch.nn.Module:
         """`network_def`, built anew."""
-        return self.config.build("network_def")
+        return self._network("network_def")
+
+    def value(self, key: str) -> Any:
+        """A value or component of inference.json; whatever a stranger's file raises on the way names that file.
+
+        Raises:
+            MedsegError: it cannot be worked out, or is not allowed.
+        """
+        return self._named(self.config.get, key)
+
+    def _named(self, function: Callable[[str], Any], key: str) -> Any:
+        source = self.config.source
+        try:
+            return function(key)
+        except MedsegError as error:
+            text = " ".join(str(error).split())
+            if str(self.folder) in text and text == str(error) and len(text) < LONGEST:
+                raise
+            whose = "" if str(self.folder) in text else f"{source}: {key}: "
+            raise type(error)(f"{whose}{text if len(text) < LONGEST else text[: LONGEST - 3] + '...'}") from error
+        except Exception as error:  # references in a circle, to nothing, to what does not fit: any type there is
+            what = " ".join(str(error).split())[:160]
+            raise BundleError(f"{source}: {key} cannot be worked out: {type(error).__name__}: {what}") from error
+
+    def _network(self, key: str) -> torch.nn.Module:
+        import torch
+
+        made = self._named(self.config.build, key)
+        if not isinstance(made, torch.nn.Module):
+            raise BundleError(f"{self.config.source}: {key} makes a {type(made).__name__}, expected a network")
+        return made
 
     def networks(self) -> list[torch.nn.Module]:
         """One network per weight file, in evaluation mode on the CPU.
@@ -133,7 +193,7 @@ class Bundle:
             state = read_state_dict(path)
             # an ensemble of different networks names those that are not network_def by their weight files
             member = f"member_networks::{path.relative_to(self.folder).as_posix()}"
-            network = self.config.build(member) if member in self.config else self.untrained_network()
+            network = self._network(member) if member in self.config else self.untrained_network()
             load_into(network, state, path)
             found.append(network.eval())
         return found
@@ -143,7 +203,7 @@ class Bundle:
         return self.networks()[0]
 
 
-def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
+def load_bundle(path_or_name: str | Path, trust: Trust = False) -> Bundle:
     """Open a bundle folder, or a shipped or installed bundle by name.
 
     A bundle outside the allow-list opens only with `trust`; that decision is recorded with the hash of every file, and
@@ -151,7 +211,8 @@ def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
 
     Args:
         path_or_name: folder or name.
-        trust: let the bundle name any Python object and run any expression, as MONAI itself would.
+        trust: let the bundle name any Python object and run any expression, as MONAI itself would; a function is shown
+            the files first, and raises UntrustedBundleError to refuse.
 
     Raises:
         BundleError: no such bundle, or a file of it is missing or broken.
@@ -159,23 +220,49 @@ def load_bundle(path_or_name: str | Path, trust: bool = False) -> Bundle:
     """
     folder = find_bundle(path_or_name)
     layout = Layout(folder)
-    file = next((path for path in layout.inference_files if path.is_file()), None)
+    file = next((path for path in layout.inference_files if os.path.lexists(path)), None)
     if file is None:
         raise BundleError(f"{layout.inference} is missing: this bundle cannot predict")
-    return Bundle(folder=folder, metadata=read_metadata(folder), config=open_trusted(folder, file, trust))
+    config = open_trusted(folder, file, trust)
+    shown = config.root if isinstance(config, TrustedConfig) else None
+    bundle = Bundle(folder=folder, metadata=read_metadata(shown or folder), config=config)
+    if bundle.plan is not None:
+        refuse_disagreement(bundle.plan, bundle.metadata, layout)
+    return bundle
 
 
-def open_trusted(folder: Path, file: Path, trust: bool) -> SafeConfig:
+def open_trusted(folder: Path, file: Path, trust: Trust) -> SafeConfig:
     """Open a configuration; where it needs trust, ask the record of earlier decisions, or make one.
+
+    A trusted configuration reads and runs a private copy of the files that were hashed, never the folder again.
 
     Raises:
         UntrustedBundleError: it needs trust that was never given, or the bundle changed since.
     """
     try:
         return open_config(file, bundle_root=folder)
-    except UntrustedBundleError:
-        if trust:
-            remember(folder)
-        elif not is_trusted(folder):
+    except UntrustedBundleError as refused:
+        refusal = refused
+    try:
+        inventory = _consented(folder, trust)
+    except UntrustedBundleError as error:
+        if trust is not True:
             raise
-    return open_config(file, trust=True, bundle_root=folder)
+        return TrustedConfig(read_file(file), None, source=str(file), refusal=error)
+    if inventory is None or inventory.copy is None:
+        raise refusal
+    shown = inventory.copy / file.relative_to(folder)
+    return TrustedConfig({**read_file(shown), "bundle_root": str(inventory.copy)}, inventory, source=str(file))
+
+
+def _consented(folder: Path, trust: Trust) -> Inventory | None:
+    """The files that the user agreed to run, now or before; None when nobody was asked."""
+    if trust is False:
+        return trusted_copy(folder)
+    inventory = take_inventory(folder, private_copy=True)
+    changed = changes(inventory)
+    if changed:
+        if callable(trust):
+            trust(to_show(inventory, changed))
+        remember(inventory)
+    return inventory

@@ -17,6 +17,7 @@ from .checks.planned import LENGTHS
 from .configs.inference import evaluate_config, inference_config
 from .configs.metadata import make_metadata
 from .configs.train import train_config
+from .made_here import note_made
 
 # MONAI applies this file before the configuration; only classes of the standard library are allowed in it.
 LOGGING_CONF = """\
@@ -78,6 +79,7 @@ def write_bundle(folder: Path | str, plan: Plan, dataset: Any = None) -> Layout:
     write_text(layout.license, license_text(plan))
     write_text(layout.readme, model_card(plan))
     note_applied(layout, plan)
+    note_made(layout.folder)
     return layout
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.io import spacing_of
+from medseg.io.cells import text_cell
 from medseg.types import Affine
 
 # Voxels handled at a time: counting needs 8 bytes for each.
@@ -89,7 +90,12 @@ def measure(
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
     wanted = [value for value in sorted(names) if value != 0]
-    counts = count_voxels(label, max([*wanted, int(label.max(initial=0))]))
+    most = max([*wanted, int(label.max(initial=0))])
+    if most < 1 << 20:
+        table = count_voxels(label, most)
+        counts = {value: int(table[value]) for value in wanted}
+    else:  # a few huge values (an atlas): no table of a gigabyte for them
+        counts = {value: int(np.count_nonzero(label == value)) for value in wanted}
     rows = []
     for value in wanted:
         row: dict[str, Any] = {
@@ -110,5 +116,5 @@ def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: text_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import printable
+
+from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, add_common_arguments
 
 EXPORT_FORMATS = ("torchscript", "pt2", "onnx", "openvino")
@@ -76,7 +79,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         if not arguments.json and (check.faults or not arguments.quiet):
             print(f"{'FAULT' if check.faults else 'ok   '}  {check.name}")
             for fault in check.faults:
-                print(f"         {fault}")
+                print(f"         {printable(fault)}")
     faults = [fault for check in checks for fault in check.faults]
     if arguments.json:
         print(json.dumps({"ok": not faults, "checks": [vars(check) for check in checks]}, indent=2))
@@ -89,7 +92,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from medseg.commands.export import export_bundle
 
     result = export_bundle(
-        arguments.bundle, arguments.to, output=arguments.output, image=arguments.input, trust=arguments.trust
+        arguments.bundle, arguments.to, output=arguments.output, image=arguments.input, trust=consent(arguments)
     )
     text = (
         f"{result.path}: {result.megabytes:.1f} MB; largest difference to eager {result.largest_difference:.1e} in "

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.errors import printable
+
+from .consent import consent
 from .main import EXIT_OK, add_common_arguments
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from medseg.bundle.made_here import stays_ours
     from medseg.commands.cv import cross_validate
     from medseg.commands.cv_record import record_choice, write_cv_report
     from medseg.evaluation import ScoreSettings
@@ -34,13 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     result = cross_validate(
         arguments.bundle,
         device=arguments.device,
-        trust=arguments.trust,
+        trust=consent(arguments),
         settings=ScoreSettings(tolerance_mm=arguments.tolerance_mm),
         workers=arguments.threads or 1,
         progress=None if arguments.quiet or arguments.json else _show_progress,
     )
     if not arguments.dry_run:
-        record_choice(result)
+        with stays_ours(result.bundle.folder):
+            record_choice(result)
     report = Path(arguments.output) if arguments.output else result.bundle.layout.cross_validation_report
     if arguments.output or not arguments.dry_run:
         write_cv_report(result, report)
@@ -50,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show_progress(what: str, done: int, total: int, case: str) -> None:
     if sys.stderr.isatty():
-        print(f"\r\033[K{what}: {done} of {total} {case:.40}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{what}: {done} of {total} {printable(case):.40}", end="", file=sys.stderr, flush=True)
 
 
 def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path) -> None:
@@ -74,7 +79,9 @@ def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path)
             )
     print(f"chosen: {result.chosen}")
     for step in result.selection.steps:
-        print(f"  post-processing of {', '.join(result.bundle.labels[v] for v in step['labels'])}: {describe(step)}")
+        print(
+            f"  post-processing of {printable(', '.join(result.bundle.labels[v] for v in step['labels']))}: {describe(step)}"
+        )
     if not result.selection.steps:
         print("  no post-processing improved cross-validation")
     print("nothing written (--dry-run)" if arguments.dry_run else f"written into {result.bundle.folder}")

@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medseg.config import read_json
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, printable
 from medseg.layout import Layout
 
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         metavar="SPEC",
-        help="names of the label values: a bundle, a plan.json, a dataset.json, or 1=anterior,2=posterior "
-        "(default: the values found)",
+        help="names of the label values, regions and the ignored value: a bundle, a plan.json, a dataset.json (also nnU-Net's), or "
+        "1=anterior,2=posterior (default: the values found)",
     )
     parser.add_argument(
         "--region", action="append", default=[], metavar="NAME=1,2", help="also score a union of labels; repeatable"
@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", default="overlap,surface,volume,lesion", metavar="LIST", help="groups to compute")
     parser.add_argument("--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice (default 1)")
     parser.add_argument("--ignore-label", type=int, metavar="N", help="leave out voxels with this reference value")
+    parser.add_argument(
+        "--missing",
+        choices=("nan", "worst"),
+        default="nan",
+        help="distances of a label that one side lacks: undefined, with the reason (default), or the image's diagonal",
+    )
     parser.add_argument("--images", metavar="DIR", help="folder of the images, to show below the worst cases' labels")
     parser.add_argument(
         "--output", metavar="DIR", help="write evaluation.json, evaluation.csv and report.html into this folder"
@@ -53,17 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from medseg.evaluation import ScoreSettings, evaluate_folders
 
+    table = read_label_table(arguments.labels) if arguments.labels else LabelTable(None, {}, None)
     settings = ScoreSettings(
         groups=tuple(_words(arguments.metrics)),
         tolerance_mm=arguments.tolerance_mm,
-        ignore_label=arguments.ignore_label,
+        ignore_label=table.ignore if arguments.ignore_label is None else arguments.ignore_label,
+        missing=arguments.missing,
     )
     cases = arguments.cases[0] if arguments.cases in (["all"], ["predicted"]) else arguments.cases
     evaluation = evaluate_folders(
         arguments.prediction,
         arguments.reference,
-        labels=read_labels(arguments.labels) if arguments.labels else None,
-        regions=dict(parse_region(text) for text in arguments.region),
+        labels=table.labels,
+        regions=table.regions | dict(parse_region(text) for text in arguments.region),
         cases=cases,
         settings=settings,
         workers=arguments.threads or 1,
@@ -77,11 +85,26 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if evaluation.failed else EXIT_OK
 
 
+class LabelTable(NamedTuple):
+    """What `--labels` names: label value -> name, regions and the ignored value; `labels` None takes the values found."""
+
+    labels: dict[int, str] | None
+    regions: dict[str, tuple[int, ...]]
+    ignore: int | None
+
+
 def read_labels(text: str) -> dict[int, str]:
-    """Label value -> name from a bundle (folder, or name of a shipped one), a plan.json, a dataset.json, or `1=anterior,2=posterior`.
+    """Label value -> name; see `read_label_table`."""
+    return read_label_table(text).labels or {}
+
+
+def read_label_table(text: str) -> LabelTable:
+    """Labels, regions and ignored value of a bundle (folder, or name of a shipped one), a plan.json, a dataset.json, or
+    `1=anterior,2=posterior`.
 
     Raises:
         ConfigError: the text or file is none of these.
+        DataError: labels or regions that contradict each other.
     """
     from medseg.bundle.catalogue import known_bundles
 
@@ -93,16 +116,27 @@ def read_labels(text: str) -> dict[int, str]:
         path = plan if plan.exists() else path / "dataset.json"
     try:
         if not path.exists() and "=" in text:
-            return {int(value): name for value, name in (word.split("=", 1) for word in _words(text))}
-        table = read_json(path)["labels"]
-        # the Decathlon writes {"1": "anterior"}, nnU-Net {"anterior": 1}
-        pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in table.items()]
-        return {int(value): str(name) for value, name in pairs}
+            named = {int(value): name for value, name in (word.split("=", 1) for word in _words(text))}
+            return LabelTable(named, {}, None)
+        return _label_table(path, read_json(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--labels {text}: expected a bundle, a plan.json or dataset.json with plain labels, "
+            f"--labels {text}: expected a bundle, a plan.json or dataset.json with labels, "
             f"or 1=name,2=name ({type(error).__name__}: {error})"
         ) from error
+
+
+def _label_table(path: Path, content: dict[str, Any]) -> LabelTable:
+    """Of a plan, whose regions and ignored value stand beside the labels, or of a dataset.json in any of its layouts."""
+    from medseg.datasets.description import label_names
+    from medseg.datasets.regions import region_table
+
+    if isinstance(content.get("regions"), list):
+        labels = {int(value): str(name) for value, name in content["labels"].items()}
+        regions = {str(region["name"]): tuple(int(v) for v in region["labels"]) for region in content["regions"]}
+        return LabelTable(labels, regions, content.get("ignore_label"))
+    labels, ignore = label_names(path, content)
+    return LabelTable(labels, region_table(path, content), ignore)
 
 
 def _words(text: str) -> list[str]:
@@ -162,7 +196,12 @@ def _worst_scenes(evaluation: Evaluation, images: Path | None, count: int = 6) -
 
 def _show_progress(done: int, total: int, name: str) -> None:
     if sys.stderr.isatty():
-        print(f"\rscored {done}/{total} {name:40.40}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(
+            f"\rscored {done}/{total} {printable(name):40.40}",
+            end="\n" if done == total else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _print(evaluation: Evaluation, arguments: argparse.Namespace) -> None:
@@ -178,4 +217,4 @@ def _print(evaluation: Evaluation, arguments: argparse.Namespace) -> None:
         if arguments.output:
             print(f"written to {arguments.output}")
     for name, reason in evaluation.failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(f"failed: {printable(name)}: {printable(reason)}", file=sys.stderr)

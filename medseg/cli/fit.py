@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medseg.errors import ConfigError
 
+from .consent import consent
 from .main import add_common_arguments
 
 SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         budget_s=arguments.budget,
         init_from=arguments.init_from,
         device=arguments.device,
-        trust=arguments.trust,
+        trust=consent(arguments),
     )
     if arguments.json:
         print(json.dumps({f"fold_{fold}": metrics for fold, metrics in results.items()}))

@@ -22,6 +22,7 @@ from medseg.errors import MedsegError, nearest
 from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, listening
 
 from .endings import GOES_ON, goes_on_by_itself, say_last_words
+from .screen import log_to_screen, safe_screen
 
 # verb -> what it does; the file medseg/cli/VERB.py holds its options.
 VERBS = {
@@ -93,7 +94,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
     0 ok, 1 nothing done, 2 usage, 3 some cases failed, 130 interrupted (SIGINT), 143 terminated (SIGTERM, SIGUSR1, SIGUSR2).
     """
-    words = list(sys.argv[1:] if words is None else words)
+    with safe_screen():
+        return _main(list(sys.argv[1:] if words is None else words))
+
+
+def _main(words: list[str]) -> int:
     verb = next((word for word in words if word in VERBS), "")
     last_words = partial(say_last_words, verb=verb, words=words, as_json="--json" in words)
     with listening(last_words):
@@ -113,7 +118,7 @@ def _run(words: list[str], verb: str) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     level = logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    log_to_screen(level)
     if getattr(arguments, "threads", None):
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     if goes_on_by_itself(verb) and not arguments.resume:
@@ -122,6 +127,8 @@ def _run(words: list[str], verb: str) -> int:
     try:
         return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
+        if os.environ.get("MEDSEG_DEBUG"):
+            traceback.print_exc()
         return _refuse(str(error), as_json=getattr(arguments, "json", False))
     except OSError as error:
         if os.environ.get("MEDSEG_DEBUG"):

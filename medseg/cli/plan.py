@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, printable
 
 from .main import EXIT_OK, EXIT_USAGE, add_common_arguments
 
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(plan.explain())
     else:
         for warning in plan.warnings:
-            print(f"note: {warning}")
+            print(f"note: {printable(warning)}")
     print(f"bundle {arguments.output}: {plan.fingerprint['cases']} cases, {len(plan.labels) - 1} labels, ", end="")
     print(f"spacing {plan.spacing} mm, roi_size {plan.roi_size}, batch {plan.batch_size}")
     print(f"next: medseg fit {arguments.output} --fold 0")

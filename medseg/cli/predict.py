@@ -8,8 +8,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, printable
 
+from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--statistics", action="store_true", help="measure surfaces and intensities, not only volumes")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG per case")
     parser.add_argument(
-        "--anonymous-names", action="store_true", help="name outputs by a hash of the input, not by its file name"
+        "--anonymous-names", action="store_true", help="name cases by a hash of the input, in files and messages"
     )
     parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
     parser.add_argument(
@@ -101,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     from medseg.cases.batch import first_look
 
     find_bundle(arguments.bundle)
-    read_already = first_look(inputs)  # before torch is imported: a broken file is named at once
+    # before torch is imported: a broken file is named at once, unless names are not to be said
+    read_already = {} if arguments.anonymous_names else first_look(inputs)
     from medseg.commands.predict import predict_bundle
     from medseg.inference.settings import PredictOptions
 
@@ -127,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         preview=not arguments.no_preview,
         statistics=arguments.statistics,
         resume=arguments.resume,
-        trust=arguments.trust,
+        trust=consent(arguments),
         anonymous_names=arguments.anonymous_names,
         read_already=read_already,
         progress=screen.progress,
@@ -138,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_dict()))
     done = len(result.cases) - len(result.failed)
     if result.failed and len(result.cases) > 1 and not arguments.json:
-        names = ", ".join(case.name for case in result.failed)
+        names = ", ".join(printable(case.name) for case in result.failed)
         failed = f"{len(result.failed)} of {len(result.cases)} cases failed"
         print(f"medseg: {failed}, see above: {names}", file=sys.stderr)
     if done and not (arguments.json or arguments.quiet):
@@ -165,19 +167,19 @@ class _Screen:
             return
         self.shown = now
         left = (now - self.case_began) / max(done, 1) * (total - done)
-        text = f"{case}: window {done} of {total}, about {left:.0f} s left"
+        text = f"{printable(case)}: window {done} of {total}, about {left:.0f} s left"
         print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
 
     def finished(self, result: CaseResult, done: int, total: int) -> None:
         self.clear()
         if result.status == "failed":  # at once: a folder may take hours
-            print(f"medseg: {result.name}: {result.error}", file=sys.stderr, flush=True)
+            print(f"medseg: {printable(result.name)}: {printable(result.error)}", file=sys.stderr, flush=True)
         if self.quiet or result.status == "failed":
             return
         left = (time.monotonic() - self.began) / done * (total - done)
         rest = f", about {left:.0f} s left" if done < total else ""
         what = f"{result.seconds:.1f} s" if result.status == "done" else result.status
-        print(f"[{done}/{total}] {result.name}: {what}{rest}", file=sys.stderr)
+        print(f"[{done}/{total}] {printable(result.name)}: {what}{rest}", file=sys.stderr)
 
     def clear(self) -> None:
         if self.live:

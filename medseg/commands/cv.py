@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.load import Bundle, load_bundle
+from medseg.bundle.load import Bundle, Trust, load_bundle
 from medseg.bundle.predictor import grid_difference, make_fold_predictor
 from medseg.bundle.weights import sha256_of
 from medseg.config import read_json
@@ -99,7 +99,7 @@ def cross_validate(
     names: Sequence[str | Path],
     *,
     device: str = "auto",
-    trust: bool = False,
+    trust: Trust = False,
     settings: ScoreSettings | None = None,
     workers: int = 1,
     progress: Progress | None = None,

@@ -11,9 +11,12 @@ from typing import Any
 from medseg.bundle.card import update_figures
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
-from medseg.bundle.load import open_trusted
+from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
+from medseg.bundle.made_here import stays_ours
+from medseg.bundle.opening.parser import checked_config
 from medseg.bundle.opening.targets import TargetError, canonical_target
+from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, apply_overrides, read_config, read_json
 from medseg.devices import choose_device
 from medseg.errors import BundleError, ConfigError
@@ -24,6 +27,7 @@ from medseg.tracking.mlflow_logger import close_parent, open_parent
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
+from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ def resolve_config(
     *,
     fold: int = 0,
     files: Sequence[Path] = (),
+    shown: Path | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """train.json with further files, overrides and the run's own settings applied, every key checked.
@@ -44,17 +49,19 @@ def resolve_config(
         overrides: "key::path" -> value.
         fold: which fold.
         files: JSON files stacked on train.json, later ones win.
+        shown: where a trusted bundle's own files are read, in place of its folder.
         settings: top-level keys of train.json, such as resume or budget_s.
 
     Raises:
         ConfigError: an unknown key, or a fold that does not exist.
         BundleError: no train.json.
     """
-    layout = Layout(bundle)
+    layout = Layout(shown or bundle)
     if not layout.train.is_file():
         raise BundleError(f"{bundle} has no configs/train.json: it can predict, but not be trained")
-    config = read_config([layout.train, *files])
-    config = apply_overrides(config, dict(overrides or {}))
+    config = apply_overrides(read_config([layout.train, *files]), dict(overrides or {}))
+    typed = users_address(read_config([layout.train]), config, overrides or {})
+    config = without_addresses(config, quiet=typed is not None)
     own = {"bundle_root": str(bundle.resolve()), "fold": fold, **settings}
     return config | own
 
@@ -69,7 +76,7 @@ def fit_bundle(
     budget_s: float | None = None,
     init_from: str | Path | None = None,
     device: str = "auto",
-    trust: bool = False,
+    trust: Trust = False,
 ) -> dict[int, dict[str, float]]:
     """Train a bundle; the low-resolution network first, where the plan has one.
 
@@ -82,7 +89,7 @@ def fit_bundle(
         budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
         init_from: another bundle (or a state dict) whose weights are the start.
         device: see `medseg.devices.choose_device`.
-        trust: let the bundle's files name any Python object and run any expression.
+        trust: let the bundle's files name any Python object and run any expression; see `load_bundle`.
 
     Returns:
         fold -> last metrics.
@@ -96,7 +103,8 @@ def fit_bundle(
     """
     folder = find_bundle(bundle)
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
-    open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
+    opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
+    trusted = opened if isinstance(opened, TrustedConfig) else None
     refuse_other_plan(folder)
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
@@ -104,15 +112,22 @@ def fit_bundle(
     folds = list(range(count)) if fold == "all" else [int(fold)]
     choose_device(device)
     pretrained = _weights_of(init_from) if init_from is not None else None
-    coarse = low_resolution_bundle(folder)
-    if coarse is not None:
-        share = None if budget_s is None else budget_s * SHARE_OF_BUDGET
-        common = common_overrides(overrides)
-        fit_bundle(coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust)
-        attach_low_resolution(folder, coarse)
-        budget_s = None if budget_s is None or share is None else budget_s - share
-    settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
-    return _fit_folds(folder, folds, overrides, files, settings, nested=fold == "all", device=device)
+    stacked = apply_overrides(read_config([Layout(folder).train, *files]), dict(overrides or {}))
+    with tracking_at(users_address(read_config([Layout(folder).train]), stacked, overrides or {})):
+        coarse = low_resolution_bundle(folder)
+        if coarse is not None:
+            share = None if budget_s is None else budget_s * SHARE_OF_BUDGET
+            common = common_overrides(overrides)
+            fit_bundle(
+                coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
+            )
+            with stays_ours(folder):
+                attach_low_resolution(folder, coarse)
+            budget_s = None if budget_s is None or share is None else budget_s - share
+        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
+        return _fit_folds(
+            folder, folds, overrides, files, settings, nested=fold == "all", device=device, trusted=trusted
+        )
 
 
 def _fit_folds(
@@ -124,6 +139,7 @@ def _fit_folds(
     *,
     nested: bool,
     device: str,
+    trusted: TrustedConfig | None = None,
 ) -> dict[int, dict[str, float]]:
     """Train one fold after the other; nested ones below one MLflow run."""
     resume = bool(run_settings["resume"])
@@ -133,7 +149,8 @@ def _fit_folds(
         if resume and _finished(folder, number):
             log.info("fold %d is finished", number)
             continue
-        config = resolve_config(folder, overrides, fold=number, files=files, **run_settings)
+        shown = None if trusted is None else trusted.root
+        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **run_settings)
         if device != "auto":
             config["device"] = {"_target_": "medseg.components.choose_device", "name": device}
         refuse_mixture(folder, config, _kept(folder, folds, resume=resume))
@@ -141,15 +158,16 @@ def _fit_folds(
         if nested and settings.get("tracking"):
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
-        results[number] = run_config(folder, number, config, resume=resume)
-        keep_definition(folder, config)
-        update_figures(folder)
+        if trusted is not None:
+            config = trusted.ready(config)
+        results[number] = run_config(folder, number, config, resume=resume, shown=shown, trusted=trusted is not None)
+        with stays_ours(folder):
+            keep_definition(folder, config)
+            update_figures(folder)
     if parent is not None:
         # the folds of an earlier, interrupted call belong to the mean as well
         known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
-        close_parent(
-            Layout(folder).runs, settings["experiment"], parent, mean_metrics(known), uri=settings.get("tracking_uri")
-        )
+        close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
 
 
@@ -169,8 +187,8 @@ def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
     """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
     runs = Layout(folder).runs
     earlier = read_run_id(runs)
-    parent = open_parent(runs, settings["experiment"], uri=settings.get("tracking_uri"), run_id=earlier)
-    if earlier is None:
+    parent = open_parent(runs, settings["experiment"], run_id=earlier)
+    if parent != earlier:
         write_run_id(runs, parent, settings["experiment"])
     return parent
 
@@ -197,25 +215,53 @@ def _weights_of(source: str | Path) -> str:
     return str(weights.resolve())
 
 
-def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bool) -> dict[str, float]:
-    """Run one resolved train.json: the same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
-    from monai.bundle import ConfigWorkflow
+def run_config(
+    folder: Path,
+    fold: int,
+    config: Mapping[str, Any],
+    *,
+    resume: bool,
+    shown: Path | None = None,
+    trusted: bool = False,
+) -> dict[str, float]:
+    """Run one resolved train.json: `initialize`, then `run`, as `python -m monai.bundle run` does.
 
+    Args:
+        folder, fold: the bundle and the number of the fold.
+        config: see `resolve_config`.
+        resume: keep what an earlier run left.
+        shown: where a trusted bundle's metadata are read.
+        trusted: hand the file to MONAI's own `ConfigWorkflow`, which runs whatever it says; else it is read as data.
+
+    Raises:
+        UntrustedBundleError: something in it needs trust that was not given.
+    """
     from medseg.training.fit import prepare_run_folder
 
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
     layout = Layout(folder)
+    run = layout.run(fold)
+    reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
     run_folder = layout.run_folder(fold)
     prepare_run_folder(run_folder, keep=resume)
     if resume:
         _tell_changes(run_folder, config)
-    run = layout.run(fold)
     write_json(run.config, dict(config))
+    if reader is None:
+        result = _run_trusted(run.config, Layout(shown or folder).metadata)
+    else:
+        if "initialize" in reader:
+            reader.get("initialize")
+        result = reader.get("run")
+    return dict(result[0] if isinstance(result, list) else result)
+
+
+def _run_trusted(config: Path, metadata: Path) -> Any:
+    """The same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
+    from monai.bundle import ConfigWorkflow
+
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
     workflow = ConfigWorkflow(
-        config_file=str(run.config),
-        meta_file=str(layout.metadata),
-        logging_file=False,
-        workflow_type="train",
+        config_file=str(config), meta_file=str(metadata), logging_file=False, workflow_type="train"
     )
     try:
         workflow.initialize()
@@ -223,7 +269,7 @@ def run_config(folder: Path, fold: int, config: Mapping[str, Any], *, resume: bo
         workflow.finalize()
     except RuntimeError as error:
         raise _first_cause(error) from error
-    return dict(result[0] if isinstance(result, list) else result)
+    return result
 
 
 def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ accumulation; set the last to `float32` for unrounded sums); `python -m monai.bu
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +18,18 @@ import torch
 from medseg.bundle.card import license_text, model_card
 from medseg.bundle.configs.inference import evaluate_config, inference_config
 from medseg.bundle.configs.metadata import make_metadata
-from medseg.bundle.weights import load_into
+from medseg.bundle.made_here import note_made
+from medseg.bundle.weights import load_into, refuse_misfit
 from medseg.bundle.write import LOGGING_CONF
 from medseg.config import read_json
-from medseg.errors import BundleError, UntrustedBundleError
+from medseg.errors import BundleError, MedsegError
 from medseg.io.atomic import atomic_path, write_json, write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
+from medseg.planning.plan_check import plan_fault
 
-RESAMPLING = "resample_data_or_seg_to_shape"
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+from .nnunet_folder import DATASET, PLANS, REMEDY, folds_of, read_checkpoint, read_part
+from .nnunet_folder import configuration as named
 
 
 def import_nnunet(
@@ -46,21 +49,18 @@ def import_nnunet(
         ConfigError: the network uses what is not known here.
         UntrustedBundleError: a checkpoint holds more than tensors and numbers.
     """
-    from medseg.networks.imported.nnunet import build_nnunet, own_names
-
-    plans, dataset = _read(source / "plans.json"), _read(source / "dataset.json")
-    chosen = _configuration(plans, configuration or source.resolve().name.rpartition("__")[2])
-    folds = _folds(source, fold)
-    states = [_checkpoint(path) for path in folds.values()]
-    plan = _plan(plans, dataset, chosen, states[0], name)
-    network = _network_def(chosen, plan)
+    plans_file, dataset_file = source / "plans.json", source / "dataset.json"
+    plans, dataset = read_part(plans_file, PLANS), read_part(dataset_file, DATASET)
+    chosen = named(plans, configuration or source.resolve().name.rpartition("__")[2], plans_file)
+    folds = folds_of(source, fold)
+    states = [read_checkpoint(path) for path in folds.values()]
+    plan = _plan(plans, dataset, chosen, states[0], name, dataset_file)
+    network, preprocessing = _network_def(chosen, plan), _preprocessing_def(plans, chosen)
+    _try_preprocessing(preprocessing, plan, plans_file)
     layout = Layout(output)
     for state, path in zip(states, folds.values(), strict=True):
-        made = build_nnunet(**{key: value for key, value in network.items() if key != "_target_"})
-        weights = {key: value for key, value in own_names(state["network_weights"]).items() if key in made.state_dict()}
-        load_into(made, weights, path)  # refuses weights that do not fit, before anything is written
-        state["own"] = made.state_dict()
-    _write(layout, plan, network, _preprocessing_def(plans, chosen))
+        state["own"] = _fitted(network, state["network_weights"], path, plans_file)
+    _write(layout, plan, network, preprocessing)
     files = []
     for number, state in zip(folds, states, strict=True):
         target = layout.weights if len(folds) == 1 else layout.fold_weights(number)
@@ -68,90 +68,59 @@ def import_nnunet(
         files.append(target.relative_to(layout.folder).as_posix())
     if len(files) > 1:
         _save(layout.weights, states[0]["own"])  # what `monai.bundle` and exports take
-        write_json(layout.inference, {**_read(layout.inference), "models": files})
+        write_json(layout.inference, {**read_json(layout.inference), "models": files})
+    note_made(layout.folder)
     return layout
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _fitted(
+    network: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path, plans_file: Path
+) -> dict[str, torch.Tensor]:
+    """The network's own state with a checkpoint's weights; refused before a plan of absurd widths takes any memory."""
+    from medseg.networks.imported.nnunet import build_nnunet, own_names
+
+    arguments = {key: value for key, value in network.items() if key != "_target_"}
     try:
-        return dict(read_json(path))
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; expected a trained nnU-Net v2 folder with this file") from error
-    except ValueError as error:
-        raise BundleError(f"{path}: is not valid JSON: {error}") from error
+        with torch.device("meta"):
+            sketch = build_nnunet(**arguments).state_dict()
+    except MedsegError as error:
+        raise type(error)(f"{plans_file}: {error}") from error
+    except (RuntimeError, ValueError, TypeError) as error:  # shapes that no convolution has
+        raise BundleError(f"{plans_file}: the network cannot be built: {' '.join(str(error).split())[:160]}") from error
+    own = {key: value for key, value in own_names(weights).items() if key in sketch}
+    refuse_misfit(sketch, own, path)
+    made = build_nnunet(**arguments)
+    load_into(made, own, path)
+    return made.state_dict()
 
 
-def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """One configuration with what it inherits."""
-    known = plans.get("configurations", {})
-    if name not in known:
-        raise BundleError(f"configuration {name!r} is not in plans.json; there are {', '.join(known)}")
-    values = dict(known[name])
-    if "inherits_from" in values:
-        values = {**_configuration(plans, values["inherits_from"]), **values}
-    if len(values.get("patch_size", ())) != 3:
-        raise BundleError(f"configuration {name!r} is two-dimensional; only 3D configurations can be imported")
-    if values.get("previous_stage"):
-        raise BundleError(f"configuration {name!r} is the second stage of a cascade, which cannot be imported")
-    for what, order in (("data", 3), ("probabilities", 1)):
-        function = str(values.get(f"resampling_fn_{what}", RESAMPLING))
-        options = {"order": order, "order_z": 0, "force_separate_z": None} | values.get(
-            f"resampling_fn_{what}_kwargs", {}
-        )
-        if function != RESAMPLING or (options["order"], options["order_z"], options["force_separate_z"]) != (
-            order,
-            0,
-            None,
-        ):
-            raise BundleError(
-                f"configuration {name!r} resamples {what} by {function} {options}; only nnU-Net's default can be imported"
-            )
-    if "architecture" not in values:
+def _try_preprocessing(preprocessing: Mapping[str, Any], plan: Plan, plans_file: Path) -> None:
+    from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing
+
+    if len(preprocessing["normalization"]) != len(plan.channels):
         raise BundleError(
-            f"configuration {name!r} names no architecture: the plans are older than nnU-Net 2.5; plan anew"
+            f"{plans_file}: has {len(preprocessing['normalization'])} normalization schemes, dataset.json names "
+            f"{len(plan.channels)} channels; {REMEDY}"
         )
-    return values
-
-
-def _folds(source: Path, fold: str) -> dict[str, Path]:
-    wanted = None if fold == "all" else [part.strip() for part in str(fold).split(",")]
-    found = {}
-    for folder in sorted(source.glob("fold_*")):
-        number = folder.name.removeprefix("fold_")
-        path = next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
-        if path is not None and (wanted is None or number in wanted):
-            found[number] = path
-    if not found or (wanted is not None and len(found) < len(wanted)):
-        raise BundleError(f"{source}: has no trained fold {fold}; expected fold_N/{CHECKPOINTS[0]}")
-    return found
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint without running anything in it; besides tensors only numpy's plain numbers are let in."""
-    import pickle
-
-    import numpy as np
-
-    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
-    plain: list[Any] = [np._core.multiarray.scalar, np.dtype, *kinds]  # type: ignore[attr-defined]
     try:
-        with torch.serialization.safe_globals([*plain, (plain[0], "numpy.core.multiarray.scalar")]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        cause = " ".join(str(error).split())[:160]
-        raise UntrustedBundleError(f"{path}: refused, it holds more than tensors and numbers: {cause}") from error
-    if not isinstance(content, dict) or "network_weights" not in content:
-        raise BundleError(f"{path}: is no nnU-Net checkpoint (no network_weights)")
-    return content
+        NnunetPreprocessing(**{key: value for key, value in preprocessing.items() if key != "_target_"})
+    except Exception as error:
+        raise BundleError(
+            f"{plans_file}: its normalization cannot be used: {str(error)[:160] or type(error).__name__}"
+        ) from error
 
 
-def _labels(dataset: Mapping[str, Any]) -> dict[int, str]:
-    labels = {}
+def _labels(dataset: Mapping[str, Any], path: Path) -> dict[int, str]:
+    labels: dict[int, str] = {}
     for name, value in dataset["labels"].items():
         if isinstance(value, list):
-            raise BundleError(f"label {name!r} is a region {value}; networks for regions cannot be imported")
+            raise BundleError(
+                f"{path}: label {name[:80]!r} is a region {str(value)[:80]}; networks for regions cannot be imported"
+            )
+        if value in labels:
+            raise BundleError(f"{path}: labels {labels[value]!r} and {name!r} have the same value {value}")
         if name != "ignore":
-            labels[int(value)] = str(name)
+            labels[value] = name
     return dict(sorted(labels.items()))
 
 
@@ -161,15 +130,16 @@ def _plan(
     chosen: Mapping[str, Any],
     state: Mapping[str, Any],
     name: str | None,
+    dataset_file: Path,
 ) -> Plan:
     title = re.sub(r"[^a-z0-9]+", "_", str(name or plans.get("dataset_name", "nnunet_model")).lower()).strip("_")
     mirror = state.get("inference_allowed_mirroring_axes")
-    return Plan(
+    plan = Plan(
         name=title,
         data_folder=".",
         spatial_dims=3,
         channels={int(key): str(value) for key, value in dataset["channel_names"].items()},
-        labels=_labels(dataset),
+        labels=_labels(dataset, dataset_file),
         orientation="RAS",
         spacing=[float(v) for v in chosen["spacing"]],
         roi_size=[int(v) for v in chosen["patch_size"]],
@@ -192,6 +162,10 @@ def _plan(
         reference=str(dataset.get("reference", "")),
         licence=str(dataset.get("licence", dataset.get("license", ""))),
     )
+    fault = plan_fault(json.loads(json.dumps(plan.to_dict())))
+    if fault:
+        raise BundleError(f"{dataset_file}: makes no plan: {fault}; {REMEDY}")
+    return plan
 
 
 def _network_def(chosen: Mapping[str, Any], plan: Plan) -> dict[str, Any]:

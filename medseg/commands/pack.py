@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
@@ -14,13 +16,31 @@ from typing import Any
 
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
-from medseg.bundle.opening.trust import SKIPPED_FOLDERS
+from medseg.bundle.leak_scan import Scan
+from medseg.bundle.secrets import scrub, secrets_of
 from medseg.bundle.weights import read_state_dict, sha256_of
 from medseg.config import read_json
 from medseg.errors import BundleError
 from medseg.io.atomic import atomic_path
 from medseg.layout import Layout, bundle_name
 
+# Results, which are not part of what is given away.
+SKIPPED_FOLDERS = frozenset({"runs", "eval", "__pycache__"})
+log = logging.getLogger(__name__)
+
+# What a bundle is made of; a report, a picture or a table that lies beside it may show patients and is not packed.
+PACKED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"plan\.json",
+        r"(?:docs/)?(?:LICEN[CS]E|NOTICE|README)[\w.-]*(?<!\.html)",
+        r"docs/[\w.-]+\.(?:md|txt)",
+        r"configs/[\w.-]+\.(?:json|ya?ml|conf)",
+        r"(?:scripts/(?:[\w-]+/)*)?[\w-]+\.py",
+        r"(?:[\w-]*requirements[\w-]*\.txt|large_files\.ya?ml)",
+        r"models/(?:[\w.-]+/)*[\w.-]+\.(?:pth?|safetensors|ts|pt2|onnx|xml|bin)",
+    )
+)
 # Same bytes in, same zip out: the earliest date a zip can hold.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 # Already compressed or incompressible.
@@ -40,50 +60,19 @@ class Packed:
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
-def _replacements(layout: Layout) -> dict[str, str]:
-    """What must not leave this machine -> what stands for it: the data folder, and the case names by number."""
-    table: dict[str, str] = {}
-    for path in (layout.plan, layout.train, layout.inference, layout.evaluate):
-        if path.is_file():
-            content = read_json(path)
-            for key in ("data_folder", "dataset_dir"):
-                folder = content.get(key)
-                if isinstance(folder, str) and folder:
-                    table[folder] = "data"
-    names: set[str] = set()
-    if layout.splits.is_file():
-        for fold in read_json(layout.splits):
-            names |= {str(name) for part in fold.values() for name in part}
-    table.update({name: f"case_{number:04d}" for number, name in enumerate(sorted(names), start=1)})
-    return table
-
-
-def scrub(node: Any, table: Mapping[str, str]) -> Any:
-    """Replace names in every string and key of a JSON value; whole words only, so that a case "1" leaves "0.15" alone."""
-    if isinstance(node, Mapping):
-        return {scrub(key, table): scrub(value, table) for key, value in node.items()}
-    if isinstance(node, list):
-        return [scrub(value, table) for value in node]
-    if not isinstance(node, str) or not table:
-        return node
-    if node in table:
-        return table[node]
-    long = sorted((name for name in table if len(name) >= 3), key=len, reverse=True)
-    if not long:
-        return node
-    pattern = "|".join(re.escape(name) for name in long)
-    return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", lambda found: table[found.group(0)], node)
-
-
 def _content(path: Path, table: Mapping[str, str]) -> bytes:
     if path.suffix == ".json" and table:
         scrubbed = scrub(read_json(path), table)
         return (json.dumps(scrubbed, indent=2, ensure_ascii=False) + "\n").encode()
-    return path.read_bytes()
+    content = path.read_bytes()
+    if path.suffix in (".md", ".txt", ""):  # the card may speak of its worst cases
+        with contextlib.suppress(UnicodeDecodeError):
+            return str(scrub(content.decode("utf-8"), table)).encode()
+    return content
 
 
 def packed_files(folder: Path) -> list[Path]:
-    """Files that go into the zip: everything but results, hidden files and links.
+    """Files that go into the zip: those that a bundle is made of, see `PACKED`; results and reports stay here.
 
     Raises:
         BundleError: a link, which would reach outside the bundle.
@@ -95,9 +84,31 @@ def packed_files(folder: Path) -> list[Path]:
             continue
         if path.is_symlink():
             raise BundleError(f"{path} is a link; a packed bundle holds files only. Replace it by the file")
-        if path.is_file() and name.as_posix() != "SHA256SUMS":
+        if not path.is_file() or name.as_posix() == Layout(folder).checksums.name:
+            continue
+        if any(pattern.fullmatch(name.as_posix()) for pattern in PACKED):
             found.append(path)
+        else:
+            log.info("%s stays here: no file that a bundle is made of", name.as_posix())
     return found
+
+
+def clean_files(folder: Path, *, keep_names: bool = False) -> dict[str, bytes]:
+    """Path inside the bundle -> content, names replaced in JSON files, every file looked through afterwards.
+
+    Raises:
+        BundleError: a file still holds a case's name, the data's folder, the user's home or the bundle's place; or a link.
+    """
+    secrets = secrets_of(Layout(folder), keep_names=keep_names)
+    scan = Scan(secrets)
+    contents = {}
+    for path in packed_files(folder):
+        inside = path.relative_to(folder).as_posix()
+        contents[inside] = _content(path, secrets.table)
+        made = path.suffix in (".ts", ".pt2", ".onnx", ".xml", ".bin")
+        cure = "export it again or delete it" if made else "take it out of the file, or the file out of the bundle"
+        scan.refuse(inside, contents[inside], cure)
+    return contents
 
 
 def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_names: bool = False) -> Packed:
@@ -109,21 +120,18 @@ def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_na
         keep_names: leave the names of training cases in splits.json and plan.json; the data folder is always removed.
 
     Raises:
-        BundleError: no weights yet, or the bundle holds a link.
+        BundleError: no weights yet, the bundle holds a link, or a file still holds a name or place; it is named.
     """
     folder = find_bundle(path_or_name)
     layout = Layout(folder)
     name, version = bundle_name(folder), str(read_metadata(folder).get("version", "0.0.0"))
     target = output or Path(f"{name}_v{version}.zip")
-    table = _replacements(layout)
-    if keep_names:
-        table = {key: value for key, value in table.items() if value == "data"}
-    contents = {path.relative_to(folder).as_posix(): path for path in packed_files(folder)}
-    extra = {} if layout.safetensors.is_file() else _as_safetensors(layout)
+    contents = clean_files(folder, keep_names=keep_names)
+    if not layout.safetensors.is_file():
+        contents |= _as_safetensors(layout)
     sums = []
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for inside in sorted({*contents, *extra}):
-            content = extra[inside] if inside in extra else _content(contents[inside], table)
+        for inside, content in sorted(contents.items()):
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {inside}")
             _add(archive, f"{name}/{inside}", content)
         _add(archive, f"{name}/SHA256SUMS", ("\n".join(sums) + "\n").encode())
@@ -132,11 +140,10 @@ def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_na
 
 def write_clean_copy(folder: Path, target: Path) -> Path:
     """The files that `pack_bundle` would pack, names replaced, as a folder."""
-    table = _replacements(Layout(folder))
-    for path in packed_files(folder):
-        copy = target / path.relative_to(folder)
+    for inside, content in clean_files(folder).items():
+        copy = target / inside
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(_content(path, table))
+        copy.write_bytes(content)
     return target
 
 

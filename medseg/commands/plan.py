@@ -23,6 +23,7 @@ from medseg.planning.memory import measure_step
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
 from medseg.training.progress import progress_bar
+from medseg.transforms.classes import class_values
 from medseg.types import FilePath
 
 from .plan_place import check_place, put_bundle
@@ -104,7 +105,7 @@ def _preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list
         preset,
         spatial_dims=dims,
         in_channels=len(dataset.channels),
-        out_channels=len(dataset.regions) or max(dataset.labels) + 1,
+        out_channels=len(dataset.regions) or len(class_values(dataset.labels)),
         size=size,
     )
     return [[int(step) for step in level] for level in network.strides]

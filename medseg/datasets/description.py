@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from medseg.errors import DataError, LabelError
+from medseg import documents
+from medseg.errors import ConfigError, DataError, LabelError, UnreadableFileError
 from medseg.io.datalist import Case
-from medseg.io.formats.stream import open_file
 from medseg.io.volume import read_label
 
 from .regions import region_labels
@@ -26,18 +25,12 @@ Splits = list[dict[str, list[str]]]
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises UnreadableFileError when it is missing, DataError naming line and column when it is not JSON."""
-    with open_file(path) as file:
-        content = file.read()
     try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        ) from None
-    except RecursionError:
-        raise DataError(f"{path}: is not a sensible JSON file: nested too deeply.") from None
+        return documents.read_json(path)
+    except documents.UnopenedFileError as error:
+        raise UnreadableFileError(str(error)) from None
+    except ConfigError as error:
+        raise DataError(str(error)) from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

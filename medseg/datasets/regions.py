@@ -26,20 +26,25 @@ def read_regions(path: Path, description: Mapping[str, Any]) -> tuple[Regions, t
     Raises:
         DataError: a region that is no list of labels, or an order that does not fit them.
     """
+    regions = region_table(path, description)
+    return (regions, class_order(path, regions, description.get("regions_class_order"))) if regions else ({}, ())
+
+
+def region_table(path: Path, description: Mapping[str, Any]) -> Regions:
+    """The regions alone, for who scores them and writes none. Raises DataError for a region that is no list of labels."""
     labels = description.get("labels")
     entries = description.get("regions")
     if entries is None and isinstance(labels, dict) and any(isinstance(value, list) for value in labels.values()):
         # as soon as one entry is a union, nnU-Net makes an output of every foreground entry
         entries = {name: value for name, value in labels.items() if name != "ignore" and value not in (0, [0])}
     if not entries:
-        return {}, ()
+        return {}
     if not isinstance(entries, dict):
         raise DataError(f'{path}: "regions" is {entries!r}, expected such as {{"whole tumour": [1, 2, 3]}}.')
-    regions = {
+    return {
         str(name): region_labels(path, name, value if isinstance(value, list) else [value])
         for name, value in entries.items()
     }
-    return regions, class_order(path, regions, description.get("regions_class_order"))
 
 
 def region_labels(path: Path, name: str, values: Sequence[Any]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
+from medseg.errors import printable
 from medseg.io.geometry import orientation_of, spacing_of
 from medseg.types import Affine
 
@@ -27,15 +28,24 @@ PLANES = (("sagittal", 0, "PA", "IS"), ("coronal", 1, "RL", "IS"), ("axial", 2, 
 MARGIN_MM = 15.0  # shown around the labels: enough of the neighbourhood to recognise the place
 
 
+def as_text(name: str, longest: int = 60) -> str:
+    """A name as matplotlib draws it letter by letter: no formula between dollars, no control characters, not hidden.
+
+    A dollar after a backslash is drawn as a dollar where a text holds no formula; a legend leaves out what begins with `_`.
+    """
+    shown = printable(name if len(name) <= longest else f"{name[: longest - 1]}\u2026").replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> str:
     """Lines over steps or epochs as SVG; name -> (x values, y values), NaN leaves a gap."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, (x, y)) in enumerate(series.items()):
         style = "o-" if len(x) <= 30 else "-"
-        axes.plot(x, y, style, color=COLORS[i % len(COLORS)], label=name, markersize=3, linewidth=1.4)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+        axes.plot(x, y, style, color=COLORS[i % len(COLORS)], label=as_text(name), markersize=3, linewidth=1.4)
+    axes.set_xlabel(as_text(x_label))
+    axes.set_ylabel(as_text(y_label))
     axes.grid(alpha=0.3)
     if series:
         axes.legend(frameon=False, fontsize=8)
@@ -51,7 +61,7 @@ def boxes(values: Mapping[str, Sequence[float]], *, y_label: str) -> str:
     for i, (name, numbers) in enumerate(values.items(), start=1):
         defined = np.asarray([v for v in numbers if not math.isnan(v)])
         names.append(
-            f"{name}\nn={len(defined)}"
+            f"{as_text(name)}\nn={len(defined)}"
             + (f" ({len(numbers) - len(defined)} undefined)" * (len(defined) < len(numbers)))
         )
         if not len(defined):
@@ -61,7 +71,7 @@ def boxes(values: Mapping[str, Sequence[float]], *, y_label: str) -> str:
         axes.plot(i + generator.uniform(-0.15, 0.15, len(defined)), defined, ".", color=color, markersize=4, alpha=0.7)
     axes.set_xticks(range(1, len(names) + 1), names, fontsize=7, rotation=0 if len(names) <= 6 else 60)
     axes.set_xlim(0.4, len(names) + 0.6)
-    axes.set_ylabel(y_label)
+    axes.set_ylabel(as_text(y_label))
     axes.grid(axis="y", alpha=0.3)
     return _svg(figure)
 
@@ -143,7 +153,9 @@ def _one_color(color: str) -> Any:
 def _legend(figure: Figure, colors: Mapping[int, str], labels: Mapping[int, str]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=color, label=labels.get(value, str(value))) for value, color in list(colors.items())[:16]]
+    handles = [
+        Patch(color=color, label=as_text(labels.get(value, str(value)))) for value, color in list(colors.items())[:16]
+    ]
     columns = min(len(handles), 8)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, fontsize=7, frameon=False, labelcolor="white"

@@ -13,12 +13,13 @@ import numpy as np
 from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.io.atomic import is_temporary
 from medseg.io.geometry import grid_difference, spacing_of
-from medseg.io.volume import READABLE, case_name, is_volume_file, read_label
+from medseg.io.volume import READABLE, case_name, is_volume_file, read_header, read_label
 from medseg.types import Affine, FilePath, LabelXYZ
 
 from .result import CaseScores, Evaluation
 from .scores import LabelScores, ScoreSettings, score_case
 
+PROBABILITIES = "_probabilities"  # as cases/batch.py names them
 NOT_ANNOTATED = "label not annotated in this case"
 Pair = tuple[str, Path, Path]  # case name, prediction, reference
 
@@ -84,7 +85,7 @@ def evaluate_pairs(
     settings = settings or ScoreSettings()
     named = {name: (value,) for value, name in (labels or {}).items() if value != 0 and value != settings.ignore_label}
     wanted = named | {name: tuple(values) for name, values in (regions or {}).items()}
-    known = None if labels is None else set(labels)
+    known = None if labels is None else set(labels) - {settings.ignore_label}
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
@@ -126,6 +127,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UnreadableFileError(f"{folder}: no such folder of label maps")
     files = [path for path in sorted(folder.iterdir()) if is_volume_file(path) and not is_temporary(path)]
+    files = [path for path in files if not _beside_labels(path, {case_name(other) for other in files})]
     if not files:
         raise DataError(f"{folder}: holds no label maps (looked for {', '.join(READABLE)})")
     found: dict[str, Path] = {}
@@ -134,6 +136,19 @@ def _label_files(folder: Path) -> dict[str, Path]:
             raise DataError(f"{folder}: {other.name} and {path.name} are both case {case_name(path)!r}; keep one")
         found[case_name(path)] = path
     return found
+
+
+def _beside_labels(path: Path, cases: Collection[str]) -> bool:
+    """Whether a file holds the probabilities that `predict --probabilities` writes beside the label map of a case."""
+    name = case_name(path)
+    case = name.removesuffix(PROBABILITIES)
+    if case == name or case not in cases:
+        return False
+    try:
+        header = read_header(path)
+    except MedsegError:
+        return False  # said when it is read
+    return header.channels > 1 or np.dtype(header.dtype).kind == "f"
 
 
 def _refuse_missing(whose: str, names: Sequence[str], what: str, folder: Path) -> None:
@@ -162,8 +177,8 @@ def _score_pair(
     if change is not None:
         prediction.array = change(prediction.array, prediction.affine)
     if known is None:
-        known = _values(reference.array) | _values(prediction.array)
-        plain = sorted(known - {0, settings.ignore_label})
+        known = (_values(reference.array) | _values(prediction.array)) - {settings.ignore_label}
+        plain = sorted(known - {0})
         regions = {str(value): (value,) for value in plain} | dict(regions)
     try:
         scores = score_case(

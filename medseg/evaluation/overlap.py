@@ -75,7 +75,8 @@ def joint_histogram(
         )
     # one more row and column, last: values that are not listed (and, in the reference, those to ignore)
     codes, size = {label: i for i, label in enumerate(labels)}, len(labels) + 1
-    code_reference, code_prediction = _Encoder(reference, codes), _Encoder(prediction, codes)
+    counted = {label: place for label, place in codes.items() if label != ignore_label}  # also where it is listed
+    code_reference, code_prediction = _Encoder(reference, counted, size - 1), _Encoder(prediction, codes, size - 1)
     flat_reference, flat_prediction = np.ravel(reference, order="K"), np.ravel(prediction, order="K")
     if not _same_memory_order(reference, prediction):
         flat_reference, flat_prediction = reference.ravel(), prediction.ravel()
@@ -126,15 +127,15 @@ def _same_memory_order(a: LabelXYZ, b: LabelXYZ) -> bool:
 
 
 class _Encoder:
-    """Turns values of one map into positions in `labels`; unlisted values get the position len(labels)."""
+    """Turns values of one map into positions in `labels`; unlisted values get a position of their own."""
 
-    def __init__(self, array: LabelXYZ, codes: dict[int, int]) -> None:
+    def __init__(self, array: LabelXYZ, codes: dict[int, int], unlisted: int) -> None:
         if array.dtype.kind not in "biu":
             raise LabelError(f"label maps hold integers, this one holds {array.dtype}")
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         self.low = low
-        self.identity = low >= 0 and high < len(codes) and all(label == i for label, i in codes.items())
-        self.unlisted = len(codes)
+        self.identity = low >= 0 and high < len(codes) and all(codes.get(i) == i for i in range(len(codes)))
+        self.unlisted = unlisted
         if high - low < 1 << 20:
             self.table = np.full(high - low + 1, self.unlisted, dtype=np.intp)
             for label, position in codes.items():

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from medseg.config import read_json
-from medseg.errors import UnreadableFileError
+from medseg.errors import UnreadableFileError, printable
 from medseg.io.atomic import write_json, write_text
+from medseg.io.cells import text_cell
 from medseg.types import FilePath
 
 from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings
@@ -110,8 +111,11 @@ class Evaluation:
                 "tolerance_mm": self.settings.tolerance_mm,
                 "lesion_min_overlap": self.settings.min_overlap,
                 "ignore_label": self.settings.ignore_label,
+                "missing": self.settings.missing,
             },
-            "definitions": {name: DEFINITIONS[name] for name in (*self.settings.groups, "interval", "empty")},
+            "definitions": {
+                name: DEFINITIONS[name] for name in (*self.settings.groups, "interval", "empty", "missing")
+            },
             "summary": {
                 label: {metric: _without_nan(interval.as_dict()) for metric, interval in row.items()}
                 for label, row in self.summary().items()
@@ -135,7 +139,7 @@ class Evaluation:
             for label, scores in case.labels.items():
                 numbers = ["" if math.isnan(v := scores.values[metric]) else f"{v:.6g}" for metric in metrics]
                 reasons = "; ".join(f"{metric}: {reason}" for metric, reason in scores.reasons.items())
-                writer.writerow([case.name, label, *numbers, reasons])
+                writer.writerow([text_cell(case.name), text_cell(label), *numbers, text_cell(reasons)])
         write_text(path, text.getvalue())
 
     def table(self, metrics: tuple[str, ...] = ("dice", "hd95_mm", "nsd", "volume_error_ml")) -> str:
@@ -144,7 +148,7 @@ class Evaluation:
         rows = [["label", *chosen, "cases"]]
         for label, row in self.summary().items():
             cells = [_cell(row[metric]) for metric in chosen]
-            rows.append([label, *cells, str(max(row[metric].count for metric in chosen))])
+            rows.append([printable(label), *cells, str(max(row[metric].count for metric in chosen))])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -164,6 +168,7 @@ def read_evaluation(path: FilePath) -> Evaluation:
             tolerance_mm=content["settings"]["tolerance_mm"],
             min_overlap=content["settings"]["lesion_min_overlap"],
             ignore_label=content["settings"]["ignore_label"],
+            missing=content["settings"].get("missing", "nan"),
         )
         cases = [_case_from(entry) for entry in content["cases"]]
         regions = {name: tuple(values) for name, values in content["labels"].items()}

@@ -40,6 +40,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lesions", "lesions_detected", "lesions_false"), AT_LEAST_0),
     "relative_volume_error": (-1.0, math.inf),
 }
+MISSING = ("nan", "worst")
 GROUPS = ("overlap", "surface", "volume", "lesion")
 TOLERANCE_MM = 1.0  # about one voxel of the usual research MR; state the one that your task's observers agree to
 DEFINITIONS = {
@@ -50,6 +51,8 @@ DEFINITIONS = {
     "interval": "mean over the cases for which a metric is defined, with its 95 % confidence interval: Student's t over cases, "
     "cut to the values that the metric can have",
     "empty": "a label absent from both sides has no score: it is NaN with a reason and enters no mean",
+    "missing": "distances of a label absent from one side: nan = not defined, with the reason; worst = the length of the image's "
+    "diagonal in mm",
 }
 
 
@@ -75,12 +78,15 @@ class ScoreSettings:
         tolerance_mm: of the surface Dice, in mm.
         min_overlap: share of a lesion's voxels that makes it detected.
         ignore_label: voxels where the reference holds this value are left out everywhere.
+        missing: distances of a label that one side lacks: `nan` leaves them undefined with the reason, `worst` takes the
+            image's diagonal, so that a missed organ costs something in the mean.
     """
 
     groups: tuple[str, ...] = GROUPS
     tolerance_mm: float = TOLERANCE_MM
     min_overlap: float = lesions.MIN_OVERLAP
     ignore_label: int | None = None
+    missing: str = "nan"
 
     def __post_init__(self) -> None:
         unknown = set(self.groups) - set(GROUPS)
@@ -88,6 +94,8 @@ class ScoreSettings:
             raise ConfigError(f"metric groups are any of {', '.join(GROUPS)}; got {sorted(unknown) or 'none'}")
         if not self.tolerance_mm >= 0:
             raise ConfigError(f"tolerance_mm is {self.tolerance_mm}, expected a number >= 0")
+        if self.missing not in MISSING:
+            raise ConfigError(f"missing is {self.missing!r}, expected one of {', '.join(MISSING)}")
 
     @property
     def metrics(self) -> list[str]:
@@ -141,6 +149,9 @@ def score_case(
         if "lesion" in settings.groups:
             masks = (_mask(reference, values), _mask(prediction, values))
             scores |= _lesion_scores(lesions.count_lesions(*masks, min_overlap=settings.min_overlap))
+        if settings.missing == "worst" and (counts[name].reference == 0) != (counts[name].prediction == 0):
+            diagonal = math.hypot(*(n * float(step) for n, step in zip(reference.shape, spacing, strict=True)))
+            scores |= {metric: diagonal for metric in ("hd95_mm", "asd_mm") if metric in scores}
         chosen = {metric: scores[metric] for metric in settings.metrics}
         reason = counts[name].absent
         undefined = {metric: reason or "not defined" for metric, value in chosen.items() if math.isnan(value)}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import BundleError, DataError
 from medseg.io import Volume
+from medseg.transforms.classes import label_dtype
 
 from .windows.sliding_window import SlidingWindowInferer
 
@@ -101,7 +102,7 @@ class MonaiSegmenter:
     def _one_label(self, pred: NDArray[Any]) -> NDArray[np.integer]:
         if pred.shape[0] == 1:
             values = np.rint(pred[0])
-            return values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16)
+            return values.astype(label_dtype(int(values.max(initial=0))))
         classes = pred.shape[0]
         if np.isin(pred, (0, 1)).all():
             if (pred.sum(axis=0) > 1).any():
@@ -111,11 +112,11 @@ class MonaiSegmenter:
                 )
             if self.label_values is None or len(self.label_values) != classes:
                 label = np.where(pred.any(axis=0), pred.argmax(axis=0) + 1, 0)
-                return label.astype(np.uint8 if classes < 256 else np.uint16)
+                return label.astype(label_dtype(classes))
         label = pred.argmax(axis=0)
         if self.label_values is not None and len(self.label_values) == classes:
             label = self.label_values[label]
-        return label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16)
+        return label.astype(label_dtype(int(label.max(initial=0))))
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for the record."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError, ResourceError
 from medseg.io import Volume
+from medseg.transforms.classes import label_dtype
 from medseg.transforms.nnunet_preprocessing import NnunetPreprocessing
 from medseg.transforms.postprocessing import Postprocessing
 from medseg.transforms.preprocessing import Prepared, Preprocessing
@@ -91,7 +92,7 @@ class Predictor:
             progress: called with (windows done, windows in all).
 
         Returns:
-            (X, Y, Z) uint8 (uint16 for labels from 256 on) on the volume's grid.
+            (X, Y, Z) uint8 (uint16, uint32 where labels need it) on the volume's grid.
 
         Raises:
             DataError: the network answered with NaN or infinity, or the image holds them.
@@ -313,6 +314,5 @@ def _checked_combination(settings: LabelSettings, networks: int) -> str:
 
 
 def _values_unless_plain(values: Sequence[int] | None, *, keep: bool = False) -> NDArray[np.integer] | None:
-    if values is None or (list(values) == list(range(len(values))) and not keep):
-        return None
-    return np.asarray(list(values), dtype=np.uint16 if max(values) > 255 else np.uint8)
+    plain = values is None or (list(values) == list(range(len(values))) and not keep)
+    return None if plain or values is None else np.asarray(list(values), dtype=label_dtype(max(values)))

@@ -18,6 +18,7 @@ from medseg.datasets import Dataset, load_case
 from medseg.errors import DataError, LabelError
 from medseg.io.datalist import Case
 from medseg.io.geometry import orientation_of, spacing_of
+from medseg.transforms.classes import class_values, classes_of
 
 log = logging.getLogger(__name__)
 # Voxels sampled per case for the foreground statistics; the same bound as nnU-Net's order of magnitude, and the
@@ -118,9 +119,11 @@ def measure_case(case: Case, dataset: Dataset) -> CaseFingerprint:
 def _count_pieces(label: NDArray[np.integer]) -> dict[int, int]:
     """label value -> connected components, each counted in its own bounding box."""
     structure = np.ones((3, 3, 3), dtype=bool)
-    boxes = ndimage.find_objects(label.astype(np.int32, copy=False))
-    found = ((value, box) for value, box in enumerate(boxes, start=1) if box is not None)
-    return {value: int(ndimage.label(label[box] == value, structure)[1]) for value, box in found}
+    values = class_values(value for value in np.unique(label) if value > 0)
+    numbers = classes_of(np.where(label > 0, label, 0), values)  # one box for each value up to the largest otherwise
+    boxes = ndimage.find_objects(numbers.astype(np.int32, copy=False))
+    found = ((number, box) for number, box in enumerate(boxes, start=1) if box is not None)
+    return {values[number]: int(ndimage.label(numbers[box] == number, structure)[1]) for number, box in found}
 
 
 def measure(
@@ -212,7 +215,7 @@ def _intensities(measured: Sequence[CaseFingerprint]) -> list[dict[str, float]]:
                 f"channel {channel} is missing in every labelled case; remove it from the dataset's channels."
             )
         low, high = np.percentile(pooled, [0.5, 99.5])
-        facts = {"mean": pooled.mean(), "std": pooled.std(), "p0_5": low, "p99_5": high}
+        facts = {"mean": pooled.mean(dtype=np.float64), "std": pooled.std(dtype=np.float64), "p0_5": low, "p99_5": high}
         facts |= {"minimum": pooled.min(), "maximum": pooled.max()}
         intensity.append({key: float(value) for key, value in facts.items()})
     return intensity

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
-from medseg.errors import BundleError
+from medseg.errors import BundleError, MedsegError
 from medseg.io.atomic import write_json
+
+from .plan_check import plan_fault
 
 
 @dataclass
@@ -87,18 +89,21 @@ class Plan:
         """Read plan.json.
 
         Raises:
-            BundleError: the file is missing, is no JSON, or lacks a value.
+            BundleError: the file is missing, is no JSON, lacks a value, or contradicts itself.
         """
         try:
             values = read_json(path)
-            for table in ("channels", "labels"):
-                values[table] = {int(key): name for key, name in values[table].items()}
-            known = {entry.name for entry in dataclasses.fields(Plan)}
-            return Plan(**{key: value for key, value in values.items() if key in known})
         except FileNotFoundError as error:
             raise BundleError(f"{path} is missing: is this a bundle that `medseg plan` wrote?") from error
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{path} cannot be read as a plan: {error}") from error
+        except MedsegError as error:
+            raise BundleError(str(error)) from error
+        fault = plan_fault(values)
+        if fault:
+            raise BundleError(f"{path}: {fault}; correct it, or plan anew with `medseg plan`")
+        for table in ("channels", "labels"):
+            values[table] = {int(key): name for key, name in values[table].items()}
+        known = {entry.name for entry in dataclasses.fields(Plan)}
+        return Plan(**{key: value for key, value in values.items() if key in known})
 
     def explain(self) -> str:
         """What was measured, and the values with their reasons, as text for a terminal."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg.datasets import Dataset
+from medseg.transforms.classes import class_values
 
 from .crops import BYTES_PER_VOXEL, choose_crops, choose_strides
 from .fingerprint import Fingerprint
@@ -127,7 +128,7 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
         "preset": asked.preset,
         "spatial_dims": dims,
         "in_channels": len(dataset.channels),
-        "out_channels": len(dataset.regions) or max(dataset.labels) + 1,
+        "out_channels": len(dataset.regions) or len(class_values(dataset.labels)),
         "size": asked.size,
         "mixer": None,
     }

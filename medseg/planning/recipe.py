@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +27,10 @@ def choose_normalization(dataset: Dataset, fingerprint: Fingerprint) -> tuple[li
             entries.append(
                 {
                     "kind": "ct",
-                    "lower": round(facts["p0_5"], 3),
-                    "upper": round(facts["p99_5"], 3),
-                    "mean": round(facts["mean"], 3),
-                    "std": round(max(facts["std"], 1e-8), 3),
+                    "lower": _rounded(facts["p0_5"], facts["std"]),
+                    "upper": _rounded(facts["p99_5"], facts["std"]),
+                    "mean": _rounded(facts["mean"], facts["std"]),
+                    "std": _rounded(facts["std"], facts["std"]),
                 }
             )
             words.append(
@@ -39,6 +40,12 @@ def choose_normalization(dataset: Dataset, fingerprint: Fingerprint) -> tuple[li
             entries.append({"kind": "zscore"})
             words.append(f"{name}: intensities have no unit, so each image is z-scored by itself")
     return entries, "; ".join(words)
+
+
+def _rounded(value: float, scale: float) -> float:
+    """Three decimals, and more where the values spread over less than a hundred: attenuation per mm has its digits too."""
+    digits = 3 if not 0 < scale < 100 else 5 - math.floor(math.log10(scale))
+    return round(value, digits)
 
 
 def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any], str]:

@@ -18,14 +18,18 @@ from medseg.config import read_json
 from medseg.interruption import deferred
 from medseg.layout import Layout, RunFolder
 
+from .own_store import artifact_place, database, knows_run, set_foreign_store_aside
 from .run_report import curves_picture, plan_record, run_page
 
 log = logging.getLogger(__name__)
 
 
 def tracking_uri(store: Path, uri: str | None = None) -> str:
-    """Where runs are recorded: the argument, then `MLFLOW_TRACKING_URI`, then an SQLite file in `store`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').absolute()}"
+    """Where runs are recorded: the argument, then `MLFLOW_TRACKING_URI`, then an SQLite file in `store`.
+
+    The argument must be the user's own word; an address that a bundle's file names is none.
+    """
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database(store).absolute()}"
 
 
 class RunLogger(MLFlowLogger):
@@ -59,6 +63,9 @@ class RunLogger(MLFlowLogger):
         local = where.startswith("sqlite:")
         if local:
             store.mkdir(parents=True, exist_ok=True)
+        if where == f"sqlite:///{database(store).absolute()}":
+            set_foreign_store_aside(store)
+            run_id = run_id if run_id is not None and knows_run(store, run_id) else None
         with deferred():  # MLflow makes its tables here, and a store with half of them is of no use
             super().__init__(
                 experiment_name=experiment,
@@ -66,7 +73,7 @@ class RunLogger(MLFlowLogger):
                 tracking_uri=where,
                 run_id=run_id,
                 tags=tags,
-                artifact_location=(store / "mlartifacts").absolute().as_uri() if local else None,
+                artifact_location=artifact_place(store) if local else None,
             )
         self.store = store
         self.run_folder = store / run_name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .mlflow_logger import tracking_uri as resolve_uri
+from .own_store import artifact_place, database, set_foreign_store_aside
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def _experiment(client: Any, name: str, store: Path, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    place = (store / "mlartifacts").absolute().as_uri() if uri.startswith("sqlite:") else None
+    place = artifact_place(store) if uri.startswith("sqlite:") else None
     return str(client.create_experiment(name, artifact_location=place))
 
 
@@ -63,6 +64,8 @@ def log_bundle(
     uri = resolve_uri(store, tracking_uri)
     if uri.startswith("sqlite:"):
         store.mkdir(parents=True, exist_ok=True)
+    if uri == f"sqlite:///{database(store).absolute()}":
+        set_foreign_store_aside(store)
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

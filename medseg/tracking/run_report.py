@@ -42,7 +42,9 @@ def curves_picture(rows: Sequence[Mapping[str, float]]) -> bytes:
     for axis, prefix in zip(axes, ("train_", "val_"), strict=True):
         for key in (key for key in keys if key.startswith(prefix)):
             points = [(row["step"], row[key]) for row in rows if key in row]
-            axis.plot(*zip(*points, strict=True), label=key, marker="." if len(points) < 20 else None)
+            axis.plot(
+                *zip(*points, strict=True), label=key.replace("$", r"\$"), marker="." if len(points) < 20 else None
+            )
         axis.set_xlabel("step")
         if axis.lines:
             axis.legend(fontsize="x-small")

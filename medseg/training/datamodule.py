@@ -18,6 +18,7 @@ from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
 from medseg.planning.folds import list_cases
+from medseg.transforms.classes import class_values
 from medseg.transforms.crops.augmentation import apply, draw, spare_missing
 from medseg.transforms.crops.device_augmentation import cut_box, finish_crops
 from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
@@ -63,7 +64,7 @@ class CaseDataset(Dataset[dict[str, Any]]):
         self.data = data
         self.ignore_label = ignore_label
         self.source = (dataset_dir, bundle_root, fold)
-        self.num_labels = max(self.labels) + 1
+        self.values = class_values(self.labels)
         self._cases: list[Case] | None = None
         self._arrays: list[StoredArrays] = []
 
@@ -110,15 +111,18 @@ class CaseDataset(Dataset[dict[str, Any]]):
         self._arrays = [store.open(case) for case in self.cases]
 
     def _store(self) -> Store:
-        return Store({"preprocessing": self.preprocessing.to_dict(), "ignore_label": self.ignore_label})
+        recipe: dict[str, Any] = {"preprocessing": self.preprocessing.to_dict(), "ignore_label": self.ignore_label}
+        if self.values != tuple(range(len(self.values))):
+            recipe["classes"] = list(self.values)  # class numbers are stored; without gaps they are the values
+        return Store(recipe)
 
     def present(self, case: Case) -> Tensor:
-        """(K,) boolean: the labels that the case's annotation declares."""
+        """(K,) boolean: the classes that the case's annotation declares."""
         declared = case.labels_present  # not from the store: the list may be corrected after the voxels were stored
-        mask = torch.ones(self.num_labels, dtype=torch.bool)
+        mask = torch.ones(len(self.values), dtype=torch.bool)
         if declared is not None:
             mask[:] = False
-            mask[[0, *declared]] = True
+            mask[[0, *(self.values.index(value) for value in declared)]] = True
         return mask
 
 

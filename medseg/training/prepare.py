@@ -13,6 +13,7 @@ from medseg.io.datalist import Case
 from medseg.io.header import Header
 from medseg.io.store import StoredArrays, sample_foreground
 from medseg.io.volume import read_label
+from medseg.transforms.classes import class_values, classes_of
 from medseg.transforms.preprocessing import Preprocessing
 
 
@@ -23,12 +24,14 @@ def preprocess_case(
 
     Args:
         preprocessing: the object that the predictor reuses.
-        labels: label value -> name, background included.
+        labels: label value -> name, background included; stored are class numbers, see `medseg.transforms.classes`.
         ignore_label: value of voxels that were not annotated; they become -1, which the loss leaves out.
 
     The returned function raises what the readers and checks raise, each naming case and file; anything else, such as a
     shortage of memory, comes back as an error that names the case.
     """
+
+    values = class_values(labels)
 
     def build(case: Case) -> StoredArrays:
         try:
@@ -56,11 +59,10 @@ def preprocess_case(
             case, check_label_values(label, dict(labels), ignore_label=ignore_label), labels, ignore_label=ignore_label
         )
         prepared = preprocessing.apply(image.array, image.affine)
-        label_XYZ = np.asarray(preprocessing.apply_label(label.array, label.affine))
-        if ignore_label is not None:
-            label_XYZ = np.where(label_XYZ == ignore_label, -1, label_XYZ.astype(np.int16))
-        smallest = np.uint8 if label_XYZ.min(initial=0) >= 0 and label_XYZ.max(initial=0) < 256 else np.int16
-        stored = np.ascontiguousarray(label_XYZ.astype(smallest))
+        # on the image's grid, never on one made of the label's own affine: two affines that count as equal may still round to
+        # other axes or another shape, and a crop is decided by the image alone
+        label_XYZ = np.asarray(preprocessing.apply_label(label.array, image.affine, grid=prepared.grid))
+        stored = classes_of(label_XYZ, values, ignore_label=ignore_label)
         properties = _properties(prepared, case, image.header, label.header)
         return StoredArrays(_float32(prepared.image), stored, sample_foreground(stored), properties)
 

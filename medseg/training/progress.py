@@ -8,13 +8,15 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from medseg.errors import printable
+
 
 @contextmanager
 def progress_bar(title: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the number of units done so far."""
     interactive = sys.stderr.isatty()
     bar = tqdm(
-        total=total, desc=title, unit=unit, file=sys.stderr, leave=True,
+        total=total, desc=printable(title), unit=unit, file=sys.stderr, leave=True,
         mininterval=0.2 if interactive else 10.0, delay=0.0 if interactive else 10.0,
         ncols=None if interactive else 100, smoothing=0.1,
     )  # fmt: skip

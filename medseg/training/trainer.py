@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,13 @@ def make_trainer(
         early_stop: validations without a better mean Dice after which training ends; None trains to the end.
         train_handlers: accepted since MONAI's tools put handlers here; an MLflow handler's address and a checkpoint loader's
             weights are taken over, other Ignite handlers cannot run under Lightning and are named in a warning.
-        tracking, tracking_uri, experiment: MLflow record, see `medseg.tracking.mlflow_logger`.
+        tracking, experiment: MLflow record, see `medseg.tracking.mlflow_logger`.
+        tracking_uri: accepted and not used: a bundle's file must not choose where records go.
         parent_run: id of the MLflow run that this one is nested under.
         trainer_settings: any other argument of `pytorch_lightning.Trainer`.
 
     Raises:
-        ConfigError: `max_epochs` is not positive.
+        ConfigError: `max_epochs` is not positive, or a setting of Lightning's would write to or fetch from elsewhere.
     """
     if int(max_epochs) < 1:
         raise ConfigError(f"max_epochs is {max_epochs}; expected at least 1")
@@ -119,7 +120,10 @@ def make_trainer(
     chosen = device if isinstance(device, torch.device) else choose_device(str(device))
     if chosen.type == "cpu":
         keep_freed_memory()
-    folder, uri = run_folder(bundle_root, fold), _take_over(train_handlers) or tracking_uri
+    _refuse_addresses(trainer_settings)
+    if tracking_uri is not None:
+        log.warning("the tracking address of train.json is not used; set MLFLOW_TRACKING_URI to record runs elsewhere")
+    folder, uri = run_folder(bundle_root, fold), _take_over(train_handlers)
     settings: dict[str, Any] = {
         "max_epochs": int(max_epochs),
         "accelerator": {"cuda": "gpu", "mps": "mps"}.get(chosen.type, "cpu"),
@@ -134,6 +138,17 @@ def make_trainer(
         "default_root_dir": str(folder),
     }
     return pl.Trainer(**{**OWN_WAYS, **settings, **trainer_settings})
+
+
+def _refuse_addresses(settings: Mapping[str, Any]) -> None:
+    """Lightning hands places to fsspec, which takes any address; where runs go is not for a bundle to say."""
+    for key, value in settings.items():
+        if key == "default_root_dir" or (isinstance(value, str) and "://" in value):
+            raise ConfigError(f"train::trainer::{key} is {value!r}: a bundle's runs lie in its folder; leave it out")
+        if key == "logger" and not isinstance(value, bool):
+            raise ConfigError(
+                "train::trainer::logger is set; runs are recorded with MLflow: `tracking`, MLFLOW_TRACKING_URI"
+            )
 
 
 def _callbacks(folder: Path, ema_decay: float | None, early_stop: int | None) -> list[Any]:

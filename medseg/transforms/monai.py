@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 
+from .classes import label_dtype
 from .grid import GridMap
 from .postprocessing import Postprocessing
 from .preprocessing import Preprocessing
@@ -124,8 +125,9 @@ class RestoreLabeld(MapTransform):
                 label = restore_regions(logits, grid, self.writes)
             if self.labels is not None:
                 table = np.asarray(self.labels)
-                label = table.astype(np.uint8 if table.max() < 256 else np.uint16)[label]
-            restored = MetaTensor(torch.from_numpy(label.astype(np.int32, copy=False))[None], meta=dict(image.meta))
+                label = table.astype(label_dtype(int(table.max())))[label]
+            wide = np.int32 if label.max(initial=0) < 1 << 31 else np.int64
+            restored = MetaTensor(torch.from_numpy(label.astype(wide, copy=False))[None], meta=dict(image.meta))
             restored.affine = torch.from_numpy(affine)
             result[key] = restored
         return result

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError, nearest
 
-# Below this a channel counts as constant: divided by it, a constant channel becomes zeros instead of noise.
-SMALLEST_STD = 1e-8
+# A channel whose values differ by no more than float32's rounding of their mean is constant: it becomes zeros instead of noise.
+# The bound is relative, since the unit of an image is anybody's choice: diffusivity in m2/s lies near 1e-9.
+SMALLEST_SHARE = 2.0**-24
 
 
 def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
@@ -29,24 +30,29 @@ def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
     return mean, float(np.sqrt(total / count))
 
 
+def _scale(mean: float, std: float) -> np.float32:
+    """What a centred channel is multiplied by; 0 for a constant one."""
+    return np.float32(1.0 / std) if std > SMALLEST_SHARE * abs(mean) else np.float32(0)
+
+
 def _zscore(channel: NDArray[np.float32], entry: dict[str, Any]) -> NDArray[np.float32]:
     if entry.get("nonzero"):
         inside = channel != 0
         if not inside.any():
             return channel
         mean, std = _moments(channel[inside])
-        channel = np.where(inside, (channel - np.float32(mean)) / np.float32(max(std, SMALLEST_STD)), np.float32(0))
+        channel = np.where(inside, (channel - np.float32(mean)) * _scale(mean, std), np.float32(0))
         return channel.astype(np.float32, copy=False)
     mean, std = _moments(channel)
     channel -= np.float32(mean)
-    channel *= np.float32(1.0 / max(std, SMALLEST_STD))
+    channel *= _scale(mean, std)
     return channel
 
 
 def _ct(channel: NDArray[np.float32], entry: dict[str, Any]) -> NDArray[np.float32]:
     np.clip(channel, np.float32(entry["lower"]), np.float32(entry["upper"]), out=channel)
     channel -= np.float32(entry["mean"])
-    channel *= np.float32(1.0 / max(float(entry["std"]), SMALLEST_STD))
+    channel *= _scale(0.0, float(entry["std"]))
     return channel
 
 

@@ -135,8 +135,8 @@ class Preprocessing:
 
         Args:
             label: (X, Y, Z) integers on the image's grid.
-            affine: of that grid.
-            grid: `Prepared.grid` of the image; needed only with `crop_to_nonzero`, which looks at the image.
+            affine: of the image, to the last digit; not used with `grid`.
+            grid: `Prepared.grid` of the image: the sure way, and the only one with `crop_to_nonzero`, which looks at the image.
 
         Raises:
             GridMismatchError: the label's shape is not the image's.

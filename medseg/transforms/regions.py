@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .classes import label_dtype
+
 __all__ = ["labels_of_regions", "region_masks"]
 
 
@@ -31,7 +33,7 @@ def labels_of_regions(logits: Tensor, writes: Sequence[int], *, threshold: float
         threshold: a voxel belongs to a region when its logit is above; 0 is a probability of one half.
 
     Returns:
-        (*space) uint8, uint16 for labels from 256 on; 0 where no region is.
+        (*space) the smallest of uint8, uint16 and uint32 that holds the labels; 0 where no region is.
 
     Raises:
         ValueError: another number of labels than of regions.
@@ -42,8 +44,9 @@ def labels_of_regions(logits: Tensor, writes: Sequence[int], *, threshold: float
     """
     if len(writes) != logits.shape[0]:
         raise ValueError(f"{logits.shape[0]} regions and {len(writes)} labels; expected one label for each region")
-    kind: Any = torch.uint8 if max(writes) < 256 else torch.uint16
-    result = torch.zeros(logits.shape[1:], dtype=torch.int32, device=logits.device)
+    kind: Any = getattr(torch, label_dtype(max(writes)).__name__)
+    wide = torch.int32 if max(writes) < 1 << 31 else torch.int64
+    result = torch.zeros(logits.shape[1:], dtype=wide, device=logits.device)
     for region, value in zip(logits, writes, strict=True):
         result.masked_fill_(region > threshold, int(value))
     return result.to(kind)

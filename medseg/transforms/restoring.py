@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 
 from medseg_kernels import AxisTable, axis_table, stitch_labels, stitch_logits
 
+from .classes import label_dtype
 from .grid import GridMap
 from .regions import labels_of_regions
-
-
-def label_dtype(largest: int) -> type[np.unsignedinteger]:
-    """The smallest unsigned type that holds the labels."""
-    return np.uint8 if largest < 256 else np.uint16
 
 
 def place_label(label: NDArray[np.integer], grid: GridMap) -> NDArray[np.integer]:

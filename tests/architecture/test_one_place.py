@@ -18,8 +18,7 @@ from tests.architecture.test_floors import MEDSEG, ROOT
 
 LAYOUT = ROOT / "medseg" / "layout.py"
 HOMES_OF_JSON = {
-    "medseg/config.py": "read_json",
-    "medseg/datasets/description.py": "decodes a byte order mark and limits the size",
+    "medseg/documents.py": "read_json, with every limit",
 }
 
 

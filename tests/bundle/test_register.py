@@ -59,6 +59,47 @@ def test_requirements_are_exact(bundle: Layout) -> None:
     assert all("==" in line and "+" not in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [
+        ("--index-url http://127.0.0.1/simple\nevil", "1"),
+        ("evil @ http://127.0.0.1/evil.zip #", "1"),
+        ("-r /etc/passwd", "1"),
+        ("-e", "."),
+        ("./evil", "1"),
+        ("evil", "1\n--index-url http://127.0.0.1"),
+        ("evil", "1 --hash=sha256:0"),
+        ("evil", "1; python_version > '3'"),
+        ("evil", "@ http://127.0.0.1/evil.zip"),
+        ("evil", " @ file:///tmp/evil.zip"),
+        ("evil", "===http://127.0.0.1"),
+        ("evil==1", "1"),
+        ("evil\u2028x", "1"),
+        ("evil", ""),
+        ("", "1"),
+        ("evil", ["1"]),
+        ("evil", {"version": "1"}),
+    ],
+)
+def test_requirement_that_is_no_name_with_versions_is_refused(package: str, version: object) -> None:
+    with pytest.raises(BundleError, match=r"metadata.json: the requirement"):
+        requirements({"required_packages_version": {package: version}})
+
+
+def test_own_versions_are_requirements_too_and_are_judged() -> None:
+    with pytest.raises(BundleError, match="torch"):
+        requirements({"pytorch_version": "2 @ http://127.0.0.1/evil.zip"})
+    with pytest.raises(BundleError, match="expected package names"):
+        requirements({"required_packages_version": ["--pre"]})
+
+
+def test_plain_requirements_are_written_and_unknown_packages_named(caplog: pytest.LogCaptureFixture) -> None:
+    table = {"nibabel": "5.3.2", "monai[nibabel,tqdm]": ">=1.6,<2", "never-heard-of": "0.1"}
+    lines = requirements({"pytorch_version": "2.11.0+cu130", "required_packages_version": table})
+    assert lines == ["monai[nibabel,tqdm]<2,>=1.6", "never-heard-of==0.1", "nibabel==5.3.2", "torch==2.11.0"]
+    assert "will install never-heard-of" in caplog.text
+
+
 def test_untrained_bundle_is_not_registered(bundle: Layout) -> None:
     bundle.weights.unlink()
     with pytest.raises(BundleError, match="train the bundle"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import math
 import re
@@ -189,3 +190,20 @@ def test_practice_card_says_what_was_not_done() -> None:
     assert rows["Leakage checks"] == (True, "subject ids between folds")
     assert rows["Seeds"] == (True, "0")
     assert rows["Test set"][0] is False
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "x$^{$", "$x$", "_hidden", "a\x1b[2J\u202eb", "line\nbreak", "\\$"])
+def test_any_label_name_is_drawn_as_text(name: str) -> None:
+    import warnings
+
+    label = np.zeros((8, 8, 8), np.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = figures.boxes({name: [0.1, 0.2]}, y_label=name)
+        lines = figures.curves({name: ([0, 1], [0.1, 0.2])}, x_label=name, y_label=name)
+        figures.overlay(np.zeros((8, 8, 8), np.float32), label, label, np.eye(4), labels={0: "b", 1: name})
+    shown = html.escape(figures.as_text(name).replace("\\$", "$").strip(), quote=False)
+    assert shown in lines
+    assert shown in drawn
+    assert "\x1b" not in drawn + lines

@@ -122,3 +122,15 @@ def test_equals_monai() -> None:
         assert hausdorff_distance(found[label]) == pytest.approx(float(hd95[i]), abs=1e-3)
         assert average_surface_distance(found[label]) == pytest.approx(float(asd[i]), abs=1e-3)
         assert surface_dice(found[label], tolerance_mm=1.0) == pytest.approx(float(nsd[i]), abs=1e-3)
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("step", [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.78125, 1.1])
+def test_a_tolerance_of_whole_voxels_takes_them_in_and_no_further_one(step: float, single: bool) -> None:
+    spacing = float(np.float32(step)) if single else step
+    for count in range(1, 8):
+        reference, prediction = np.zeros((2, 24, 1, 1), dtype=bool)
+        reference[5], prediction[5 + count] = True, True
+        found = surface_distances(reference, prediction, spacing=(spacing, 1, 1))
+        assert surface_dice(found, tolerance_mm=round(step * count, 6)) == 1.0
+        assert surface_dice(found, tolerance_mm=step * (count - 0.001)) == 0.0

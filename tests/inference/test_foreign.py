@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,10 +112,23 @@ def scan(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("inverts", [True, False], ids=["Invertd", "without Invertd"])
-def test_a_zoo_bundle_predicts_what_monai_predicts(bundle: Path, scan: Path, tmp_path: Path, inverts: bool) -> None:
+def test_a_zoo_bundle_predicts_what_monai_predicts(
+    bundle: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inverts: bool
+) -> None:
     (bundle / "configs" / "inference.json").write_text(json.dumps(zoo_config(inverts=inverts)))
     result = predict_bundle(bundle, scan, tmp_path / "ours", preview=False)
     assert [case.status for case in result.cases] == ["done"]
+    if inverts:  # once as users run it: in a child process, which sends its results and progress
+        told: list[Any] = []
+        monkeypatch.delenv("MEDSEG_FOREIGN")
+        again = predict_bundle(
+            bundle, scan, tmp_path / "child", preview=False, progress=lambda *facts: told.append(facts),
+            finished=lambda *facts: told.append(facts),
+        )  # fmt: skip
+        assert told == [("patient", 1, 1), (again.cases[0], 1, 1)]
+        assert (again.cases[0].status, again.cases[0].outputs) == ("done", result.cases[0].outputs)
+        labels = [read_label(tmp_path / name / "patient.nii.gz").array for name in ("ours", "child")]
+        np.testing.assert_array_equal(*labels)
     ours, source = read_label(tmp_path / "ours" / "patient.nii.gz"), read_header(scan)
     np.testing.assert_array_equal(ours.affine, source.affine)
     assert len(np.unique(ours.array)) == 3

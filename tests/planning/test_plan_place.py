@@ -57,7 +57,7 @@ EDITS: dict[str, tuple[tuple[str, ...], Any]] = {
     "train::dataset::augmentation::mirror": (("augmentation", "mirror"), 0.0),
     "labels::1": (("labels", "1"), "ball"),
     "train::inferer::overlap": (("inference", "overlap"), 0.25),
-    "splits": (("splits",), [{"train": ["ball_0", "ball_1"], "val": ["ball_2"]}]),
+    "splits": (("splits",), [{"train": ["ball_0", "ball_1"], "val": ["ball_2"]}] * 3),
 }
 
 

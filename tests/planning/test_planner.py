@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -218,7 +219,16 @@ def test_a_plan_survives_its_file_and_every_choice_has_a_reason(tmp_path: Path) 
 
 def test_a_broken_plan_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(BundleError, match=r"plan\.json cannot be read as a plan"):
+    with pytest.raises(BundleError, match=r"plan\.json: is not valid JSON"):
         Plan.read(tmp_path / "plan.json")
     with pytest.raises(BundleError, match="is missing"):
         Plan.read(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-5, 1e-2, 1.0, 1e3])
+def test_ct_statistics_keep_their_digits_in_any_unit(unit: float) -> None:
+    facts = {"p0_5": -18.84 * unit, "p99_5": 22.13 * unit, "mean": 2.051 * unit, "std": 3.1 * unit}
+    dataset = SimpleNamespace(channels={0: "CT"})
+    (entry,), _ = choose_normalization(dataset, SimpleNamespace(intensity=[facts]))  # type: ignore[arg-type]
+    found = {"p0_5": entry["lower"], "p99_5": entry["upper"], "mean": entry["mean"], "std": entry["std"]}
+    assert found == pytest.approx(facts, rel=1e-3)

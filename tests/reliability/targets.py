@@ -17,7 +17,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medseg.bundle.opening.grammar import GrammarError, check
+from medseg.bundle.opening.bounded import GrammarError
+from medseg.bundle.opening.expressions import check
 from medseg.config import parse_overrides, read_config
 from medseg.datasets.description import channel_names, label_names, read_object, read_splits
 from medseg.errors import MedsegError
@@ -85,10 +86,9 @@ def _one_slice(folder: Path) -> Path:
 
 
 EXPRESSIONS = (
-    b"[x * 2 + @a::b for x in range(10) if x > 1]",
-    b"torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-    b"{'a': [1, 2]}['a'][0:1] and (lambda x: x.to('cpu'))",
-    b"import glob, os.path as p",
+    b"[@a::b * 2, max(1, @c)] + list(range(10))",
+    b"'cuda:0' if @cuda else 'cpu'",
+    b"{'a': [1, 2]}['a'][0:1] and not 3 < @b <= 4",
     b"@root + '/models/' + str(3 ** 2)",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -302,3 +303,17 @@ def test_real_volumes_return_exactly(real_data) -> None:
         recipe = Preprocessing(None, NONE)
         grid = recipe.apply(label[None].astype(np.float32), stored.affine).grid
         np.testing.assert_array_equal(place_label(recipe.apply_label(label, stored.affine), grid), label)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-9, 1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("entry", [{"kind": "zscore"}, {"kind": "zscore", "nonzero": True}])
+def test_a_z_score_does_not_depend_on_the_unit(unit: float, entry: dict[str, Any]) -> None:
+    values = np.random.default_rng(0).normal(3.0, 0.5, (1, 8, 8, 8))
+    found = Preprocessing(None, [entry]).apply((values * unit).astype(np.float32), np.eye(4)).image
+    np.testing.assert_allclose(found.std(), 1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.1, 12345.678])
+def test_a_constant_channel_becomes_zeros_in_any_unit(value: float) -> None:
+    constant = np.full((1, 7, 8, 9), value, np.float32)
+    assert not Preprocessing(None, [{"kind": "zscore"}]).apply(constant, np.eye(4)).image.any()

@@ -9,14 +9,15 @@ from typing import Any
 from medseg.config import ABSENT, look_up
 from medseg.errors import nearest
 
+from ..opening.expressions import walk
 from ..opening.grammar import references
-from ..opening.parser import COMPONENT_WORDS, check_config, walk
-from ..opening.targets import TargetError, resolve_target
+from ..opening.parser import check_config
+from ..opening.targets import COMPONENT_WORDS, TargetError, resolve_target
 
 
 def check_safety(name: str, config: Mapping[str, Any]) -> list[str]:
-    """What needs `--trust`."""
-    return [f"{name}, {refusal}" for refusal in check_config(config)]
+    """What needs `--trust`; `bundle_root` is set by whoever opens the bundle."""
+    return [f"{name}, {refusal}" for refusal in check_config({**config, "bundle_root": "."})]
 
 
 def check_references(name: str, config: Mapping[str, Any]) -> list[str]:

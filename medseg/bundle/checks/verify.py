@@ -69,7 +69,7 @@ def check_files(layout: Layout) -> list[str]:
         try:
             read_json(path)
         except (ValueError, OSError) as error:
-            faults.append(f"{path.relative_to(layout.folder)} is not valid JSON: {error}")
+            faults.append(f"{path.relative_to(layout.folder)} {str(error).removeprefix(f'{path}: ')}")
     return faults
 
 

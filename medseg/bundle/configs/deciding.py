@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from medseg.errors import BundleError
 from medseg.inference.settings import LabelSettings
 
+from ..entrance import inferer_fault, window_extents
+
 if TYPE_CHECKING:
     from medseg.planning.plan import Plan
 
@@ -73,7 +75,7 @@ def roi_size(config: SafeConfig) -> tuple[int, ...]:
     """
     for key in ("roi_size", "inferer::roi_size"):
         if key in config:
-            return tuple(int(extent) for extent in config.get(key))
+            return window_extents(config.get(key), f"{config.source}: {key}")
     raise BundleError(f"{config.source}: has no inferer::roi_size")
 
 
@@ -123,6 +125,12 @@ def _inferer(config: SafeConfig, plan: Plan | None) -> dict[str, Any]:
     for key in ("mirror_axes", "overlap"):
         if isinstance(found.get(key), list | tuple):
             found[key] = tuple(found[key])
+    given = {"overlap": 0.5, "mode": "gaussian", "sw_batch_size": raw.get("sw_batch_size", 1), **found}
+    if isinstance(given["sw_batch_size"], str):
+        given["sw_batch_size"] = config.get("inferer::sw_batch_size")
+    fault = inferer_fault(given)
+    if fault:
+        raise BundleError(f"{where}::{fault}")
     return found
 
 

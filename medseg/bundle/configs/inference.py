@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from medseg.planning.plan import Plan
+from medseg.transforms.classes import class_values, label_dtype
 
 from .deciding import mirrored_in_training
 
@@ -166,7 +167,7 @@ def inference_config(plan: Plan) -> dict[str, Any]:
         "output_dir": "@output_dir",
         "output_postfix": "seg",
         "output_ext": ".nii.gz",
-        "output_dtype": "uint8" if max(plan.labels) < 256 else "uint16",
+        "output_dtype": label_dtype(max(plan.labels)).__name__,
         "separate_folder": False,
         "resample": False,
         "print_log": False,
@@ -186,11 +187,16 @@ def inference_config(plan: Plan) -> dict[str, Any]:
 
 def evaluate_config(plan: Plan) -> dict[str, Any]:
     """evaluate.json: mean Dice of one fold's validation cases on their own grids; metrics as CSV in `output_dir`."""
+    values = class_values(plan.labels)
+    classes: dict[str, Any] = {"_target_": "MapLabelValued", "keys": ["pred", "label"]}
+    classes |= {"orig_labels": list(values), "target_labels": list(range(len(values)))}
+    # One-hot maps of the values themselves would be as many as the largest value.
+    gaps = values != tuple(range(len(values)))
     take_both = "$monai.handlers.from_engine(['pred', 'label'])"
     dice = {
         "_target_": "MeanDice",
         "include_background": False,
-        "num_classes": max(plan.labels) + 1,
+        "num_classes": len(values),
         "output_transform": take_both,
     }
     save_metrics = {
@@ -214,7 +220,7 @@ def evaluate_config(plan: Plan) -> dict[str, Any]:
         **_model(plan),
         "preprocessing": {"_target_": "Compose", "transforms": _image_steps() + _read("label")},
         **_dataset(source),
-        "postprocessing": {"_target_": "Compose", "transforms": [_to_source_grid(plan)]},
+        "postprocessing": {"_target_": "Compose", "transforms": [_to_source_grid(plan), *([classes] if gaps else [])]},
         "key_metric": {"val_mean_dice": dice},
         "handlers": [_load_weights(), save_metrics],
         "evaluator": _evaluator(key_metric=True),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
-from medseg.errors import BundleError
+from medseg.documents import breaks, sentence
+from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
@@ -22,6 +24,9 @@ SCHEMA_URL = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/do
 
 # What inference.json needs beside torch, numpy and MONAI. The model zoo's CI installs exactly these versions.
 REQUIRED_PACKAGES = ("medseg", "pytorch-ignite", "nibabel", "SimpleITK")
+
+# What a bundle may leave out and still be opened; `bundle verify` asks for it.
+LENIENT = ("required", "minLength", "pattern", "minProperties", "minItems")
 
 
 def _version(package: str) -> str:
@@ -95,26 +100,44 @@ def make_metadata(plan: Plan, *, version: str = "0.1.0") -> dict[str, Any]:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """metadata.json of a bundle folder.
+    """metadata.json of a bundle folder, its types and ranges checked.
+
+    Words that only `bundle verify` asks for (an author, a copyright) may be missing: many bundles predate the schema.
 
     Raises:
-        BundleError: missing, or no JSON object.
+        BundleError: missing, no JSON object, a value of another type than the schema's, or channels that contradict
+            their names.
     """
     path = Layout(folder).metadata
     try:
         metadata = read_json(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); is {folder} a bundle?") from error
-    except ValueError as error:
-        raise BundleError(f"{path}: is not valid JSON: {error}") from error
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
     if not isinstance(metadata, dict):
         raise BundleError(f"{path}: holds a {type(metadata).__name__}, expected an object")
+    fault = next((sentence(error) for error in breaks(metadata, schema()) if error.validator not in LENIENT), None)
+    if fault or (fault := next(_contradictions(metadata), None)):
+        raise BundleError(f"{path}: {fault}; correct it, or ask the bundle's author")
     return metadata
 
 
+@functools.cache
 def schema() -> dict[str, Any]:
     """The rules that metadata.json is checked against, shipped with the package."""
     return json.loads(files("medseg.bundle.configs").joinpath("meta_schema.json").read_text(encoding="utf-8"))
+
+
+def _contradictions(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """Names of channels that are not there."""
+    formats = metadata.get("network_data_format", {})
+    for side in ("inputs", "outputs"):
+        for name, tensor in formats.get(side, {}).items():
+            names, count = tensor.get("channel_def"), tensor.get("num_channels")
+            if names and count is not None and max(int(channel) for channel in names) >= count:
+                where = f"network_data_format::{side}::{name}"
+                yield f"{where}: has {count} channels and a name for channel {max(int(channel) for channel in names)}"
 
 
 def place_schema(folder: Path) -> Path:
@@ -127,13 +150,8 @@ def place_schema(folder: Path) -> Path:
 
 def metadata_faults(metadata: Mapping[str, Any]) -> list[str]:
     """Every break of the schema and of the model zoo's rule on the changelog, one sentence each; empty when it passes."""
-    import jsonschema
-
-    validator = jsonschema.Draft201909Validator(schema())
-    faults = []
-    for error in sorted(validator.iter_errors(metadata), key=lambda fault: [str(step) for step in fault.absolute_path]):
-        where = "::".join(str(step) for step in error.absolute_path) or "top level"
-        faults.append(f"metadata.json, {where}: {error.message}")
+    found = sorted(breaks(metadata, schema()), key=lambda fault: [str(step) for step in fault.absolute_path])
+    faults = [f"metadata.json, {sentence(error)}" for error in found]
     if metadata.get("version") not in (metadata.get("changelog") or {}):
         faults.append(f"metadata.json, changelog: has no entry for version {metadata.get('version')!r}")
     return faults

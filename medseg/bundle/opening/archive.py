@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +23,31 @@ from medseg.io.atomic import vanishing
 MAX_ENTRIES = 10_000
 MAX_RATIO = 200  # of unpacked to packed bytes; real bundles stay below 20
 MAX_BYTES = 8 << 30
+MAX_NAME = 1000  # characters of a name
+MAX_SUMS = 4 << 20
 PIECE = 1 << 20
 
 
+def _has_bytes(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _key(name: str) -> str:
+    """What a file system that ignores case, and forms of one letter, takes for the same name."""
+    return unicodedata.normalize("NFKC", name.rstrip("/")).casefold()
+
+
 def _judge_name(name: str, archive: Path) -> None:
+    if not name.strip("/") or not name.isprintable() or len(name) > MAX_NAME or not _has_bytes(name):
+        raise UntrustedBundleError(
+            f"{archive}: refused, the entry {name[:80]!r} is no name: empty, with control characters, or endless"
+        )
     path = PurePosixPath(name)
-    if path.is_absolute() or "\\" in name or "\0" in name or re.match(r"^[A-Za-z]:", name):
+    if path.is_absolute() or "\\" in name or re.match(r"^[A-Za-z]:", name):
         raise UntrustedBundleError(f"{archive}: refused, the entry {name!r} has an absolute or foreign path")
     if ".." in path.parts:
         raise UntrustedBundleError(f"{archive}: refused, the entry {name!r} climbs out of the folder")
@@ -58,7 +78,7 @@ def judge(entries: list[zipfile.ZipInfo], archive: Path) -> None:
     for entry in entries:
         _judge_name(entry.filename, archive)
         _judge_kind(entry, archive)
-        key = entry.filename.rstrip("/").casefold()
+        key = _key(entry.filename)
         if key in seen:
             raise UntrustedBundleError(f"{archive}: refused, two entries are named {entry.filename!r}")
         seen.add(key)
@@ -67,8 +87,21 @@ def judge(entries: list[zipfile.ZipInfo], archive: Path) -> None:
             raise UntrustedBundleError(
                 f"{archive}: refused, the entry {entry.filename!r} would grow to {entry.file_size} bytes (a bomb)"
             )
+    _judge_places(entries, archive)
     if total > MAX_BYTES:
         raise UntrustedBundleError(f"{archive}: refused, {total} bytes unpacked, more than {MAX_BYTES}")
+
+
+def _judge_places(entries: list[zipfile.ZipInfo], archive: Path) -> None:
+    """No file stands where another entry needs a folder."""
+    files = {_key(entry.filename) for entry in entries if not entry.is_dir()}
+    for entry in entries:
+        parts = PurePosixPath(entry.filename).parts
+        for depth in range(1, len(parts)):
+            if _key("/".join(parts[:depth])) in files:
+                raise UntrustedBundleError(
+                    f"{archive}: refused, the entry {entry.filename!r} lies below another entry that is a file"
+                )
 
 
 def _pieces(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> Iterator[bytes]:
@@ -81,8 +114,11 @@ def _pieces(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> Ite
                 if left < 0:
                     raise UntrustedBundleError(f"{file}: refused, {entry.filename!r} is longer than its header says")
                 yield piece
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise BundleError(f"{file}: {entry.filename!r} cannot be unpacked: {error}") from error
+    except UntrustedBundleError:
+        raise
+    except Exception as error:  # BadZipFile, zlib.error, EOFError, struct.error, RuntimeError (a password) ...
+        what = " ".join(str(error).split())[:160] or type(error).__name__
+        raise BundleError(f"{file}: {entry.filename!r} cannot be unpacked: {what}; download it again") from error
 
 
 def read_sums(archive: zipfile.ZipFile, root: str, file: Path) -> dict[str, str]:
@@ -91,6 +127,8 @@ def read_sums(archive: zipfile.ZipFile, root: str, file: Path) -> dict[str, str]
         entry = archive.getinfo(f"{root}SHA256SUMS")
     except KeyError:
         return {}
+    if entry.file_size > MAX_SUMS:
+        raise UntrustedBundleError(f"{file}: refused, its SHA256SUMS has {entry.file_size} bytes, more than {MAX_SUMS}")
     lines = b"".join(_pieces(archive, entry, file)).decode("utf-8", errors="replace").splitlines()
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
 
@@ -149,8 +187,9 @@ def unpacked(file: Path, parent: Path) -> Iterator[tuple[Path, bool]]:
     """
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise BundleError(f"{file}: is no readable zip: {error}") from error
+    except Exception as error:  # a mutated table of contents raises anything: struct.error, NotImplementedError ...
+        what = " ".join(str(error).split())[:160] or type(error).__name__
+        raise BundleError(f"{file}: is no readable zip: {what}; download it again") from error
     with archive:
         judge(archive.infolist(), file)
         root = bundle_prefix(archive, file)

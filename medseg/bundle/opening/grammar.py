@@ -1,11 +1,7 @@
-"""A small interpreted language for the `$` expressions of bundle files. Nothing is ever handed to Python's eval.
+"""The language of `$` expressions in bundle files: data, references and arithmetic. Nothing is ever handed to Python's eval.
 
-An expression is parsed to Python's syntax tree; `check` walks the tree and refuses every node, name, call, attribute
-and import that is not written in `grammar_words`, before anything of the bundle is built; `evaluate` then computes it
-node by node, with limits on powers, sizes and steps. References (`@id`) are looked up by the caller.
-
-What there is: literals, names of `grammar_words`, arithmetic, comparison, conditions, subscripts, displays,
-comprehensions, f-strings, lambdas (their bodies obey the same rules), calls by full name, a few methods.
+`NODES` is the whole of it: each kind of syntax that may stand in an expression, which parts of it are judged, and what it
+means. What is not in that table is refused: attributes, methods, lambdas, comprehensions, f-strings, assignments.
 """
 
 from __future__ import annotations
@@ -13,53 +9,170 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from . import words as words
+from .bounded import FUNCTIONS, GrammarError, add, bounded, multiply, power, remainder
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
-REFERENCE_NAME = "_medseg_reference_"  # `@a::b` is read as a plain name, so that it can stand inside an f-string too
+REFERENCE_NAME = "_medseg_reference_"  # `@a::b` is read as a plain name
 STEP = "_medseg_step_"
 
-MAX_LENGTH = 4000  # characters; the longest expression of the public model zoo has about 400
-MAX_BITS = 4096  # of an integer result: 9**9**9 has 3.7e8 digits
-MAX_ITEMS = 1_000_000  # of a repeated or computed sequence
-MAX_STEPS = 1_000_000  # nodes evaluated for one expression, loops included
+MAX_LENGTH = 2000  # characters; the longest expression of the public model zoo has about 400
+MAX_DEPTH = 60
+MAX_STEPS = 2000  # nodes evaluated for one expression
+MAX_SECONDS = 2.0
+
+# Names that MONAI makes available without an import statement.
+DEFAULT_ALIASES = {"np": "numpy"}
+
+# Modules that `$import` may name. The statement only makes a local name known; nothing is imported by it.
+MODULES = frozenset(
+    {
+        "copy", "glob", "os", "os.path", "json", "math", "random", "sys", "datetime", "functools", "itertools", "re", "pathlib",
+        "numpy", "pandas", "PIL", "torch", "torchvision", "torch.nn", "torch.distributed", "ignite", "ignite.engine",
+        "ignite.metrics", "nibabel", "monai", "monai.apps", "monai.bundle", "monai.data", "monai.data.utils",
+        "monai.engines", "monai.handlers", "monai.inferers", "monai.losses", "monai.metrics", "monai.networks",
+        "monai.networks.nets", "monai.transforms", "monai.utils", "scripts", "medseg",
+    }
+)  # fmt: skip
+
+Compute = Callable[[Any], Any]
 
 
-class GrammarError(ValueError):
-    """An expression lies outside the grammar, or exceeds one of its limits; the message says why."""
+@dataclass(frozen=True)
+class Node:
+    """One kind of syntax.
+
+    Args:
+        parts: the nodes inside it that must be judged as well; raises GrammarError for a form of it that is not allowed.
+        meaning: its value, given the node and a function that computes a part.
+    """
+
+    parts: Callable[[Any], list[Any]]
+    meaning: Callable[[Any, Compute], Any]
 
 
 BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-}
+    ast.Add: add, ast.Sub: operator.sub, ast.Mult: multiply, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+    ast.Mod: remainder, ast.Pow: power,
+}  # fmt: skip
 UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-    ast.Not: operator.not_,
-    ast.Invert: operator.invert,
-}
+    ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Not: operator.not_,
+}  # fmt: skip
 COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda item, box: item in box,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+    ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not, ast.In: lambda item, box: item in box,
     ast.NotIn: lambda item, box: item not in box,
+}  # fmt: skip
+
+
+def _known(symbol: Any, table: Mapping[Any, Any]) -> Any:
+    if type(symbol) not in table:
+        raise GrammarError(f"uses the operator {type(symbol).__name__}")
+    return table[type(symbol)]
+
+
+def _constant_parts(node: ast.Constant) -> list[Any]:
+    if type(node.value) not in (str, int, float, bool, type(None)):
+        raise GrammarError(f"holds a {type(node.value).__name__}")
+    bounded(node.value)
+    return []
+
+
+def _binary_parts(node: ast.BinOp) -> list[Any]:
+    _known(node.op, BINARY)
+    return [node.left, node.right]
+
+
+def _unary_parts(node: ast.UnaryOp) -> list[Any]:
+    _known(node.op, UNARY)
+    return [node.operand]
+
+
+def _compare_parts(node: ast.Compare) -> list[Any]:
+    for symbol in node.ops:
+        _known(symbol, COMPARE)
+    return [node.left, *node.comparators]
+
+
+def _compare(node: ast.Compare, value: Compute) -> Any:
+    left = value(node.left)
+    for symbol, right_node in zip(node.ops, node.comparators, strict=True):
+        right = value(right_node)
+        if not COMPARE[type(symbol)](left, right):
+            return False
+        left = right
+    return True
+
+
+def _either(node: ast.BoolOp, value: Compute) -> Any:
+    result: Any = None
+    for part in node.values:
+        result = value(part)
+        if bool(result) is isinstance(node.op, ast.Or):
+            break
+    return result
+
+
+def _dict_parts(node: ast.Dict) -> list[Any]:
+    if any(key is None for key in node.keys):
+        raise GrammarError("merges tables")
+    return [*node.keys, *node.values]
+
+
+def _call_parts(node: ast.Call) -> list[Any]:
+    name = dotted_name(node.func, getattr(node, "aliases", {}))
+    if name is None or name not in FUNCTIONS:
+        raise GrammarError(f"calls {name or 'something that has no name'}")
+    if node.keywords:
+        raise GrammarError(f"calls {name} with keywords")
+    return list(node.args)
+
+
+def _call(node: ast.Call, value: Compute) -> Any:
+    return FUNCTIONS[dotted_name(node.func, getattr(node, "aliases", {})) or ""](*[value(part) for part in node.args])
+
+
+def _name_parts(node: ast.Name) -> list[Any]:
+    if reference_of(node) is None:
+        raise GrammarError(f"uses the name {node.id!r}")
+    return []
+
+
+def _slice_parts(node: ast.Slice) -> list[Any]:
+    return [part for part in (node.lower, node.upper, node.step) if part is not None]
+
+
+def _slice(node: ast.Slice, value: Compute) -> slice:
+    return slice(*(None if part is None else value(part) for part in (node.lower, node.upper, node.step)))
+
+
+def _pairs(node: ast.Dict, value: Compute) -> dict[Any, Any]:
+    return {value(key): value(item) for key, item in zip(node.keys, node.values, strict=True)}
+
+
+NODES: dict[type[ast.AST], Node] = {
+    ast.Constant: Node(_constant_parts, lambda node, value: node.value),
+    ast.Name: Node(_name_parts, lambda node, value: value(reference_of(node))),
+    ast.List: Node(lambda node: node.elts, lambda node, value: [value(part) for part in node.elts]),
+    ast.Tuple: Node(lambda node: node.elts, lambda node, value: tuple(value(part) for part in node.elts)),
+    ast.Dict: Node(_dict_parts, _pairs),
+    ast.BinOp: Node(_binary_parts, lambda node, value: BINARY[type(node.op)](value(node.left), value(node.right))),
+    ast.UnaryOp: Node(_unary_parts, lambda node, value: UNARY[type(node.op)](value(node.operand))),
+    ast.BoolOp: Node(lambda node: node.values, _either),
+    ast.Compare: Node(_compare_parts, _compare),
+    ast.IfExp: Node(
+        lambda node: [node.test, node.body, node.orelse],
+        lambda node, value: value(node.body if value(node.test) else node.orelse),
+    ),
+    ast.Subscript: Node(
+        lambda node: [node.value, node.slice], lambda node, value: value(node.value)[value(node.slice)]
+    ),
+    ast.Slice: Node(_slice_parts, _slice),
+    ast.Call: Node(_call_parts, _call),
 }
 
 
@@ -86,10 +199,10 @@ def parse(expression: str) -> ast.expr | ast.stmt:
 
 
 def imported_names(tree: ast.AST) -> dict[str, str]:
-    """Local name -> full dotted name of an import statement; empty for anything else.
+    """Local name -> full dotted name of an import statement; empty for anything else. Nothing is imported here.
 
     Raises:
-        GrammarError: the module is not one of `grammar_words.MODULES`. Nothing is imported here.
+        GrammarError: the module is not one of `MODULES`.
     """
     if isinstance(tree, ast.Import):
         names = {entry.asname or entry.name.split(".")[0]: entry for entry in tree.names}
@@ -105,7 +218,7 @@ def imported_names(tree: ast.AST) -> dict[str, str]:
 
 
 def _known_module(name: str) -> None:
-    if name not in words.MODULES:
+    if name not in MODULES:
         raise GrammarError(f"imports {name!r}, which is not among the known modules")
 
 
@@ -134,145 +247,49 @@ def dotted_name(node: ast.AST, aliases: Mapping[str, str]) -> str | None:
         node = node.value
     if not isinstance(node, ast.Name) or reference_of(node) is not None:
         return None
-    root = aliases.get(node.id, words.DEFAULT_ALIASES.get(node.id, node.id))
+    root = aliases.get(node.id, DEFAULT_ALIASES.get(node.id, node.id))
     return ".".join([root, *reversed(steps)])
 
 
-def check(expression: str, *, aliases: Mapping[str, str] | None = None) -> None:
-    """Refuse an expression outside the grammar, without computing anything.
-
-    Args:
-        expression: the text after `$`.
-        aliases: local name -> full name, from the import statements of the same file.
+def check_data(tree: ast.AST, aliases: Mapping[str, str], depth: int = 0) -> None:
+    """Refuse a tree that is not wholly made of `NODES`, without computing anything.
 
     Raises:
         GrammarError: names the first thing that is not allowed.
     """
-    tree = parse(expression)
-    if isinstance(tree, (ast.Import, ast.ImportFrom)):
-        imported_names(tree)
-    elif isinstance(tree, ast.expr):
-        try:
-            _Checker(aliases or {}).visit(tree, frozenset())
-        except RecursionError as error:
-            raise GrammarError("is nested too deeply") from error
-    else:
-        raise GrammarError(f"is a statement ({type(tree).__name__})")
+    if depth > MAX_DEPTH:
+        raise GrammarError("is nested too deeply")
+    known = NODES.get(type(tree))
+    if known is None:
+        raise GrammarError(f"contains a {type(tree).__name__}")
+    if isinstance(tree, ast.Call):
+        tree.aliases = aliases  # type: ignore[attr-defined]  # so that the table alone says what the call means
+    for part in known.parts(tree):
+        check_data(part, aliases, depth + 1)
 
 
-class _Checker:
-    """Walks a tree with the set of locally bound names (lambda parameters, loop variables)."""
+def compute(tree: ast.AST, resolve: Callable[[str], Any]) -> Any:
+    """The value of a tree that `check_data` let through: data, within the limits.
 
-    def __init__(self, aliases: Mapping[str, str]) -> None:
-        self.aliases = aliases
+    Args:
+        tree: see `parse`.
+        resolve: gives the value of a reference.
 
-    def visit(self, node: ast.AST, bound: frozenset[str]) -> None:
-        method = getattr(self, f"check_{type(node).__name__}", None)
-        if method is not None:
-            method(node, bound)
-            return
-        if not isinstance(node, words.PLAIN_NODES):
-            raise GrammarError(f"contains a {type(node).__name__}")
-        for child in ast.iter_child_nodes(node):
-            self.visit(child, bound)
+    Raises:
+        GrammarError: a limit, a component among the values, or an operation that its values do not have.
+    """
+    steps, ends = 0, time.monotonic() + MAX_SECONDS
 
-    def check_Name(self, node: ast.Name, bound: frozenset[str]) -> None:
-        if node.id in bound or reference_of(node) is not None:
-            return
-        name = dotted_name(node, self.aliases)
-        if name not in words.VALUES and name not in words.CALLS:
-            raise GrammarError(f"uses the name {node.id!r}")
+    def value(part: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > MAX_STEPS or time.monotonic() > ends:
+            raise GrammarError(f"takes more than {MAX_STEPS} steps or {MAX_SECONDS} seconds")
+        return bounded(resolve(part) if isinstance(part, str) else NODES[type(part)].meaning(part, value))
 
-    def check_Attribute(self, node: ast.Attribute, bound: frozenset[str]) -> None:
-        root: ast.AST = node
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        if isinstance(root, ast.Name) and root.id not in bound and reference_of(root) is None:
-            name = dotted_name(node, self.aliases) or ""
-            if name not in words.VALUES and name not in words.CALLS:
-                raise GrammarError(f"uses {name}")
-            return
-        if node.attr not in words.ATTRIBUTES:
-            raise GrammarError(f"reads the attribute .{node.attr}")
-        self.visit(node.value, bound)
-
-    def check_Call(self, node: ast.Call, bound: frozenset[str]) -> None:
-        name = dotted_name(node.func, self.aliases)
-        if name == "setattr":
-            self._check_setattr(node)
-            return
-        for argument in node.args:
-            self.visit(argument, bound)
-        for keyword in node.keywords:
-            self.visit(keyword.value, bound)
-        root = name.split(".")[0] if name else None
-        if isinstance(node.func, ast.Name) and node.func.id in bound:
-            return
-        if name is not None and root not in bound:
-            if name not in words.CALLS:
-                raise GrammarError(f"calls {name}")
-            return
-        if isinstance(node.func, ast.Attribute):
-            if node.func.attr not in words.METHODS:
-                raise GrammarError(f"calls the method .{node.func.attr}()")
-            self.visit(node.func.value, bound)
-            return
-        if not isinstance(node.func, ast.Subscript) and reference_of(node.func) is None:
-            raise GrammarError("calls something that has no name")
-        self.visit(node.func, bound)  # a component of the same file, such as @postprocessing(...)
-
-    def _check_setattr(self, node: ast.Call) -> None:
-        target = dotted_name(node.args[0], self.aliases) if len(node.args) == 3 else None
-        what = node.args[1].value if len(node.args) == 3 and isinstance(node.args[1], ast.Constant) else None
-        if (target, what) not in words.SETTABLE:
-            raise GrammarError("sets an attribute")
-
-    def check_Lambda(self, node: ast.Lambda, bound: frozenset[str]) -> None:
-        spec = node.args
-        if spec.kwonlyargs or spec.posonlyargs or spec.defaults:
-            raise GrammarError("has a lambda with more than plain parameters")
-        rest = [parameter for parameter in (spec.vararg, spec.kwarg) if parameter is not None]
-        self.visit(node.body, bound | {parameter.arg for parameter in [*spec.args, *rest]})
-
-    def _check_loops(self, node: Any, parts: Iterable[ast.AST], bound: frozenset[str]) -> None:
-        for loop in node.generators:
-            self.visit(loop.iter, bound)
-            targets = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
-            if any(reference_of(target) is not None for target in targets):
-                raise GrammarError("assigns to a reference")
-            if loop.is_async or not all(isinstance(target, ast.Name) for target in targets):
-                raise GrammarError("has a loop whose variables are no plain names")
-            bound = bound | {target.id for target in targets if isinstance(target, ast.Name)}
-            for condition in loop.ifs:
-                self.visit(condition, bound)
-        for part in parts:
-            self.visit(part, bound)
-
-    def check_ListComp(self, node: ast.ListComp, bound: frozenset[str]) -> None:
-        self._check_loops(node, [node.elt], bound)
-
-    def check_SetComp(self, node: ast.SetComp, bound: frozenset[str]) -> None:
-        self._check_loops(node, [node.elt], bound)
-
-    def check_GeneratorExp(self, node: ast.GeneratorExp, bound: frozenset[str]) -> None:
-        self._check_loops(node, [node.elt], bound)
-
-    def check_DictComp(self, node: ast.DictComp, bound: frozenset[str]) -> None:
-        self._check_loops(node, [node.key, node.value], bound)
-
-    def check_BinOp(self, node: ast.BinOp, bound: frozenset[str]) -> None:
-        if type(node.op) not in BINARY:
-            raise GrammarError(f"uses the operator {type(node.op).__name__}")
-        self.visit(node.left, bound)
-        self.visit(node.right, bound)
-
-    def check_Constant(self, node: ast.Constant, bound: frozenset[str]) -> None:
-        if not isinstance(node.value, (str, int, float, bool, type(None), type(...))):
-            raise GrammarError(f"holds a {type(node.value).__name__}")
-
-    def check_FormattedValue(self, node: ast.FormattedValue, bound: frozenset[str]) -> None:
-        if node.format_spec is not None:
-            text = ast.unparse(node.format_spec)
-            if not re.fullmatch(r"f?['\"]0?\d{0,2}(\.\d)?[dfegs%]?['\"]", text):
-                raise GrammarError("formats with more than a short plain width")
-        self.visit(node.value, bound)
+    try:
+        return value(tree)
+    except GrammarError:
+        raise
+    except (ArithmeticError, TypeError, ValueError, LookupError, RecursionError) as error:
+        raise GrammarError(f"cannot be computed ({type(error).__name__}: {error})") from error

@@ -1,47 +1,50 @@
-"""Stand-ins for functions that a bundle may name but must not get as they are."""
+"""What stands where a bundle names something that medseg does itself: reading images, writing labels, loading weights, running."""
 
 from __future__ import annotations
 
-import datetime
-import io
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from .grammar import GrammarError
 
-MAX_TEXT = 1 << 28  # bytes of a text file that an expression may read
+class SaveImagePart:
+    """In the place of a transform that writes files: gives its data on as they are.
 
-
-def load_tensors(path: Any, *_ignored: Any, **_also_ignored: Any) -> dict[str, Any]:
-    """What an untrusted bundle gets for `torch.load`: tensors only, on the CPU, whatever arguments it gave."""
-    from ..weights import read_state_dict
-
-    return read_state_dict(Path(str(path)))
-
-
-def open_text(path: Any, mode: str = "r", **_ignored: Any) -> io.StringIO:
-    """What it gets for `open`: the text of a file, read at once; never a file that could be written.
-
-    Raises:
-        GrammarError: any mode but reading text, or a very large file.
+    Its name begins as those of the steps that `MonaiSegmenter` leaves out.
     """
-    if mode not in ("r", "rt"):
-        raise GrammarError(f"opens a file with mode {mode!r}")
-    file = Path(str(path))
-    if file.stat().st_size > MAX_TEXT:
-        raise GrammarError(f"reads a text of more than {MAX_TEXT} bytes")
-    return io.StringIO(file.read_text(encoding="utf-8"))
+
+    def __call__(self, data: Any, lazy: Any = None) -> Any:
+        return data
 
 
-def now() -> datetime.datetime:
-    """`datetime.now()`."""
-    return datetime.datetime.now()
+class Unused:
+    """In the place of a loader, an engine or a handler."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __repr__(self) -> str:
+        return f"<{self.target}, which medseg does itself>"
 
 
-def first_argument(value: Any, *_ignored: Any, **_also_ignored: Any) -> Any:
-    """For wrappers that only make something faster: the thing itself."""
-    return value
+def _load_image(arguments: Mapping[str, Any]) -> Any:
+    """MONAI's `LoadImaged`, reading through our own door whatever reader and conversion the bundle names."""
+    from monai.transforms import LoadImaged
+
+    reader = arguments.get("reader")
+    if reader is None or isinstance(reader, (str, list)):
+        from medseg.io.monai_reader import VolumeReader
+
+        reader = VolumeReader()
+    return LoadImaged(arguments["keys"], reader=reader, allow_missing_keys=bool(arguments.get("allow_missing_keys")))
 
 
-def nothing(*_ignored: Any, **_also_ignored: Any) -> None:
-    """For calls whose effect is not wanted (changing the import path, making folders ahead of time)."""
+def stand_in(role: str, target: str, arguments: Mapping[str, Any]) -> Any:
+    """What is used in the place of a target that is left undone.
+
+    Args:
+        role, target: see `Target`.
+        arguments: those of a transform, judged and built.
+    """
+    if role != "transform":
+        return Unused(target)
+    return _load_image(arguments) if target.endswith("LoadImaged") and "keys" in arguments else SaveImagePart()

@@ -1,31 +1,32 @@
-"""`_target_`: which classes and functions an untrusted bundle may name, and how a name becomes an object.
+"""`_target_`: which classes and functions an untrusted bundle may name, with which arguments, and how a name becomes an object.
 
-The list (allowed_targets.json) holds full names, module and qualified name of the definition. A prefix proves nothing:
+`TABLE` holds full names, module and qualified name of the definition. A prefix proves nothing:
 `torch.nn.functional.torch.os.system` and `monai.utils.run_cmd` both start well. So a spelling is refused before
-anything is imported unless it can stand for a listed name, and the object that is found must be the listed one.
+anything is imported unless it stands for a name in the table, and the object that is found must be that one.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from medseg.errors import nearest
 from medseg.renamed import current
 
-# Words that take a name and load it: only these values, in any case. NumpyReader is missing: it opens pickles.
-NAMED_OBJECTS = {
-    "reader": {"nibabelreader", "itkreader", "pydicomreader", "pilreader", "nrrdreader"},
-    "writer": {"nibabelwriter", "itkwriter", "pilwriter"},
-}
-# Arguments that download weights.
-DOWNLOADS = ("pretrained", "pretrained_url")
-MODES = ("default", "callable")
+from .kinds import ANYTHING
+from .table_medseg import OWN
+from .table_monai import MONAI
+from .target import Target
+
 COMPONENTS = "medseg.components"
+HOMES: dict[str, str] = importlib.import_module(COMPONENTS).HOMES  # a table of texts; it imports nothing
+# Keys of MONAI's component syntax beside the arguments.
+COMPONENT_WORDS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
+
+# Full name of the definition -> what may be done with it.
+TABLE: dict[str, Target] = {**{f"{HOMES[name]}.{name}": target for name, target in OWN.items()}, **MONAI}
 
 
 class TargetError(ValueError):
@@ -33,16 +34,9 @@ class TargetError(ValueError):
 
 
 @cache
-def allowed_targets() -> frozenset[str]:
-    """Full names of everything that may be built."""
-    text = files("medseg.bundle.opening").joinpath("allowed_targets.json").read_text(encoding="utf-8")
-    return frozenset(f"{module}.{name}" for module, names in json.loads(text).items() for name in names)
-
-
-@cache
 def _by_last_step() -> dict[str, tuple[str, ...]]:
     table: dict[str, list[str]] = {}
-    for full in sorted(allowed_targets()):
+    for full in sorted(TABLE):
         table.setdefault(full.rpartition(".")[2], []).append(full)
     return {last: tuple(found) for last, found in table.items()}
 
@@ -51,19 +45,18 @@ def defined_as(spelling: str) -> str:
     """The definition behind a frozen name of medseg.components, or behind a name of 0.1 that has moved; else the same text."""
     package, _, name = spelling.rpartition(".")
     if package == COMPONENTS:
-        homes: dict[str, str] = importlib.import_module(COMPONENTS).HOMES  # a table of texts; it imports nothing
-        return f"{homes[name]}.{name}" if name in homes else spelling
+        return f"{HOMES[name]}.{name}" if name in HOMES else spelling
     return current(spelling)
 
 
 def canonical_target(spelling: str) -> str:
-    """The listed full name that a spelling stands for. Nothing is imported.
+    """The full name in the table that a spelling stands for. Nothing is imported.
 
     A bare name stands for MONAI's component of that name, as in MONAI. A dotted one is the full name, or the same last
     step below a package that holds the definition's module (`monai.transforms.Compose`).
 
     Raises:
-        TargetError: it stands for nothing on the list.
+        TargetError: it stands for nothing in the table.
     """
     spelling = defined_as(spelling)
     package, _, last = spelling.rpartition(".")
@@ -78,10 +71,10 @@ def canonical_target(spelling: str) -> str:
 
 
 def resolve_target(spelling: str) -> Any:
-    """The class or function itself, after its module and qualified name were compared with the list.
+    """The class or function itself, after its module and qualified name were compared with the table.
 
     Raises:
-        TargetError: not listed, not there, or something else under that name.
+        TargetError: not in the table, not there, or something else under that name.
     """
     expected = canonical_target(spelling)
     module_name, _, name = expected.rpartition(".")
@@ -95,8 +88,8 @@ def resolve_target(spelling: str) -> Any:
     return found
 
 
-def check_component(component: Mapping[str, Any]) -> None:
-    """Check one `{"_target_": ...}`: its target, mode, and the arguments that load or download by name.
+def target_of(component: Mapping[str, Any]) -> Target:
+    """The row of the table for one `{"_target_": ...}`, after its mode and the names of its arguments were compared with it.
 
     Raises:
         TargetError: the first thing that is not allowed.
@@ -106,15 +99,24 @@ def check_component(component: Mapping[str, Any]) -> None:
         raise TargetError("is not a name")
     if target.startswith(("$", "@", "%")):
         raise TargetError("computes its target instead of naming it")
-    full_name = canonical_target(target)
+    row = TABLE[canonical_target(target)]
     mode = component.get("_mode_", "default")
-    if mode not in MODES:
-        raise TargetError(f"has _mode_ {mode!r}; allowed: {', '.join(MODES)}")
-    for key, names in NAMED_OBJECTS.items():
-        values = component.get(key)
-        for value in values if isinstance(values, list) else [values]:
-            if isinstance(value, str) and value.lower() not in names:
-                raise TargetError(f"names the {key} {value!r}; allowed: {', '.join(sorted(names))}")
-    for key in DOWNLOADS:
-        if component.get(key) and not full_name.startswith("medseg."):
-            raise TargetError(f"asks for a download ({key})")
+    if mode != "default" and not (mode == "callable" and row.callable):
+        raise TargetError(f"has _mode_ {mode!r}, which hands a function to others")
+    for name in component:
+        if name not in row.arguments and name not in COMPONENT_WORDS:
+            raise TargetError(f"may not be given {name!r} without trust. {nearest(str(name), row.arguments)}")
+    return row
+
+
+def check_arguments(row: Target, arguments: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Compare values with the kinds of a row.
+
+    Raises:
+        TargetError: names the first argument that is of another kind.
+    """
+    for name, value in arguments.items():
+        kind = row.arguments[name]
+        if kind is not ANYTHING and not kind.takes(value, config):
+            shown = repr(value) if not isinstance(value, (dict, list, tuple)) else f"a {type(value).__name__}"
+            raise TargetError(f"is given {name} = {shown[:80]}; allowed: {kind.says}")

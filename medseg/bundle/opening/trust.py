@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -10,10 +9,7 @@ from medseg.config import read_json
 from medseg.errors import UntrustedBundleError
 from medseg.io.atomic import write_json
 
-from ..weights import sha256_of
-
-# Results, not part of what was trusted.
-SKIPPED_FOLDERS = frozenset({"runs", "eval", "__pycache__"})
+from .inventory import Inventory, take_inventory
 
 
 def record_file() -> Path:
@@ -25,20 +21,6 @@ def record_file() -> Path:
     return Path(base) / "medseg" / "trusted.json"
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a bundle but its results, by path inside it; links are hashed as their target text."""
-    hashes: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if SKIPPED_FOLDERS & set(name.parts):
-            continue
-        if path.is_symlink():
-            hashes[name.as_posix()] = "link:" + hashlib.sha256(os.readlink(path).encode()).hexdigest()
-        elif path.is_file():
-            hashes[name.as_posix()] = sha256_of(path)
-    return hashes
-
-
 def _read() -> dict[str, dict[str, str]]:
     try:
         content = read_json(record_file())
@@ -47,27 +29,39 @@ def _read() -> dict[str, dict[str, str]]:
     return content if isinstance(content, dict) else {}
 
 
-def remember(folder: Path) -> None:
-    """Record that the user trusts this bundle as it is now."""
+def remember(inventory: Inventory) -> None:
+    """Record that the user trusts this bundle as these files are."""
     path = record_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**_read(), str(folder.resolve()): file_hashes(folder)})
+    write_json(path, {**_read(), str(inventory.folder): inventory.hashes})
 
 
-def is_trusted(folder: Path) -> bool:
-    """True when the user trusted this very content before.
+def was_trusted(folder: Path) -> bool:
+    """Whether some content of this folder was trusted before."""
+    return isinstance(_read().get(str(folder.resolve())), dict)
+
+
+def changes(inventory: Inventory) -> list[str]:
+    """Names of the files that were changed, added or removed since this bundle was trusted; all when it never was."""
+    trusted = _read().get(str(inventory.folder))
+    before = trusted if isinstance(trusted, dict) else {}
+    now = inventory.hashes
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def trusted_copy(folder: Path) -> Inventory | None:
+    """A private copy of the bundle when the user trusted this very content before; None when it never was trusted.
 
     Raises:
-        UntrustedBundleError: it was trusted, and a file was changed, added or removed since; the message names it.
+        UntrustedBundleError: it was trusted, and a file was changed, added, linked or removed since; the message names it.
     """
-    trusted = _read().get(str(folder.resolve()))
-    if trusted is None:
-        return False
-    now = file_hashes(folder)
-    changed = sorted(name for name in {*trusted, *now} if trusted.get(name) != now.get(name))
+    if not was_trusted(folder):
+        return None
+    inventory = take_inventory(folder, private_copy=True)
+    changed = changes(inventory)
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UntrustedBundleError(
             f"{folder}: was trusted, but {changed[0]}{more} changed since; look at it, then give --trust again"
         )
-    return True
+    return inventory

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medseg.transforms.classes import label_dtype
 from medseg.transforms.grid import GridMap
 from medseg.transforms.regions import labels_of_regions
 from medseg.transforms.restoring import source_tables
@@ -269,8 +270,7 @@ class _Target:
 
 
 def _output_type(classes: int, label_values: NDArray[np.integer] | None) -> type[np.unsignedinteger]:
-    largest = classes - 1 if label_values is None else int(label_values.max())
-    return np.uint8 if largest < 256 else np.uint16
+    return label_dtype(classes - 1 if label_values is None else int(label_values.max()))
 
 
 def _flush(

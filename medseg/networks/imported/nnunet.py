@@ -15,11 +15,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.documents import first_break
 from medseg.errors import ConfigError
 
 # What a plans file may name, and what it means here.
 KNOWN_CLASSES = ("PlainConvUNet", "ResidualEncoderUNet")
 
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 64}
+_COUNTS = {"anyOf": [_COUNT, {"type": "array", "maxItems": 20, "items": _COUNT}]}
+_STEPS = {"anyOf": [_COUNT, {"type": "array", "minItems": 3, "maxItems": 3, "items": _COUNT}]}
+_WIDTH = {"type": "integer", "minimum": 1, "maximum": 8192}
+# Types and bounds of `arch_kwargs`: a file of a stranger decides how many layers are made.
+ARGUMENTS: dict[str, Any] = {
+    "type": "object",
+    "required": ["n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder"],
+    "properties": {
+        "n_stages": {"type": "integer", "minimum": 2, "maximum": 20},
+        "features_per_stage": {"anyOf": [_WIDTH, {"type": "array", "maxItems": 20, "items": _WIDTH}]},
+        "kernel_sizes": {"anyOf": [_COUNT, {"type": "array", "maxItems": 20, "items": _STEPS}]},
+        "strides": {"anyOf": [_COUNT, {"type": "array", "maxItems": 20, "items": _STEPS}]},
+        "n_conv_per_stage": _COUNTS,
+        "n_blocks_per_stage": _COUNTS,
+        "n_conv_per_stage_decoder": _COUNTS,
+        "conv_bias": {"type": "boolean"},
+        "norm_op_kwargs": {
+            "type": ["object", "null"],
+            "properties": {"eps": {"type": "number", "minimum": 0, "maximum": 1}},
+        },
+    },
+}
 
 Triple = tuple[int, int, int]
 
@@ -205,7 +229,13 @@ def build_nnunet(
     kind = network_class.rpartition(".")[2]
     if kind not in KNOWN_CLASSES:
         raise ConfigError(f"network {network_class}: only {' and '.join(KNOWN_CLASSES)} in 3D can be imported")
+    fault = first_break(arguments, ARGUMENTS)
+    if fault:
+        raise ConfigError(f"{kind}: arch_kwargs::{fault}")
     _refuse(arguments, kind)
+    counted = "n_blocks_per_stage" if kind == "ResidualEncoderUNet" else "n_conv_per_stage"
+    if counted not in arguments:
+        raise ConfigError(f"{kind}: arch_kwargs has no {counted}")
     stages = int(arguments["n_stages"])
     widths = [int(width) for width in _per_stage(arguments["features_per_stage"], stages)]
     kernels = [_triple(kernel) for kernel in _per_stage(arguments["kernel_sizes"], stages)]
@@ -215,7 +245,12 @@ def build_nnunet(
         "eps": float((arguments.get("norm_op_kwargs") or {}).get("eps", 1e-5)),
     }
     residual = kind == "ResidualEncoderUNet"
-    counts = _per_stage(arguments["n_blocks_per_stage" if residual else "n_conv_per_stage"], stages)
+    counts = _per_stage(arguments[counted], stages)
+    up_counts = [int(n) for n in _per_stage(arguments["n_conv_per_stage_decoder"], stages - 1)]
+    if {len(widths), len(kernels), len(strides), len(counts), len(up_counts) + 1} != {stages}:
+        raise ConfigError(
+            f"{kind}: arch_kwargs: expected widths, kernels, strides and counts for {stages} stages (n_stages)"
+        )
     made: list[nn.Module] = []
     inputs = widths[0] if residual else in_channels
     for count, width, kernel, stride in zip(counts, widths, kernels, strides, strict=True):
@@ -225,7 +260,6 @@ def build_nnunet(
             made.append(nn.Sequential(Stack(int(count), inputs, width, kernel, stride, **common)))
         inputs = width
     stem = Stack(1, in_channels, widths[0], kernels[0], **common) if residual else None
-    up_counts = [int(n) for n in _per_stage(arguments["n_conv_per_stage_decoder"], stages - 1)]
     decoder = Decoder(widths, strides, kernels, up_counts, out_channels, **common)
     return NnunetNetwork(Encoder(in_channels, widths, made, stem), decoder)
 

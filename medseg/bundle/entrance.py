@@ -1,0 +1,69 @@
+"""Values of a stranger's bundle that decide what is computed: their types and ranges, before anything is built on them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from medseg.errors import BundleError
+from medseg.layout import Layout
+from medseg.planning.plan import Plan
+
+MOST_VOXELS = 1 << 31  # of one window
+MODES = ("gaussian", "constant", "nnunet")
+
+
+def is_number(value: Any) -> bool:
+    """A real number of Python or numpy; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def window_extents(value: Any, whose: str) -> tuple[int, ...]:
+    """Voxels of the sliding window from what a configuration gives for them.
+
+    Raises:
+        BundleError: no list of two or three whole numbers above 0, or a window that no memory holds.
+    """
+    extents: list[Any] = list(value) if isinstance(value, (list, tuple)) else []
+    whole = [is_number(extent) and 1 <= extent <= 65536 and extent == int(extent) for extent in extents]
+    if len(extents) not in (2, 3) or not all(whole):
+        raise BundleError(
+            f"{whose} is {str(value)[:80]!r}, expected two or three whole numbers above 0, such as [96, 96, 96]"
+        )
+    if math.prod(int(extent) for extent in extents) > MOST_VOXELS:
+        raise BundleError(f"{whose} is {extents}, a window of more than {MOST_VOXELS} voxels")
+    return tuple(int(extent) for extent in extents)
+
+
+def inferer_fault(settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with overlap, sw_batch_size or mode, as `key is value, expected ...`, or None."""
+    overlap, batch, mode = settings["overlap"], settings["sw_batch_size"], settings["mode"]
+    each = overlap if isinstance(overlap, (list, tuple)) else [overlap]
+    if not 1 <= len(each) <= 3 or not all(is_number(part) and 0 <= part < 1 for part in each):
+        return f"overlap is {str(overlap)[:80]!r}, expected a number from 0 to below 1"
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= 100_000:
+        return f"sw_batch_size is {str(batch)[:80]!r}, expected a whole number above 0"
+    if str(getattr(mode, "value", mode)) not in MODES:
+        return f"mode is {str(mode)[:80]!r}, expected {' or '.join(MODES)}"
+    return None
+
+
+def refuse_disagreement(plan: Plan, metadata: Mapping[str, Any], layout: Layout) -> None:
+    """plan.json and metadata.json name as many channels and outputs.
+
+    Raises:
+        BundleError: they do not.
+    """
+    formats = metadata.get("network_data_format", {})
+    for side, tensor, count in (
+        ("inputs", "image", len(plan.channels)),
+        ("outputs", "pred", len(plan.regions) or len(plan.labels)),
+    ):
+        found = formats.get(side, {}).get(tensor, {}).get("num_channels", count)
+        if found != count:
+            raise BundleError(
+                f"{layout.metadata}: network_data_format::{side}::{tensor} has {found} channels, {layout.plan} names {count}; "
+                "correct one of them, or plan anew"
+            )

@@ -1,0 +1,93 @@
+"""Our own components: their arguments. What only MONAI's commands run (lists of files, metrics) is left undone by medseg."""
+
+from __future__ import annotations
+
+from .kinds import ANYTHING, DATA, DEVICE, FLAG, KEYS, NAME, NOTHING, NUMBER, TEXT, either, parts, setting, words
+from .target import Target, allowed, undone
+
+_SOURCE = {
+    "data": DATA, "dataset_dir": TEXT, "bundle_root": setting("bundle_root"), "fold": NUMBER, "ignore_label": NUMBER,
+    "missing_channels": words("error", "zero"),
+}  # fmt: skip
+
+# What `**trainer_settings` of make_trainer may be; Lightning's loggers, profilers, plugins and folders are not among them.
+_LIGHTNING = {
+    **dict.fromkeys(
+        ("accumulate_grad_batches", "limit_train_batches", "limit_val_batches", "log_every_n_steps", "max_steps", "min_epochs",
+         "num_nodes", "num_sanity_val_steps", "overfit_batches"), NUMBER,
+    ),
+    **dict.fromkeys(
+        ("benchmark", "detect_anomaly", "deterministic", "enable_checkpointing", "enable_model_summary", "enable_progress_bar",
+         "fast_dev_run", "sync_batchnorm", "use_distributed_sampler"), FLAG,
+    ),
+}  # fmt: skip
+
+TRAINING: dict[str, Target] = {
+    "SegmentationData": allowed(
+        "data", train_dataset=parts("dataset"), validation_dataset=parts("dataset"), batch_size=NUMBER, num_workers=NUMBER,
+        augmentation_device=words("auto", "cpu", "device"),
+    ),
+    "SegmentationModule": allowed(
+        "module", network=parts("network"), labels=DATA, inferer=parts("inferer"), regions=DATA, loss=NAME, optimizer=NAME,
+        learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER, seed=NUMBER,
+    ),
+    "TrainingDataset": allowed(
+        "dataset", preprocessing=parts("preprocessing"), labels=DATA, roi_size=NUMBER, samples_per_epoch=NUMBER,
+        augmentation=DATA, seed=NUMBER, **_SOURCE,
+    ),
+    "ValidationDataset": allowed("dataset", preprocessing=parts("preprocessing"), labels=DATA, **_SOURCE),
+    "make_trainer": allowed(
+        "trainer", max_epochs=NUMBER, bundle_root=setting("bundle_root"), fold=NUMBER,
+        device=either(DEVICE, words("auto", "mps")), devices=either(NUMBER, words("auto")), strategy=NAME, precision=NAME,
+        val_interval=NUMBER, gradient_clip=NUMBER, ema_decay=NUMBER, early_stop=NUMBER, train_handlers=NOTHING,
+        experiment=TEXT, tracking=FLAG, tracking_uri=TEXT, parent_run=NAME, **_LIGHTNING,
+    ),
+    "run_fit": allowed(
+        "result", trainer=parts("trainer"), module=parts("module"), data=parts("data"), bundle_root=setting("bundle_root"),
+        fold=NUMBER, resume=FLAG, budget_s=NUMBER, pretrained=setting("pretrained"),
+    ),
+    "seed_all": allowed("result", seed=NUMBER),
+}  # fmt: skip
+
+# The fields of NetworkSpec that `**options` of build_network may replace.
+_OPTIONS = {
+    "norm": NAME, "activation": NAME, "token_norm": NAME, "token_norm_eps": NUMBER, "drop_path": NUMBER,
+    "layer_scale": NUMBER, "decoder": NAME, "decoder_options": DATA,
+}  # fmt: skip
+
+PREDICTION: dict[str, Target] = {
+    "NnunetPreprocessing": allowed(
+        "preprocessing", spacing=NUMBER, normalization=DATA, masked=FLAG, intensities=DATA, transpose=NUMBER
+    ),
+    "Preprocessing": allowed("preprocessing", spacing=NUMBER, normalization=DATA, orientation=NAME, crop_to_nonzero=FLAG),
+    "PostprocessLabeld": allowed("transform", keys=KEYS, steps=DATA, allow_missing_keys=FLAG),
+    "Preprocessd": allowed("transform", keys=KEYS, preprocessing=parts("preprocessing"), allow_missing_keys=FLAG),
+    "RestoreLabeld": allowed(
+        "transform", keys=KEYS, image_key=KEYS, labels=NUMBER, allow_missing_keys=FLAG, regions=FLAG, accumulation=NAME
+    ),
+    "SlidingWindowInferer": allowed(
+        "inferer", roi_size=NUMBER, sw_batch_size=NUMBER, overlap=NUMBER, mode=NAME,
+        sigma_scale=NUMBER, padding_mode=words("constant", "reflect", "replicate", "circular"), cval=NUMBER,
+        sw_device=DEVICE, device=DEVICE, progress=FLAG, cache_roi_weight_map=FLAG, cpu_thresh=NUMBER, buffer_steps=NUMBER,
+        buffer_dim=NUMBER, with_coord=FLAG, placement=NAME, accumulation=NAME, mirror_axes=NUMBER,
+    ),
+    "build_network": allowed(
+        "network", preset=NAME, spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, size=NAME, mixer=NAME,
+        strides=NUMBER, roi_size=NUMBER, deep_supervision=FLAG, padding=NAME, condition_width=NUMBER, checkpointing=FLAG,
+        **_OPTIONS,
+    ),
+    "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=NUMBER, out_channels=NUMBER),
+    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE),
+    "VolumeReader": allowed("reader", allow_shear=FLAG),
+    "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
+}  # fmt: skip
+
+UNDONE: dict[str, Target] = {
+    "case_names": Target("unused", done=False, callable=True),
+    "find_bundle_root": undone("unused", name=NAME),
+    "list_images": undone("unused", folder=ANYTHING),
+    "list_labelled": undone("unused", folder=ANYTHING, bundle_root=ANYTHING, fold=ANYTHING),
+}
+
+# By the frozen names of medseg.components.
+OWN = {**TRAINING, **PREDICTION, **UNDONE}

@@ -1,0 +1,65 @@
+"""The only way to the terminal: names from files and bundles cannot move its cursor, recolour it or turn its text round."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from medseg.errors import printable
+
+# What progress lines begin with: back to the start of the line, and clear it. Moving up is tqdm's, alone in its write.
+REWRITE = re.compile(r"\A(?:\r|\x1b\[K)*")
+MOVES = re.compile(r"\A[\n\r]*(?:\x1b\[A)*\Z")
+
+
+class SafeStream:
+    """A text stream that writes control characters as escapes; line ends, and what rewrites a progress line, stay."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if not MOVES.match(text):
+            begin = REWRITE.match(text)
+            head = begin.group(0) if begin else ""
+            text = head + printable(text[len(head) :], lines=True)
+            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            text = text.encode(encoding, "backslashreplace").decode(encoding)
+        return int(self._stream.write(text) or 0)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class OneLine(logging.Formatter):
+    """A record is one line, whatever stands in it; only a traceback has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+@contextlib.contextmanager
+def safe_screen() -> Iterator[None]:
+    """Everything that is printed or logged in the block passes `printable`, also what libraries write."""
+    before = sys.stdout, sys.stderr
+    safe = [stream if stream is None or isinstance(stream, SafeStream) else SafeStream(stream) for stream in before]
+    sys.stdout, sys.stderr = safe
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def log_to_screen(level: int) -> None:
+    """Log lines go to stderr, each as one line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
