@@ -127,6 +127,8 @@ def _run(words: list[str], verb: str) -> int:
     try:
         return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
+        if os.environ.get("MEDSEG_DEBUG"):
+            traceback.print_exc()
         return _refuse(str(error), as_json=getattr(arguments, "json", False))
     except OSError as error:
         if os.environ.get("MEDSEG_DEBUG"):

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--statistics", action="store_true", help="measure surfaces and intensities, not only volumes")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG per case")
     parser.add_argument(
-        "--anonymous-names", action="store_true", help="name outputs by a hash of the input, not by its file name"
+        "--anonymous-names", action="store_true", help="name cases by a hash of the input, in files and messages"
     )
     parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
     parser.add_argument(
@@ -102,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     from medseg.cases.batch import first_look
 
     find_bundle(arguments.bundle)
-    read_already = first_look(inputs)  # before torch is imported: a broken file is named at once
+    # before torch is imported: a broken file is named at once, unless names are not to be said
+    read_already = {} if arguments.anonymous_names else first_look(inputs)
     from medseg.commands.predict import predict_bundle
     from medseg.inference.settings import PredictOptions
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.load import Bundle, Trust, load_bundle
+from medseg.cases.anonymous import Mask, anonymous
 from medseg.cases.batch import CaseResult, Job, OutputOptions, Segmenter, run_cases
 from medseg.cases.measures import rows_to_csv
-from medseg.cases.record import file_digest
 from medseg.cases.scope import Scope
 from medseg.config import read_json
-from medseg.errors import ConfigError, DataError
+from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, Volume, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
@@ -23,6 +24,7 @@ from medseg.types import FilePath
 
 from .contained import needs_child, run_contained
 
+MANY = 100_000  # cases, where they cannot be counted
 CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".dcm")
 
@@ -76,7 +78,7 @@ def predict_bundle(
         statistics: measure surfaces and intensities too.
         resume: skip what the same model and settings have finished.
         trust: let the bundle run code that is not on the allow-list; see `load_bundle`.
-        anonymous_names: name outputs by a hash of the input's bytes, since file names often name people.
+        anonymous_names: name cases by a hash of the input's bytes, in files and messages, since file names often name people.
         read_already: volumes that `medseg.cases.batch.first_look` read; a child reads them itself.
         progress: called with (case, windows done, windows in all).
         finished: called with (result, cases done, cases in all).
@@ -111,9 +113,16 @@ def predict_bundle(
         "options": dataclasses.asdict(options),
         **settings,
     }
-    most = len(find_inputs(words))
-    cases = run_contained(found, request, cases=most, trust=trust, progress=progress, finished=finished)
+    cases = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
     return Prediction(Path(output), cases)
+
+
+def _at_most(words: Sequence[FilePath]) -> int:
+    """How many cases the words can mean; the number of channels, which makes fewer of them, is the bundle's to say."""
+    try:
+        return len(find_inputs(words))
+    except MedsegError:
+        return MANY  # such as a list with a column for each channel; what is wrong is told when the bundle is open
 
 
 def predict_here(
@@ -137,13 +146,12 @@ def predict_here(
     """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
     opened = load_bundle(str(bundle), trust=trust).of_shown_files()
     cases = find_inputs(words, channels=len(opened.channels))
+    mask = None
     if anonymous_names:
-        cases = [dataclasses.replace(case, name=f"case_{file_digest(case.images[0])[:16]}") for case in cases]
+        renamed = anonymous(cases)
+        cases, mask = renamed, Mask(cases, renamed, words)
     folder = Path(output)
     _refuse_overwriting(cases, folder, suffix)
-    model = model_facts(opened)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
 
     def segmenter() -> Segmenter:
         from medseg.bundle.predictor import make_segmenter  # torch is imported here
@@ -153,7 +161,7 @@ def predict_here(
     job = Job(
         segmenter=segmenter,
         labels=opened.labels,
-        model=model,
+        model=model_facts(opened),
         options=OutputOptions(folder, suffix, one_file_per_label, probabilities, preview, statistics, resume),
         request=options.request(),
         progress=progress,
@@ -161,12 +169,22 @@ def predict_here(
         read_already=read_already or {},
         scope=scope_of(opened),
     )
-    result = Prediction(folder)
-    for case in run_cases(cases, job):
-        result.cases.append(case)
-        if finished is not None:
-            finished(case, len(result.cases), len(cases))
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    with mask.over_messages() if mask else nullcontext():
+        result = _run(cases, job, mask, finished)
     _write_summary(result, resume=resume)
+    return result
+
+
+def _run(
+    cases: Sequence[Case], job: Job, mask: Mask | None, finished: Callable[[CaseResult, int, int], None] | None
+) -> Prediction:
+    result = Prediction(job.options.folder)
+    for case in run_cases(cases, job):
+        result.cases.append(mask.result(case) if mask else case)
+        if finished is not None:
+            finished(result.cases[-1], len(result.cases), len(cases))
     return result
 
 

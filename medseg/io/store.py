@@ -27,6 +27,7 @@ from medseg.config import read_json
 from medseg.errors import DataError, ResourceError
 
 from .atomic import remove_leftovers, temporary_beside
+from .behind import case_files, content_digest, read_unchanged
 from .datalist import Case
 
 VERSION = 1
@@ -69,11 +70,6 @@ def default_folder() -> Path:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _content_digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checksum(path: Path) -> int:
@@ -141,7 +137,7 @@ class Store:
         except DamagedStoreError as error:
             if existed:
                 log.warning("%s; preprocessing it again", error)
-        self._write(folder, case, build(case))
+        self._write(folder, case, *_built(case, build))
         return self.open(case)
 
     def ensure_all(
@@ -166,7 +162,7 @@ class Store:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _write(self, folder: Path, case: Case, arrays: StoredArrays) -> None:
+    def _write(self, folder: Path, case: Case, arrays: StoredArrays, sources: list[dict[str, Any]]) -> None:
         try:
             working = temporary_beside(folder)
             working.mkdir(mode=0o700, parents=True)
@@ -180,7 +176,7 @@ class Store:
             record = {
                 "version": VERSION,
                 "files": facts,
-                "sources": [_source_facts(path) for path in _sources(case)],
+                "sources": sources,
                 "properties": arrays.properties,
             }
             with open(working / "case.json", "w", encoding="utf-8") as stream:
@@ -206,18 +202,21 @@ class Store:
             shutil.rmtree(working, ignore_errors=True)
 
 
-def _sources(case: Case) -> list[Path]:
-    return [*case.images, *([case.label] if case.label else [])]
+def _built(case: Case, build: Callable[[Case], StoredArrays]) -> tuple[StoredArrays, list[dict[str, Any]]]:
+    """The arrays of a case, and what its files were when they were read."""
+    volumes = [*case.images, *([case.label] if case.label else [])]
+    return read_unchanged(volumes, lambda: (build(case), [_source_facts(path) for path in case_files(case)]))
 
 
 def _source_facts(path: Path) -> dict[str, Any]:
     status = path.stat()
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _content_digest(path)}
+    times = {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    return {"bytes": status.st_size, **times, "sha256": content_digest(path)}
 
 
 def _sources_unchanged(case: Case, recorded: list[dict[str, Any]]) -> bool:
-    """Same size and time; where only the time differs (a copied dataset), same content."""
-    paths = _sources(case)
+    """Same size and times; where only a time differs (a copied dataset, a replaced file), same content."""
+    paths = case_files(case)
     if len(paths) != len(recorded):
         return False
     for path, facts in zip(paths, recorded, strict=True):
@@ -227,7 +226,8 @@ def _sources_unchanged(case: Case, recorded: list[dict[str, Any]]) -> bool:
             raise DataError(f"case {case.name!r}: {path} is gone: {error.strerror}") from error
         if status.st_size != facts["bytes"]:
             return False
-        if status.st_mtime_ns != facts["mtime_ns"] and _content_digest(path) != facts["sha256"]:
+        same = (status.st_mtime_ns, status.st_ctime_ns) == (facts["mtime_ns"], facts.get("ctime_ns"))
+        if not same and content_digest(path) != facts["sha256"]:
             return False
     return True
 

@@ -192,6 +192,13 @@ def is_volume_file(path: Path) -> bool:
     return bool(suffix) and suffix not in (".img", ".img.gz") and not path.name.startswith(".")
 
 
+def voxel_files(path: Path) -> list[Path]:
+    """The further files that hold a volume's voxels or its header; none where one file holds all."""
+    suffix = _suffix(path, READABLE)
+    find = getattr(READABLE[suffix], "voxel_files", None) if suffix else None
+    return find(path) if find else []
+
+
 def _stack(volumes: list[Volume]) -> Volume:
     if not volumes:
         raise DataError("no image files were given for this case.")

@@ -110,13 +110,15 @@ def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDa
             for stop in stops:
                 stop.deferral = deferral
             trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
-    except (RuntimeError, MedsegError) as error:
+    except Exception as error:
         told = data.explain(error)
         if told is None and checkpoint is not None and "loading state_dict" in str(error):
             told = BundleError(
                 f"{checkpoint}: belongs to another network than train.json describes; restore the settings it was trained "
                 "with, or train without --resume."
             )
+        if told is None and not isinstance(error, MedsegError):
+            told = module.explain(error)
         if told is None:
             raise
         raise told from error

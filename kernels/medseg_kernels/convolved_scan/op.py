@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from ..dispatch import refuse_forward_mode
 from ..selective_scan.checks import MERGES
 from ..selective_scan.chunked import CHECKPOINT
 from ..selective_scan.op import run_scan, scan_backward_op, work_dtype
@@ -145,9 +146,10 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad: Tensor, grad_kept: Optional[Tensor]):  # type: ignore[no-untyped-def]
-    if len(ctx.saved_tensors) == 0:
+    saved = ctx.saved_tensors  # read once: checkpointing gives them away once
+    if len(saved) == 0:
         raise RuntimeError("convolved_scan: a gradient is asked for, but the forward ran with save=False")
-    kept, *tensors = ctx.saved_tensors
+    kept, *tensors = saved
     grads = convolved_backward_op(grad, kept, *tensors, ctx.grid, ctx.traversals, ctx.mode, ctx.kernel, ctx.merge)
     return (*(None if x is None else g for g, x in zip(grads, tensors, strict=True)), *([None] * 6))
 
@@ -221,6 +223,7 @@ def convolved_scan(
     rows = [None if x is None else x.to(work) for x in (D, delta_bias)]
     gate = None if z is None else z.flatten(1, 3)
     tensors = (u.flatten(1, 3), filters, offset, project, expand, A.to(work), rows[0], gate, rows[1])
+    refuse_forward_mode("convolved_scan", *tensors)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     names = SEPARATOR.join(Traversal.parse(text).text for text in traversals)
     out, _ = run_convolved(*tensors, grid, names, mode, kernel, merge, save)

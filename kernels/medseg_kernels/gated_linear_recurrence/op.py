@@ -34,6 +34,12 @@ def refuse_triton(*tensors: Tensor) -> str | None:
         return "float64 is computed by the reference only"
     if tensors and tensors[0].dim() == 4 and tensors[0].shape[-1] > MAX_KEYS:
         return f"{tensors[0].shape[-1]} key channels, at most {MAX_KEYS} fit into registers"
+    if (
+        tensors
+        and tensors[0].dim() == 4
+        and (reason := dispatch.too_many("B * H", tensors[0].shape[0] * tensors[0].shape[2]))
+    ):
+        return reason
     return dispatch.refuse_triton(*tensors)
 
 
@@ -48,7 +54,8 @@ def _triton(direction: str) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         # imported when first used: this package works where triton is not installed
         module = importlib.import_module(".triton_launch", __package__)
-        return getattr(module, direction)(*args)
+        with dispatch.on_device(args[0]):
+            return getattr(module, direction)(*args)
 
     return run
 

@@ -10,6 +10,7 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ..dispatch import refuse_forward_mode
 from ..traversals.orders import Traversal
 from .checks import check_shapes
 from .chunked import chunkwise
@@ -189,6 +190,7 @@ def eager(
     q, k, v = common_dtype(q, k, v)
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
         return portable(q, k, v, g, beta, scale, initial_state, cu_seqlens, grid, text, delta)
+    refuse_forward_mode("gated_linear_recurrence", q, k, v, g, beta, initial_state)
     return run_recurrence(q, k, v, g, beta, initial_state, cu_seqlens, grid, text, scale, delta, backend)
 
 

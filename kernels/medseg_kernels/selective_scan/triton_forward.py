@@ -214,6 +214,8 @@ def forward_kernel(
             if HAS_Z:
                 gate = tl.load(z + b * z_b + token * z_n + c, mask=live, other=0.0).to(tl.float32)
                 y *= gate * sigmoid(gate)
+            if out.dtype.element_ty == tl.float16:  # silu(z) y can pass what float16 holds; NaN stays NaN
+                y = tl.where(y > 65504.0, 65504.0, tl.where(y < -65504.0, -65504.0, y))
             tl.store(out + b * out_b + token * out_n + c, y.to(out.dtype.element_ty), mask=live)
         else:
             tl.store(acc + (b * size_n + token) * size_c + c, y, mask=live)

@@ -8,6 +8,7 @@ from typing import List, Optional
 import torch
 from torch import Tensor
 
+from ..dispatch import refuse_forward_mode
 from ..traversals.checks import check_traversals
 from ..traversals.orders import Traversal
 from ..traversals.tables import SEPARATOR
@@ -77,6 +78,7 @@ def _eager(
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
         sides = [int(side) for side in grid]
         return torch_short_conv(x, weight, bias, sides, names, mode, [int(side) for side in kernel], silu)
+    refuse_forward_mode("short_conv", x, weight, bias)
     return run_conv(x, weight, bias, grid, SEPARATOR.join(names), mode, kernel, silu, backend)
 
 

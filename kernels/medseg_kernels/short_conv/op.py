@@ -21,6 +21,8 @@ def refuse_triton(*tensors: Tensor) -> str | None:
     """None when the triton form can run these tensors, else the reason."""
     if any(t.dtype == torch.float64 for t in tensors):
         return "it computes in float32 and the tensors are float64"
+    if len(tensors) > 1 and (reason := dispatch.too_many("B * R", tensors[0].shape[0] * tensors[1].shape[0])):
+        return reason
     return dispatch.refuse_triton(*tensors)
 
 
@@ -49,7 +51,8 @@ def conv_op(
     if chosen == "triton":
         from . import triton_launch
 
-        return triton_launch.forward(x, weight, bias, settings)
+        with dispatch.on_device(x):
+            return triton_launch.forward(x, weight, bias, settings)
     if chosen == "cpu":
         return cpu.forward(x, weight, bias, settings)
     return torch_short_conv(x, weight, bias, list(grid), split(traversals), mode, list(kernel), silu).contiguous()
@@ -79,7 +82,8 @@ def conv_backward_op(
     if chosen == "triton":
         from . import triton_launch
 
-        grads = triton_launch.backward(grad, x, weight, bias, settings)
+        with dispatch.on_device(x):
+            grads = triton_launch.backward(grad, x, weight, bias, settings)
     elif chosen == "cpu":
         grads = cpu.backward(grad, x, weight, bias, settings)
     else:
