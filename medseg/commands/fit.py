@@ -26,7 +26,7 @@ from medseg.planning.folds import number_of_folds
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_keys import check_values
-from .fit_record import keep_definition, refuse_mixture
+from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 
@@ -105,6 +105,7 @@ def fit_bundle(
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
     opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
     trusted = opened if isinstance(opened, TrustedConfig) else None
+    refuse_other_plan(folder)
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.checks.planned import plan_differences, refused
 from medseg.bundle.configs.inference import SHARED_KEYS, network_def
 from medseg.config import read_json
 from medseg.errors import ConfigError
@@ -47,6 +48,22 @@ def refuse_mixture(folder: Path, config: Mapping[str, Any], kept: Iterable[int])
                 )
 
 
+def refuse_other_plan(folder: Path) -> None:
+    """Refuse to train what plan.json does not say; a length that was changed in train.json alone is told and counts.
+
+    Raises:
+        ConfigError: with every value in which the two differ.
+    """
+    differences = plan_differences(Layout(folder))
+    if wrong := refused(differences):
+        raise ConfigError(
+            f"{folder}: plan.json and what trains differ: {'; '.join(map(str, wrong))}. `medseg plan --apply {folder}` takes "
+            "plan.json's values; to train with the others, write them into plan.json as well."
+        )
+    for each in differences:
+        log.info("%s: %s; train.json counts", folder.name, each)
+
+
 def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
     """Write what was trained into the bundle's train, inference and evaluate files and its plan, where they differ.
 
@@ -72,10 +89,18 @@ def _keep_plan(path: Path, config: Mapping[str, Any]) -> None:
     if not path.is_file() or "network_def" not in config:
         return
     plan = Plan.read(path)
-    if network_def(plan) == config["network_def"]:
-        return
-    named = {"_target_", "spatial_dims", "in_channels", "out_channels"}
-    replace(plan, network={key: value for key, value in config["network_def"].items() if key not in named}).write(path)
+    kept = plan
+    if network_def(plan) != config["network_def"]:
+        named = {"_target_", "spatial_dims", "in_channels", "out_channels"}
+        kept = replace(kept, network={key: value for key, value in config["network_def"].items() if key not in named})
+    prepared = config.get("preprocessing_def", {})
+    for name in ("normalization", "orientation", "spacing"):
+        value = prepared.get(name, getattr(kept, name))
+        if name == "spacing":  # a network of slices leaves the last one as each case has it
+            value = [planned if step is None else step for step, planned in zip(value, kept.spacing, strict=True)]
+        kept = replace(kept, **{name: value})
+    if kept != plan:
+        kept.write(path)
 
 
 def _trained_with(folder: Path, fold: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From a level's names to its stage: each name becomes a residual sub-layer with the settings of its place."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,7 +74,7 @@ class StageBuilder:
     def convolution(self, name: str) -> nn.Module:
         """A convolution kind by name."""
         site = replace(self.site, drop_path=self.rates.pop(0))
-        return CONVOLUTIONS[name](site, **self.options.get(name, {}))
+        return made(name, CONVOLUTIONS[name], site, **self.options.get(name, {}))
 
     def token_mixer(self, name: str, rate: float = 0.0) -> nn.Module:
         """A token or channel mixer by name, without norm and residual."""
@@ -82,7 +83,7 @@ class StageBuilder:
             raise ConfigError(f"sub-layer: found {name!r}. {nearest(name, [*MIXERS, *CHANNEL_MIXERS, *CONVOLUTIONS])}")
         site = replace(self.site, index=self.mixers_so_far, drop_path=rate)
         self.mixers_so_far += name in MIXERS
-        return kind(site, **self.options.get(name, {}))
+        return made(name, kind, site, **self.options.get(name, {}))
 
     def preparations(self, layers: Sequence[Layer]) -> list[nn.Module]:
         """What the mixers of these layers need made at stage entry, each once."""
@@ -91,8 +92,21 @@ class StageBuilder:
         for name in dict.fromkeys(names):
             make = getattr(MIXERS.get(name), "prepare", None)
             if make is not None:
-                steps.append(make(self.site, **self.options.get(name, {})))
+                steps.append(made(name, make, self.site, **self.options.get(name, {})))
         return steps
+
+
+def made(name: str, kind: Callable[..., nn.Module], *places: Any, **settings: Any) -> nn.Module:
+    """`kind(*places, **settings)`.
+
+    Raises:
+        ConfigError: a setting that this kind does not have.
+    """
+    known = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for word in settings:
+        if word not in known:
+            raise ConfigError(f"settings of {name}: found {word!r}. {nearest(word, known)}")
+    return kind(*places, **settings)
 
 
 def flat_names(layers: Sequence[Layer]) -> list[str]:

@@ -75,6 +75,7 @@ class NetworkSpec:
         decoder_options: settings of the decoder; `layers` are names of sub-layers for each of its levels, finest first.
         second: levels of a second tower (ParaTransCNN); its features join those of the first, scale by scale.
         second_from: index of the first level that the second tower's first level is on.
+        layer_options: settings per name of a sub-layer or entry, for every level that has it; above those of the levels.
     """
 
     levels: tuple[Level, ...]
@@ -88,6 +89,7 @@ class NetworkSpec:
     decoder_options: Mapping[str, Any] = field(default_factory=dict)
     second: tuple[Level, ...] = ()
     second_from: int = 0
+    layer_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def repeat(words: str, count: int) -> tuple[str, ...]:

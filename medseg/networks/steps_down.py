@@ -152,8 +152,12 @@ class PatchMerging(nn.Module):
         if max(stride) > 2:
             raise ConfigError(f"patch merging: found stride {stride}, expected 1 or 2 per axis")
         corners = list(range(math.prod(stride)))
+        if order not in ("raster", "monai"):
+            raise ConfigError(f"patch merging: found order {order!r}, expected raster or monai")
         if order == "monai" and tuple(stride) == (2, 2, 2):
             corners = [0, 4, 2, 1, 6, 5, 3, 7]  # corner (x, y, z) of a cube is number 4 x + 2 y + z
+        elif order == "monai" and tuple(stride) == (2, 2):
+            corners = [0, 2, 1, 3]  # the first axis fastest
         self.stride = list(stride)
         self.norm = nn.LayerNorm(len(corners) * channels_in)
         self.reduction = nn.Linear(len(corners) * channels_in, site.width, bias=False)

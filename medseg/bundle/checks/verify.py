@@ -25,6 +25,7 @@ from ..load import load_bundle
 from ..weights import load_into, read_state_dict, sha256_of
 from .agreement import check_drift, check_formats, check_splits
 from .components import check_arguments, check_references, check_safety
+from .planned import check_plan
 from .properties import property_faults
 from .two_paths import two_paths_differ
 
@@ -202,6 +203,7 @@ CHECKS: dict[str, Callable[[Opened], list[str]]] = {
     "references are defined": _on_configs(check_references),
     "arguments are known": _on_configs(check_arguments),
     "properties are complete": _on_configs(property_faults),
+    "plan and training agree": lambda opened: check_plan(opened.layout),
     "configurations agree": lambda opened: check_drift(opened.layout, opened.configs),
     "formats agree": lambda opened: check_formats(opened.layout, opened.metadata, opened.configs),
     "folds do not leak": lambda opened: check_splits(opened.layout),
