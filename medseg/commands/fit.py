@@ -25,10 +25,10 @@ from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
 from medseg.tracking.run_record import read_run_id, write_run_id
 
-from .fit_keys import check_values
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
+from .fit_values import check_values
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from medseg.bundle.catalogue import packaged_folder
 from medseg.cli.fit import run as run_fit
 from medseg.cli.main import main, parse
 from medseg.cli.words import bundle_first
-from medseg.commands.fit_keys import check_values
+from medseg.commands.fit_values import check_values
 from medseg.config import apply_overrides, check_override, parse_overrides, read_config
 from medseg.errors import ConfigError
 from medseg.layout import Layout
