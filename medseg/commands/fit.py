@@ -14,7 +14,7 @@ from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
 from medseg.bundle.made_here import stays_ours
-from medseg.bundle.opening.parser import checked_config
+from medseg.bundle.opening.parser import SafeConfig, checked_config
 from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, apply_overrides, read_config, read_json
@@ -30,6 +30,7 @@ from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
+from .fit_values import check_values
 
 log = logging.getLogger(__name__)
 
@@ -242,8 +243,11 @@ def run_config(
 
     layout = Layout(folder)
     run = layout.run(fold)
+    check_values(config)
     reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
     with claim_run(folder, fold):
+        if reader is not None:
+            _build_first(reader)
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
             if resume:
@@ -253,10 +257,19 @@ def run_config(
         if reader is None:
             result = _run_trusted(run.config, Layout(shown or folder).metadata)
         else:
-            if "initialize" in reader:
-                reader.get("initialize")
             result = reader.get("run")
     return dict(result[0] if isinstance(result, list) else result)
+
+
+def _build_first(reader: SafeConfig) -> None:
+    """Seed, then build the network, the loss and the list of cases: what is wrong with them leaves an earlier run alone."""
+    if "initialize" in reader:
+        reader.get("initialize")
+    if "train::module" in reader:
+        reader.get("train::module")
+    for part in ("train", "validate"):
+        if f"{part}::dataset" in reader:
+            getattr(reader.get(f"{part}::dataset"), "cases", None)
 
 
 def _run_trusted(config: Path, metadata: Path) -> Any:
