@@ -18,6 +18,8 @@ from .stages import Sequence as LayerSequence
 
 # Mixers that compute within windows and whose released networks fill the grid with zeros at the entry of the stage.
 PADDED_AT_ENTRY = ("mambavision", "carrier_attention")
+# Sub-layers that have no branch which could be dropped.
+WITHOUT_BRANCH = ("carrier_spread",)
 
 
 @dataclass
@@ -63,6 +65,8 @@ class StageBuilder:
             return Unchanged() if name == "identity" else Replacing(self.site, self.token_mixer(name))
         if layer in CONVOLUTIONS:
             return OnImage(self.site, self.convolution(layer))
+        if layer in WITHOUT_BRANCH:
+            return self.token_mixer(layer)
         name = self.mixer if layer in MIXERS and self.mixer is not None else layer
         if name == "identity":
             self.rates.pop(0)
@@ -123,6 +127,6 @@ def flat_names(layers: Sequence[Layer]) -> list[str]:
 
 def count_branches(level: Level) -> int:
     """Sub-layers of a level that have a drop-path rate."""
-    return sum(not isinstance(layer, Replace) for layer in level.layers) + sum(
+    return sum(not isinstance(layer, Replace) and layer not in WITHOUT_BRANCH for layer in level.layers) + sum(
         len(flat_names([layer])) - 1 for layer in level.layers if isinstance(layer, Parallel)
     )

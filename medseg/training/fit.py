@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def run_fit(
     resume: bool = False,
     budget_s: float | None = None,
     pretrained: str | None = None,
+    partial: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fit, then write the fold's weights, and `models/model.pt` for predict.
 
@@ -53,7 +55,8 @@ def run_fit(
         resume: continue from the fold's `last.ckpt`; without one, start.
         budget_s: stop after about this many seconds: a timed probe turns it into a number of epochs, or of steps where not
             even one epoch fits; it is recorded, so that a resumed run keeps its learning-rate schedule.
-        pretrained: a state dict to start from; what fits is loaded, the rest is listed.
+        pretrained: a state dict to start from.
+        partial: beginnings of names of what may stay as made where it does not fit; it is listed.
 
     Returns:
         The last metrics, by name; one that is not defined is left out.
@@ -76,7 +79,7 @@ def run_fit(
         data.first_epoch, data.first_step = progress_of(checkpoint)
     _prepare_data(trainer, data, folder)
     if pretrained is not None and not resuming:
-        load_matching(module.network, Path(pretrained), record=RunFolder(folder).initialization)
+        load_matching(module.network, Path(pretrained), record=RunFolder(folder).initialization, partial=partial)
     if resuming and (folder / BUDGET).is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
     elif budget_s is not None:

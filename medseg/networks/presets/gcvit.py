@@ -12,6 +12,9 @@ GCVIT_SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], float, float
     "t": (64, (3, 4, 19, 5), (2, 4, 8, 16), 3.0, 0.2, None),
     "t2": (64, (3, 4, 29, 5), (2, 4, 8, 16), 3.0, 0.25, None),
     "s": (96, (3, 4, 19, 5), (3, 6, 12, 24), 2.0, 0.3, 1e-5),
+    "s2": (96, (3, 4, 23, 5), (3, 6, 12, 24), 3.0, 0.35, 1e-5),
+    "b": (128, (3, 4, 19, 5), (4, 8, 16, 32), 2.0, 0.5, 1e-5),
+    "l": (192, (3, 4, 19, 5), (6, 12, 24, 48), 2.0, 0.5, 1e-5),
 }
 # Tokens per axis of a window, and blocks that shrink the stage input to it (224 x 224 pixels in the publication).
 WINDOWS = {2: (7, 7, 14, 7), 3: (7, 7, 7, 7)}
