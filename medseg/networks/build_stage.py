@@ -19,7 +19,7 @@ from .stages import Sequence as LayerSequence
 # Mixers that compute within windows and whose released networks fill the grid with zeros at the entry of the stage.
 PADDED_AT_ENTRY = ("mambavision", "carrier_attention")
 # Sub-layers that have no branch which could be dropped.
-WITHOUT_BRANCH = ("carrier_spread",)
+WITHOUT_BRANCH = ("carrier_spread", "depthwise")
 
 
 @dataclass
@@ -65,7 +65,7 @@ class StageBuilder:
             return Unchanged() if name == "identity" else Replacing(self.site, self.token_mixer(name))
         if layer in CONVOLUTIONS:
             return OnImage(self.site, self.convolution(layer))
-        if layer in WITHOUT_BRANCH:
+        if layer == "carrier_spread":
             return self.token_mixer(layer)
         name = self.mixer if layer in MIXERS and self.mixer is not None else layer
         if name == "identity":
@@ -77,7 +77,7 @@ class StageBuilder:
 
     def convolution(self, name: str) -> nn.Module:
         """A convolution kind by name."""
-        site = replace(self.site, drop_path=self.rates.pop(0))
+        site = replace(self.site, drop_path=0.0 if name in WITHOUT_BRANCH else self.rates.pop(0))
         return made(name, CONVOLUTIONS[name], site, **self.options.get(name, {}))
 
     def token_mixer(self, name: str, rate: float = 0.0) -> nn.Module:

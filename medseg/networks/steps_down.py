@@ -102,6 +102,39 @@ class Patchify(nn.Module):
         return self.position(self.norm(self.convolution(pad_to_multiple(image, self.stride))))
 
 
+class StemPatchify(nn.Module):
+    """A strided convolution of 7 and more of 3, each with norm and ReLU, then patches of half the stride (PlainMamba).
+
+    Args:
+        site, channels_in, stride: as in every entry.
+        width: of the stem.
+        convolutions: of kernel 3 behind the first.
+        position: length per axis of the learned position table; see `AxisPosition`.
+    """
+
+    def __init__(self, site: Site, channels_in: int, stride: tuple[int, ...], *, width: int = 64, convolutions: int = 1,
+                 position: int = 14) -> None:  # fmt: skip
+        super().__init__()
+        first = tuple(2 if s % 2 == 0 else 1 for s in stride)
+        rest = tuple(s // f for s, f in zip(stride, first, strict=True))
+        steps: list[nn.Module] = []
+        for index in range(1 + convolutions):
+            kernels = tuple(7 if f > 1 else k for f, k in zip(first, site.kernel_size, strict=True))
+            steps += [
+                convolution(
+                    site.spatial_dims, width if index else channels_in, width, site.kernel_size if index else kernels,
+                    1 if index else first, bias=False,
+                ),
+                image_norm(site.norm, site.spatial_dims, width),
+                nn.ReLU(inplace=True),
+            ]  # fmt: skip
+        self.stem = nn.Sequential(*steps)
+        self.patches = Patchify(site, width, rest, position=position)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.patches(self.stem(image))
+
+
 class WideConvolution(nn.Module):
     """A convolution wider than its stride, with a bias: the stems of SegMamba (7 / 2) and CSWin (7 / 4).
 
@@ -271,6 +304,7 @@ ENTRIES: dict[str, type[nn.Module]] = {
     "stem": Stem,
     "norm_convolution": NormConvolution,
     "patchify": Patchify,
+    "stem_patchify": StemPatchify,
     "wide": WideConvolution,
     "reduce_size": ReduceSize,
     "patch_merging": PatchMerging,

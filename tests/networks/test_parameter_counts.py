@@ -154,6 +154,38 @@ def test_resenc_has_the_published_number_of_parameters() -> None:
     assert count(on_meta("resenc_unet", "l", out_channels=14)) / 1e6 == pytest.approx(102.4, abs=0.1)
 
 
+VIM = {"tiny": (192, 24), "small": (384, 24), "base": (768, 24)}
+PLAINMAMBA = {"l1": (192, 24, 1), "l2": (384, 24, 2), "l3": (448, 36, 2)}
+
+
+def mamba(width: int, orders: int, taps: int, *, bias: bool = False, moves: int = 0) -> int:
+    """Projections in and out, `orders` sets of convolution, projections, rates and skip; states of 16."""
+    inner, rank = 2 * width, -(-width // 16)
+    own = inner * (taps + 1) + inner * (rank + 32) + inner * rank + inner + 16 * inner + inner
+    return 3 * inner * width + (2 * inner + width if bias else 0) + orders * own + 16 * moves
+
+
+@pytest.mark.parametrize("size", VIM)
+def test_vim_has_rms_norms_and_exactly_its_parameters(size: str) -> None:
+    width, count_ = VIM[size]
+    trunk = on_meta("vim", size, spatial_dims=2, in_channels=CHANNELS).encoder.levels[-1]
+    assert count(trunk.body) == count_ * (width + mamba(width, 2, 4))  # one gain per channel and no offset
+    assert count(trunk.skip) == width
+    assert count(trunk.entry.convolution) == (CHANNELS * 16 * 16 + 1) * width
+
+
+@pytest.mark.parametrize("size", PLAINMAMBA)
+def test_plainmamba_has_biases_its_stem_and_exactly_its_parameters(size: str) -> None:
+    width, count_, convolutions = PLAINMAMBA[size]
+    spec = PRESETS["plainmamba"].build(size, 2)
+    trunk = on_meta("plainmamba", size, spatial_dims=2, in_channels=CHANNELS).encoder.levels[-1]
+    extra = 9 * width + norm(width) if size == "l1" else 0
+    assert count(trunk.body) == count_ * (norm(width) + mamba(width, 1, 49, bias=True, moves=5)) + extra
+    assert count(trunk.entry.stem) == 49 * CHANNELS * 64 + norm(64) + convolutions * (9 * 64 * 64 + norm(64))
+    assert count(trunk.entry.patches.convolution) == (64 * 8 * 8 + 1) * width
+    assert spec.drop_path == {"l1": 0.2, "l2": 0.2, "l3": 0.4}[size]
+
+
 # Rounded in the papers.
 ROUNDED = {
     ("vim", "tiny"): 7, ("vim", "small"): 26, ("vim", "base"): 98,

@@ -113,3 +113,18 @@ class PreActivationConv(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.steps(image)
+
+
+class Depthwise(nn.Module):
+    """GELU(norm(depthwise convolution of 3)) in the place of the image (behind the first layer of PlainMamba's size l1)."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.convolution = convolution(
+            site.spatial_dims, site.width, site.width, site.kernel_size, groups=site.width, bias=False
+        )
+        self.norm = image_norm(site.norm, site.spatial_dims, site.width)
+        self.act = nn.GELU()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.act(self.norm(self.convolution(image)))

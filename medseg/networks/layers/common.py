@@ -185,6 +185,21 @@ def resize(image: Tensor, grid: list[int]) -> Tensor:
     return functional.interpolate(image, size=grid, mode=mode, align_corners=False)
 
 
+def fill_windows(tokens: Tensor, window: list[int]) -> Tensor:
+    """(B, X, Y, Z, C) with zeros at the far end of every axis, up to whole windows; `window` has two or three sides."""
+    padding: list[int] = [0, 0]
+    for axis in [2, 1, 0]:
+        side = window[axis] if axis < len(window) else 1
+        padding.append(0)
+        padding.append((side - tokens.shape[axis + 1] % side) % side)
+    return functional.pad(tokens, padding)
+
+
+def crop_tokens(tokens: Tensor, like: Tensor) -> Tensor:
+    """The near corner of (B, X, Y, Z, C) on the grid of `like`."""
+    return tokens[:, : like.shape[1], : like.shape[2], : like.shape[3]]
+
+
 def pad_to_multiple(image: Tensor, multiple: list[int]) -> Tensor:
     """Zeros at the far end of every axis, up to a multiple of `multiple` per axis."""
     padding: list[int] = []

@@ -19,6 +19,8 @@ GCVIT_SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], float, float
 # Tokens per axis of a window, and blocks that shrink the stage input to it (224 x 224 pixels in the publication).
 WINDOWS = {2: (7, 7, 14, 7), 3: (7, 7, 7, 7)}
 STEPS = (3, 2, 1, 1)
+POOLS = (3, 2, 1, 0)  # how many of them halve the map in the released networks for dense use
+FILLED = {"fill": True}  # their windows are never clipped: the map is filled up
 
 
 def blocks(count: int) -> tuple[str, ...]:
@@ -45,7 +47,11 @@ def gcvit(size: str, spatial_dims: int) -> NetworkSpec:
     stages = tuple(
         Level(
             width * 2**i, blocks(counts[i]), entry="reduce_size", skip="layer_norm", num_heads=heads[i],
-            window_size=windows[i], options={"global_query_attention": {"steps": STEPS[i]}, "mlp": {"ratio": ratio}},
+            window_size=windows[i],
+            options={
+                "global_query_attention": {"steps": STEPS[i], "pools": POOLS[i]}, "mlp": {"ratio": ratio},
+                "window_attention": FILLED,
+            },
         )
         for i in range(4)
     )  # fmt: skip

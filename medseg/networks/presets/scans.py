@@ -12,6 +12,8 @@ SEGMAMBA = {"selective_scan": {"traversals": THREE_ORDERS, "separate": True}}
 SEGMAMBA_SIZES = {"published": ((48, 96, 192, 384), (2, 2, 2, 2))}
 VIM_SIZES = {"tiny": (192, 24), "small": (384, 24), "base": (768, 24)}
 PLAINMAMBA_SIZES = {"l1": (192, 24), "l2": (384, 24), "l3": (448, 36)}
+PLAINMAMBA_STEMS = {"l1": 1, "l2": 2, "l3": 2}  # convolutions between the stem's first and the patches
+PLAINMAMBA_DROPS = {"l1": 0.2, "l2": 0.2, "l3": 0.4}
 # Forwards and backwards along two axis orders; in 2D the first two are rows, the others columns.
 SNAKES = ("snake", "reversed snake", "snake:ZYX", "reversed snake:ZYX")
 SNAKES_2D = ("snake", "reversed snake", "snake:YXZ", "reversed snake:YXZ")
@@ -81,9 +83,11 @@ def _replacing(size: str, mixer: str, where: Callable[[int, int], bool]) -> Netw
 
 
 def vim(size: str, spatial_dims: int) -> NetworkSpec:
-    """The preset `vim`: isotropic, forward and backward scans with parameters of their own, no MLP."""
+    """The preset `vim`: isotropic, forward and backward scans with parameters of their own, no MLP; RMS norm as published."""
     options = {"traversals": ("raster", "reversed raster"), "separate": True, "merge": "mean"}
-    return _isotropic(size, VIM_SIZES, options)
+    if size == "nano":
+        return _isotropic(size, VIM_SIZES, options)
+    return replace(_isotropic(size, VIM_SIZES, options, skip="rms_norm"), token_norm="rms")
 
 
 def plainmamba(size: str, spatial_dims: int) -> NetworkSpec:
@@ -94,15 +98,24 @@ def plainmamba(size: str, spatial_dims: int) -> NetworkSpec:
     """
     orders = SNAKES if spatial_dims == 3 else SNAKES_2D
     options = {"traversals": orders, "local_mix": "grid", "kernel": 7 if size != "nano" else 3, "step_write": True}
-    return _isotropic(size, PLAINMAMBA_SIZES, options)
+    if size == "nano":
+        return _isotropic(size, PLAINMAMBA_SIZES, options)
+    spec = _isotropic(size, PLAINMAMBA_SIZES, {**options, "bias": True})
+    *fine, trunk = spec.levels
+    stem = {"position": 14, "convolutions": PLAINMAMBA_STEMS[size]}
+    layers = trunk.layers if size != "l1" else (trunk.layers[0], "depthwise", *trunk.layers[1:])
+    trunk = replace(trunk, entry="stem_patchify", layers=layers, options={**trunk.options, "entry": stem})
+    return replace(spec, levels=(*fine, trunk), drop_path=PLAINMAMBA_DROPS[size])
 
 
-def _isotropic(size: str, sizes: dict[str, tuple[int, int]], options: dict[str, Any]) -> NetworkSpec:
+def _isotropic(
+    size: str, sizes: dict[str, tuple[int, int]], options: dict[str, Any], skip: str = "layer_norm"
+) -> NetworkSpec:
     width, count = (128, 6) if size == "nano" else sizes[size]
     trunk = Level(
         width, repeat("selective_scan", count), entry="patchify", from_image=True,
         options={"selective_scan": options, "entry": {"position": 14}},
-        skip="layer_norm",
+        skip=skip,
     )  # fmt: skip
     fine = NANO_FINE if size == "nano" else fine_levels(32, 4)
     return NetworkSpec(levels=(*fine, trunk), drop_path=0.0 if size == "nano" else 0.1)
