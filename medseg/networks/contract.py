@@ -47,6 +47,7 @@ class Site:
         layer_scale: initial gain of the branch, None without.
         padding: `masked` (windows that reach beyond the grid leave the missing tokens out) or `published` (zeros take
             part, as in the released networks).
+        grid: tokens per axis that the training patch leaves here, None where it is not known.
     """
 
     width: int
@@ -63,6 +64,7 @@ class Site:
     drop_path: float = 0.0
     layer_scale: Optional[float] = None
     padding: str = "masked"
+    grid: Optional[tuple[int, ...]] = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that no sub-layer can work with.

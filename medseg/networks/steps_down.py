@@ -12,7 +12,7 @@ from medseg.errors import ConfigError
 from .contract import Site
 from .convolutions.gated import FusedMBConv
 from .convolutions.mednext import MedNeXtDown
-from .convolutions.plain import ConvNormAct, ResidualDown
+from .convolutions.plain import BasicResidual, ConvNormAct, ResidualDown
 from .convolutions.unetr import UnetrBlock
 from .layers.common import CONVOLUTION, MAX_POOL, convolution, image_norm, pad_to_multiple, to_image, to_tokens
 
@@ -299,6 +299,7 @@ def reach(site: Site, stride: tuple[int, ...]) -> tuple[int, ...]:
 
 ENTRIES: dict[str, type[nn.Module]] = {
     "convolution": StridedConvolution,
+    "basic_residual": BasicResidual,
     "residual": ResidualDown,
     "bare": BareConvolution,
     "stem": Stem,

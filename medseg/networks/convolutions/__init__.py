@@ -4,10 +4,11 @@ from torch import nn
 
 from .gated import ConvNeXt, FusedMBConv, GatedSpatialConv, MBConv
 from .mednext import MedNeXt
-from .plain import Depthwise, HybridConv, PlainConv, PreActivationConv, ResidualConv
+from .plain import BasicResidual, Depthwise, HybridConv, PlainConv, PreActivationConv, ResidualConv
 from .unetr import UnetrBlock
 
 CONVOLUTIONS: dict[str, type[nn.Module]] = {
+    "basic_residual": BasicResidual,
     "convnext": ConvNeXt,
     "depthwise": Depthwise,
     "fused_mbconv": FusedMBConv,

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..contract import Site
-from ..layers.common import AVERAGE_POOL, DropPath, activation, convolution, image_norm
+from ..layers.common import AVERAGE_POOL, CONVOLUTION, DropPath, activation, convolution, image_norm
 
 
 class ConvNormAct(nn.Module):
@@ -35,6 +35,30 @@ class ResidualConv(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if channels_in != site.width:
             self.shortcut = ConvNormAct(site, channels_in, site.width, kernel=1, act=False)
+        self.drop = DropPath(site.drop_path)
+        self.act = activation(site.activation)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.act(self.shortcut(image) + self.drop(self.second(self.first(image))))
+
+
+class BasicResidual(nn.Module):
+    """U-Mamba's residual block: the shortcut is always a 1x1 convolution with a bias and without a norm.
+
+    Args:
+        site: where it stands.
+        channels_in: of the image, those of the site by default.
+        stride: of the first convolution and the shortcut; a block in an encoder's stage has none.
+    """
+
+    def __init__(self, site: Site, channels_in: int | None = None, stride: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        steps = (1,) * site.spatial_dims if stride is None else stride
+        channels_in = site.width if channels_in is None else channels_in
+        kernel = tuple(3 if s > 1 else k for s, k in zip(steps, site.kernel_size, strict=True))
+        self.first = ConvNormAct(site, channels_in, site.width, kernel=kernel, stride=steps)
+        self.second = ConvNormAct(site, site.width, site.width, act=False)
+        self.shortcut = CONVOLUTION[site.spatial_dims](channels_in, site.width, 1, steps)
         self.drop = DropPath(site.drop_path)
         self.act = activation(site.activation)
 

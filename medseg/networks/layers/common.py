@@ -94,16 +94,18 @@ def image_norm(kind: str, spatial_dims: int, channels: int, eps: float = 1e-5) -
 
 
 def token_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
-    """A norm over the last axis of tokens: `layer`, `layer_plain` (no gain), `rms` or `none`."""
+    """A norm over the last axis of tokens: `layer`, `layer_gain` (no offset), `layer_plain` (neither), `rms` or `none`."""
     if kind == "layer":
         return nn.LayerNorm(width, eps=eps)
+    if kind == "layer_gain":
+        return nn.LayerNorm(width, eps=eps, bias=False)
     if kind == "layer_plain":
         return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
     if kind == "rms":
         return RMSNorm(width, eps=eps)
     if kind == "none":
         return nn.Identity()
-    raise ConfigError(f"token norm: found {kind!r}, expected layer, layer_plain, rms or none")
+    raise ConfigError(f"token norm: found {kind!r}, expected layer, layer_gain, layer_plain, rms or none")
 
 
 def activation(kind: str) -> nn.Module:

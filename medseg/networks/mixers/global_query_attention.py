@@ -48,7 +48,7 @@ class GlobalQueryAttention(nn.Module):
     @staticmethod
     def prepare(site: Site, *, steps: int = 1, pools: Optional[int] = None) -> nn.Module:
         """The module that makes the query at stage entry."""
-        return GlobalQuery(site, steps, steps if pools is None else pools)
+        return GlobalQuery(site, steps, pools)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         query = context.query
@@ -91,11 +91,12 @@ class GlobalQuery(nn.Module):
     spatial_dims: Final[int]
     published: Final[bool]
 
-    def __init__(self, site: Site, steps: int, pools: int) -> None:
+    def __init__(self, site: Site, steps: int, pools: Optional[int] = None) -> None:
         super().__init__()
         assert site.window_size is not None
         self.spatial_dims, self.num_heads = site.spatial_dims, site.num_heads
-        self.pools, self.published = pools, site.padding == "published"
+        self.pools = steps if pools is None else pools
+        self.published = site.padding == "published"
         self.window: List[int] = list(site.window_size[: site.spatial_dims])
         self.blocks = nn.ModuleList(FusedMBConv(site) for _ in range(steps))
 
