@@ -205,20 +205,18 @@ class PatchMerging(nn.Module):
         return to_image(self.reduction(self.norm(blocks[:, :, :, :, self.corners].flatten(4))), image.ndim - 2)
 
 
-class ConvPyramidStep(nn.Module):
-    """Max pooling, then two convolution-norm-PReLU steps (the first levels of PCT-Net); stride 1 does not pool."""
+class PooledConvolution(nn.Module):
+    """Max pooling, then norm, PReLU and a convolution that changes the width (PCT-Net's way down)."""
 
     def __init__(self, site: Site, channels_in: int, stride: tuple[int, ...]) -> None:
         super().__init__()
         self.pool: nn.Module = MAX_POOL[site.spatial_dims](stride, stride, ceil_mode=True)
-        steps: list[nn.Module] = []
-        for channels in (channels_in, site.width):
-            steps.append(convolution(site.spatial_dims, channels, site.width, site.kernel_size))
-            steps += [image_norm(site.norm, site.spatial_dims, site.width), nn.PReLU(site.width)]
-        self.steps = nn.Sequential(*steps)
+        self.norm = image_norm(site.norm, site.spatial_dims, channels_in)
+        self.act = nn.PReLU()
+        self.convolution = convolution(site.spatial_dims, channels_in, site.width, site.kernel_size)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.steps(self.pool(image))
+        return self.convolution(self.act(self.norm(self.pool(image))))
 
 
 class AxisPosition(nn.Module):
@@ -310,7 +308,7 @@ ENTRIES: dict[str, type[nn.Module]] = {
     "reduce_size": ReduceSize,
     "patch_merging": PatchMerging,
     "mednext": MedNeXtDown,
-    "pyramid": ConvPyramidStep,
+    "pooled": PooledConvolution,
     "biased": BiasedConvolution,
     "pointwise": Pointwise,
     "convolution_norm": ConvolutionNorm,

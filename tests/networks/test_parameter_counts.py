@@ -1,5 +1,7 @@
 """Published parameter counts: encoders in their 2D classification form, final norm and 1000-class head added here."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -202,17 +204,32 @@ def test_classification_form_is_near_the_rounded_published_number(preset: str, s
     assert total / 1e6 == pytest.approx(ROUNDED[preset, size], rel=0.03)
 
 
-def test_pctnet_is_within_three_percent_of_the_published_network() -> None:
-    """How its levels are entered and joined is not written down anywhere we may read."""
-    assert count(on_meta("pctnet", "published")) / 1e6 == pytest.approx(45.3, rel=0.03)
+def test_pctnet_has_exactly_the_parameters_that_the_released_network_uses() -> None:
+    """The released 45.3 M count three stems and three heads, of which a run uses one of each."""
+    widths, heads = (24, 48, 128, 256, 512), (4, 8, 16)
+    slope = 1
+
+    def unit(into: int, out: int, taps: int = 27) -> int:
+        return norm(into) + slope + taps * into * out + out
+
+    def pair(c: int, h: int) -> int:
+        return 2 * unit(c, c) + 2 * (2 * norm(c) + attention(c) + 11**3 * h + mlp(c, 4))
+
+    total = 27 * widths[0] + widths[0] + 4 * unit(widths[0], widths[0]) + 4 * unit(widths[1], widths[1])
+    total += sum(unit(a, b) for a, b in itertools.pairwise(widths))
+    total += sum(unit(b, a, 8) + unit(2 * a, a) for a, b in itertools.pairwise(widths))
+    total += 2 * pair(widths[2], heads[0]) + 2 * pair(widths[3], heads[1]) + pair(widths[4], heads[2])
+    total += sum(unit(c, 2, 1) for c in widths[:4])
+    assert count(on_meta("pctnet", "published")) == total
+    assert round(total / 1e6, 1) == 44.3
 
 
 def test_the_levels_of_pctnet_have_parallel_branches_on_both_ways() -> None:
     network = on_meta("pctnet", "published")
     down = [type(level.body.layers[0]).__name__ if len(level.body.layers) else "" for level in network.encoder.levels]
     up = [type(body.layers[0]).__name__ if hasattr(body, "layers") else "" for body in network.decoder.bodies]
-    assert down == ["", "", "Branches", "Branches", "Branches"]
-    assert up == ["Branches", "Branches", "", ""]
+    assert down == ["PreActivationConv", "PreActivationConv", "Branches", "Branches", "Branches"]
+    assert up == ["Branches", "Branches", "PreActivationConv", "PreActivationConv"]
 
 
 @pytest.mark.parametrize("size", ["m", "l", "xl"])

@@ -125,13 +125,13 @@ class HybridConv(nn.Module):
 
 
 class PreActivationConv(nn.Module):
-    """Norm, PReLU, convolution, twice, without a shortcut (the convolution branch of PCT-Net)."""
+    """Norm, PReLU, convolution, twice, without a shortcut (PCT-Net's block); one slope for all channels."""
 
     def __init__(self, site: Site) -> None:
         super().__init__()
         steps: list[nn.Module] = []
         for _ in range(2):
-            steps += [image_norm(site.norm, site.spatial_dims, site.width), nn.PReLU(site.width)]
+            steps += [image_norm(site.norm, site.spatial_dims, site.width), nn.PReLU()]
             steps += [convolution(site.spatial_dims, site.width, site.width, site.kernel_size)]
         self.steps = nn.Sequential(*steps)
 
