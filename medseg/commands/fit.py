@@ -77,6 +77,7 @@ def fit_bundle(
     resume: bool = False,
     budget_s: float | None = None,
     init_from: str | Path | None = None,
+    partial: Sequence[str] = (),
     device: str = "auto",
     trust: Trust = False,
 ) -> dict[int, dict[str, float]]:
@@ -89,7 +90,8 @@ def fit_bundle(
         files: JSON files stacked on train.json.
         resume: continue where the run stopped.
         budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
-        init_from: another bundle (or a state dict) whose weights are the start.
+        init_from: another bundle (or a state dict, also one of published weights) whose weights are the start.
+        partial: beginnings of names (`head`, `decoder`) of what may stay as made where those weights do not fit.
         device: see `medseg.devices.choose_device`.
         trust: let the bundle's files name any Python object and run any expression; see `load_bundle`.
 
@@ -126,7 +128,7 @@ def fit_bundle(
             with alone_in(Layout(folder).files_lock), stays_ours(folder):
                 attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
-        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
+        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
         return _fit_folds(
             folder, folds, overrides, files, settings, nested=fold == "all", device=device, trusted=trusted
         )
@@ -145,6 +147,7 @@ def _fit_folds(
 ) -> dict[int, dict[str, float]]:
     """Train one fold after the other; nested ones below one MLflow run."""
     resume = bool(run_settings["resume"])
+    keys = {key: value for key, value in run_settings.items() if key != "partial"}
     results: dict[int, dict[str, float]] = {}
     parent = None
     for number in folds:
@@ -153,7 +156,9 @@ def _fit_folds(
             send_leftovers(folder, number)
             continue
         shown = None if trusted is None else trusted.root
-        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **run_settings)
+        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **keys)
+        if run_settings["partial"]:  # a word of the function, not a key of train.json: bundles of 0.1 do not have it
+            config["run"] = {**config["run"], "partial": run_settings["partial"]}
         if device != "auto":
             config["device"] = {"_target_": "medseg.components.choose_device", "name": device}
         refuse_mixture(folder, config, _kept(folder, folds, resume=resume))

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def run_fit(
     resume: bool = False,
     budget_s: float | None = None,
     pretrained: str | None = None,
+    partial: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fit, then write the fold's weights, and `models/model.pt` for predict.
 
@@ -57,7 +59,8 @@ def run_fit(
         resume: continue from the fold's `last.ckpt`; without one, start.
         budget_s: stop after about this many seconds: a timed probe turns it into a number of epochs, or of steps where not
             even one epoch fits; it is recorded, so that a resumed run keeps its learning-rate schedule.
-        pretrained: a state dict to start from; what fits is loaded, the rest is listed.
+        pretrained: a state dict to start from.
+        partial: beginnings of names of what may stay as made where it does not fit; it is listed.
 
     Returns:
         The last metrics, by name; one that is not defined is left out.
@@ -68,7 +71,7 @@ def run_fit(
             case it read is named.
     """
     with claim_run(bundle_root, fold):
-        start = Start(resume, budget_s, pretrained)
+        start = Start(resume, budget_s, pretrained, tuple(partial))
         return _run(trainer, module, data, start, bundle_root=bundle_root, fold=fold)
 
 
@@ -79,6 +82,7 @@ class Start:
     resume: bool
     budget_s: float | None
     pretrained: str | None
+    partial: tuple[str, ...] = ()
 
 
 def _run(
@@ -106,7 +110,8 @@ def _run(
         data.first_epoch, data.first_step = progress_of(checkpoint)
     _prepare_data(trainer, data, folder)
     if start.pretrained is not None and not resuming:
-        load_matching(module.network, Path(start.pretrained), record=RunFolder(folder).initialization)
+        weights, record = Path(start.pretrained), RunFolder(folder).initialization
+        load_matching(module.network, weights, record=record, partial=start.partial)
     if resuming and (folder / BUDGET).is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
     elif start.budget_s is not None:
