@@ -37,12 +37,13 @@ def _iterations(launch: Launch) -> float:
     """How often a program goes through its hot loop."""
     c, n = launch.constants, launch.integers
     if "BQ" in c:
-        tokens = int(c["W0"]) * int(c["W1"]) * int(c["W2"]) + int(c["M"])
+        if launch.name == "expand_kernel":
+            return 1
         if launch.name == "bias_kernel":
-            return n["n0"] * n["n1"] * n["n2"] * n["B"] / launch.grid[2]
-        return -(-tokens // int(c["BQ"] if launch.name == "key_kernel" else c["BK"]))
+            return n["windows"] * n["B"] / launch.grid[2]
+        return -(-int(c["U"]) // int(c["BQ"] if launch.name == "key_kernel" else c["BK"]))
     if launch.name == "table_kernel":
-        return n["T"] * n["groups"]
+        return -(-n["T"] // int(c["BI"]))
     for name in ("span", "count", "classes", "taps"):
         if name in n:
             return n[name] / int(c.get("TOKENS", 1)) if name == "span" else n[name]
