@@ -11,7 +11,7 @@ adds those up in a fixed order.
 import triton
 import triton.language as tl
 
-from .triton_forward import LOG2E, load_block, load_row, load_tile, place, sigmoid, softplus, step_of, token_at
+from .triton_forward import LOG2E, load_block, load_row, load_tile, place, sigmoid, step_of, token_at
 
 
 @triton.jit
@@ -85,28 +85,42 @@ def adjoint_kernel(
 
 
 @triton.jit
-def advance(state_SC, start_SC, x, step, write_S, rate_SC, begins, t, inside, HAS_BEGINS: tl.constexpr):
-    """One step forward: (the state that enters it, the state after it). Steps beyond the end change nothing."""
-    before_SC = state_SC
+def enter(state_SC, start_SC, begins, t, inside, HAS_BEGINS: tl.constexpr):
+    """The state that enters step t: the one before it, or the initial one where a piece begins."""
     if HAS_BEGINS:
-        before_SC = tl.where((tl.load(begins + t, mask=inside, other=0) != 0) & inside, start_SC, state_SC)
-    moved_SC = tl.exp2(step[None, :] * rate_SC) * before_SC + (step * x)[None, :] * write_S[:, None]
-    return before_SC, tl.where(inside, moved_SC, state_SC)
+        state_SC = tl.where(tl.load(begins + t, mask=inside, other=0) != 0, start_SC, state_SC)
+    return state_SC
+
+
+@triton.jit
+def load_token(
+    u, delta, write, read, grad_out, z, u_n, delta_n, write_n, read_n, grad_n, z_n, token, c, live, s, states,
+    HAS_Z: tl.constexpr,
+):  # fmt: skip
+    """All that going back one step reads, in its own dtype."""
+    x = tl.load(u + token * u_n + c, mask=live, other=0.0)
+    raw = tl.load(delta + token * delta_n + c, mask=live, other=0.0)
+    write_S = tl.load(write + token * write_n + s, mask=states, other=0.0)
+    read_S = tl.load(read + token * read_n + s, mask=states, other=0.0)
+    grad = tl.load(grad_out + token * grad_n + c, mask=live, other=0.0)
+    gate = grad
+    if HAS_Z:
+        gate = tl.load(z + token * z_n + c, mask=live, other=0.0)
+    return x, raw, write_S, read_S, grad, gate
 
 
 @triton.jit
 def retreat(
     before_SC, carry_SC, to_rate_SC, to_start_SC, to_skip, to_bias, to_factor,
-    x, raw, write_S, read_S, grad, gate, skip_C, bias_C, factor_C, rate_SC, grad_u, grad_delta, grad_z, grad_write, grad_read,
+    x, biased, step, write_S, read_S, grad, gate, skip_C, factor_C, rate_SC, grad_u, grad_delta, grad_z, grad_write, grad_read,
     begins, token, t, inside, scale, c, live, s, states, size_c, groups_w, groups_r, size_s,
     HAS_Z: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_BEGINS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
-    """One step backward: stores the gradients of its token and returns what is carried on and summed up."""
+    """One step backward: stores the gradients of its token and returns what is carried on and summed up.
+
+    A step beyond the end (not inside) comes with step = 0 and grad = 0, which leave all of that as it is.
+    """
     lanes = live & inside
-    biased = raw + bias_C
-    step = biased
-    if SOFTPLUS:
-        step = softplus(biased)
     grad_y = through_gate(grad, gate, factor_C, scale, HAS_Z, HAS_FACTOR)
     drive = step * x
     decay_SC = tl.exp2(step[None, :] * rate_SC)
@@ -137,11 +151,11 @@ def retreat(
             grad_gate *= scale
         tl.store(grad_z + row, grad_gate.to(grad_z.dtype.element_ty), mask=lanes)
         gated *= gate * half
-    to_rate_SC += tl.where(inside, faded_SC * step[None, :], 0.0)
-    to_skip += tl.where(lanes, grad_y * x, 0.0)
+    to_rate_SC += faded_SC * step[None, :]
+    to_skip += grad_y * x
     to_bias += tl.where(lanes, grad_raw, 0.0)
-    to_factor += tl.where(lanes, gated * y, 0.0)
-    carry = tl.where(inside, back_SC, carry_SC)
+    to_factor += gated * y
+    carry = back_SC
     if HAS_BEGINS:
         begin = (tl.load(begins + t, mask=inside, other=0) != 0) & inside
         to_start_SC += tl.where(begin, back_SC, 0.0)
@@ -218,53 +232,91 @@ def backward_kernel(
             next_write = tl.load(write + after * write_n + s, mask=states, other=0.0)
             if i % 2 == 0:
                 tl.store(scratch + (i // 2) * (STATE * BLOCK) + tile, state_SC)
-            _before, state_SC = advance(
-                state_SC, start_SC, x.to(tl.float32), step_of(raw, bias_C, SOFTPLUS), write_S.to(tl.float32), rate_SC, begins,
-                first + i, first + i < end, HAS_BEGINS,
-            )  # fmt: skip
+            step = step_of(raw, bias_C, SOFTPLUS)
+            drive = step * x.to(tl.float32)
+            before_SC = enter(state_SC, start_SC, begins, first + i, True, HAS_BEGINS)
+            state_SC = tl.exp2(step[None, :] * rate_SC) * before_SC + drive[None, :] * write_S.to(tl.float32)[:, None]
             x, raw, write_S, after = next_x, next_raw, next_write, later
         tl.debug_barrier()
         t = first + (pairs - 1) * 2
         token0, token1 = token_at(order, t), token_at(order, min(t + 1, end - 1))
+        after0, after1 = token_at(order, max(t - 2, first)), token_at(order, max(t - 1, first))
+        x0, raw0, write0, read0, grad0, gate0 = load_token(
+            u,
+            delta,
+            write,
+            read,
+            grad_out,
+            z,
+            u_n,
+            delta_n,
+            write_n,
+            read_n,
+            grad_n,
+            z_n,
+            token0,
+            c,
+            live,
+            s,
+            states,
+            HAS_Z,
+        )
+        x1, raw1, write1, read1, grad1, gate1 = load_token(
+            u,
+            delta,
+            write,
+            read,
+            grad_out,
+            z,
+            u_n,
+            delta_n,
+            write_n,
+            read_n,
+            grad_n,
+            z_n,
+            token1,
+            c,
+            live,
+            s,
+            states,
+            HAS_Z,
+        )
         for j in range(0, pairs):
             t = first + (pairs - 1 - j) * 2
-            next0, next1 = token_at(order, max(t - 2, first)), token_at(order, max(t - 1, first))
-            before0 = tl.load(scratch + (pairs - 1 - j) * (STATE * BLOCK) + tile)
-            x0 = tl.load(u + token0 * u_n + c, mask=live, other=0.0).to(tl.float32)
-            x1 = tl.load(u + token1 * u_n + c, mask=live, other=0.0).to(tl.float32)
-            raw0 = tl.load(delta + token0 * delta_n + c, mask=live, other=0.0).to(tl.float32)
-            raw1 = tl.load(delta + token1 * delta_n + c, mask=live, other=0.0).to(tl.float32)
-            write0 = tl.load(write + token0 * write_n + s, mask=states, other=0.0).to(tl.float32)
-            write1 = tl.load(write + token1 * write_n + s, mask=states, other=0.0).to(tl.float32)
-            read0 = tl.load(read + token0 * read_n + s, mask=states, other=0.0).to(tl.float32)
-            read1 = tl.load(read + token1 * read_n + s, mask=states, other=0.0).to(tl.float32)
-            grad0 = tl.load(grad_out + token0 * grad_n + c, mask=live, other=0.0).to(tl.float32)
-            grad1 = tl.load(grad_out + token1 * grad_n + c, mask=live, other=0.0).to(tl.float32)
-            gate0, gate1 = grad0, grad1
-            if HAS_Z:
-                gate0 = tl.load(z + token0 * z_n + c, mask=live, other=0.0).to(tl.float32)
-                gate1 = tl.load(z + token1 * z_n + c, mask=live, other=0.0).to(tl.float32)
+            enter0 = tl.load(scratch + (pairs - 1 - j) * (STATE * BLOCK) + tile)
+            later0, later1 = token_at(order, max(t - 4, first)), token_at(order, max(t - 3, first))
+            next_x0, next_raw0, next_write0, next_read0, next_grad0, next_gate0 = load_token(
+                u, delta, write, read, grad_out, z, u_n, delta_n, write_n, read_n, grad_n, z_n, after0, c, live, s, states,
+                HAS_Z,
+            )  # fmt: skip
+            next_x1, next_raw1, next_write1, next_read1, next_grad1, next_gate1 = load_token(
+                u, delta, write, read, grad_out, z, u_n, delta_n, write_n, read_n, grad_n, z_n, after1, c, live, s, states,
+                HAS_Z,
+            )  # fmt: skip
             inside1 = t + 1 < end
-            before0, state_SC = advance(
-                before0, start_SC, x0, step_of(raw0, bias_C, SOFTPLUS), write0, rate_SC, begins, t, t < end, HAS_BEGINS
-            )
-            before1 = state_SC
-            if HAS_BEGINS:
-                fresh = (tl.load(begins + t + 1, mask=inside1, other=0) != 0) & inside1
-                before1 = tl.where(fresh, start_SC, state_SC)
+            biased0, biased1 = raw0.to(tl.float32) + bias_C, raw1.to(tl.float32) + bias_C
+            step0, step1 = step_of(raw0, bias_C, SOFTPLUS), tl.where(inside1, step_of(raw1, bias_C, SOFTPLUS), 0.0)
+            wide_x0, wide_write0 = x0.to(tl.float32), write0.to(tl.float32)
+            before0 = enter(enter0, start_SC, begins, t, True, HAS_BEGINS)
+            drive0 = step0 * wide_x0
+            middle = tl.exp2(step0[None, :] * rate_SC) * before0 + drive0[None, :] * wide_write0[:, None]
+            before1 = enter(middle, start_SC, begins, t + 1, inside1, HAS_BEGINS)
             carry_SC, to_rate_SC, to_start_SC, to_skip, to_bias, to_factor = retreat(
                 before1, carry_SC, to_rate_SC, to_start_SC, to_skip, to_bias, to_factor,
-                x1, raw1, write1, read1, grad1, gate1, skip_C, bias_C, factor_C, rate_SC, grad_u, grad_delta, grad_z,
-                grad_write, grad_read, begins, token1, t + 1, inside1, scale, c, live, s, states, size_c, groups_w, groups_r,
-                size_s, HAS_Z, HAS_FACTOR, HAS_BEGINS, SOFTPLUS,
+                x1.to(tl.float32), biased1, step1, write1.to(tl.float32), read1.to(tl.float32),
+                tl.where(inside1, grad1.to(tl.float32), 0.0), gate1.to(tl.float32), skip_C, factor_C, rate_SC, grad_u,
+                grad_delta, grad_z, grad_write, grad_read, begins, token1, t + 1, inside1, scale, c, live, s, states, size_c,
+                groups_w, groups_r, size_s, HAS_Z, HAS_FACTOR, HAS_BEGINS, SOFTPLUS,
             )  # fmt: skip
             carry_SC, to_rate_SC, to_start_SC, to_skip, to_bias, to_factor = retreat(
                 before0, carry_SC, to_rate_SC, to_start_SC, to_skip, to_bias, to_factor,
-                x0, raw0, write0, read0, grad0, gate0, skip_C, bias_C, factor_C, rate_SC, grad_u, grad_delta, grad_z,
-                grad_write, grad_read, begins, token0, t, t < end, scale, c, live, s, states, size_c, groups_w, groups_r,
-                size_s, HAS_Z, HAS_FACTOR, HAS_BEGINS, SOFTPLUS,
+                wide_x0, biased0, step0, wide_write0, read0.to(tl.float32), grad0.to(tl.float32), gate0.to(tl.float32), skip_C,
+                factor_C, rate_SC, grad_u, grad_delta, grad_z, grad_write, grad_read, begins, token0, t, True, scale, c, live,
+                s, states, size_c, groups_w, groups_r, size_s, HAS_Z, HAS_FACTOR, HAS_BEGINS, SOFTPLUS,
             )  # fmt: skip
-            token0, token1 = next0, next1
+            x0, raw0, write0, read0, grad0, gate0 = next_x0, next_raw0, next_write0, next_read0, next_grad0, next_gate0
+            x1, raw1, write1, read1, grad1, gate1 = next_x1, next_raw1, next_write1, next_read1, next_grad1, next_gate1
+            token0, token1, after0, after1 = after0, after1, later0, later1
     segment = (r * batch + b) * segments + q
     at = (segment * size_s + s[:, None]) * size_c + c[None, :]
     tl.store(grad_rate + at, to_rate_SC, mask=real)
