@@ -197,17 +197,36 @@ def chain_kernel(
         segment = (wide_b * count + s) * size_h + h
         own = load_state(ends + segment * size_k * size_v, size_k, size_v, keys, values)
         if DELTA:
-            at = transfers + segment * size_k * size_k
+            at = keys[:, None] * size_k + others[None, :]
             if BACKWARD:
-                at = at + others[None, :] * size_k + keys[:, None]
-            else:
-                at = at + keys[:, None] * size_k + others[None, :]
-            moved = tl.dot(
-                tl.load(at, mask=(keys < size_k)[:, None] & (others < size_k)[None, :], other=0.0), state,
-                input_precision="ieee",
-            )  # fmt: skip
+                at = others[None, :] * size_k + keys[:, None]
+            square = (keys < size_k)[:, None] & (others < size_k)[None, :]
+            transfer = tl.load(transfers + segment * size_k * size_k + at, mask=square, other=0.0)
+            moved = tl.dot(transfer, state, input_precision="ieee")
         else:
             fade = tl.load(transfers + segment * size_k + keys, mask=keys < size_k, other=0.0)
             moved = fade[:, None] * state
         store_state(before + segment * size_k * size_v, size_k, size_v, keys, values, state)
         state = moved + own
+
+
+@triton.jit
+def transfer_kernel(
+    cum, transfers, counts, piece_chunks, size_h, size_k, size_w, chunks,
+    DECAY: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """What is left of a state at each piece's end when nothing is written (no delta rule): transfers (B * W, H, K)."""
+    w, b, h = tl.program_id(0), tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64)
+    keys = tl.arange(0, BK)
+    total = tl.zeros([1, BK], tl.float32)
+    for c in range(tl.load(piece_chunks + w), tl.load(piece_chunks + w + 1)):
+        chunk = tl.program_id(1).to(tl.int64) * chunks + c
+        if DECAY == 3:
+            at = cum + chunk * C * size_k + (C - 1) * size_k + keys[None, :]
+            total += tl.load(at, mask=(keys < size_k)[None, :], other=0.0)
+        elif DECAY == 2:
+            total += tl.load(cum + chunk * C + C - 1)
+        elif DECAY == 1:
+            total += tl.load(cum + h) * tl.load(counts + c)
+    at = transfers + ((b.to(tl.int64) * size_w + w) * size_h + h) * size_k + keys[None, :]
+    tl.store(at, tl.exp2(total), mask=(keys < size_k)[None, :])

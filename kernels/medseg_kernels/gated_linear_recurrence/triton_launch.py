@@ -170,9 +170,12 @@ def starts_of_segments(call: Call, owners: List[int], state: Tensor) -> Tuple[Te
         return state, None
     ends = call.walk(None, store=False)[0]
     count = call.size_b * call.size_w
-    transfers = call.walk(
-        segments.probe(call.size_k, count, call.size_h, call.delta, call.device), store=False, values=False
-    )[0]
+    if call.delta:
+        start = segments.probe(call.size_k, count, call.size_h, True, call.device)
+        transfers = call.walk(start, store=False, values=False)[0]
+    else:
+        transfers = torch.empty(count, call.size_h, call.size_k, 1, device=call.device)
+        call.launch(triton_forward.transfer_kernel, (call.size_w, call.heads), 1, transfers=transfers)
     return chain(call, state, ends, transfers, owners), transfers
 
 
