@@ -19,6 +19,7 @@ FLOORS = {
         1: (
             "layout",
             "interruption",
+            "record",
             "renamed",
             "telemetry",
             "devices",
