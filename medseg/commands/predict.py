@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, OutputOptions, check_ou
 from medseg.cases.record import settings_hash
 from medseg.cases.scope import Scope
 from medseg.config import read_json
+from medseg.devices import choose_device
 from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, find_inputs, write_json, write_text
@@ -93,6 +94,9 @@ def predict_bundle(
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
     if suffix not in FORMATS:
         raise ConfigError(f"format {suffix!r}: expected one of {', '.join(FORMATS)}")
+    options.check()
+    if options.device not in ("auto", "cpu"):
+        choose_device(options.device)  # before anything is read or made
     words = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
     found = find_bundle(str(bundle))
     settings: dict[str, Any] = {
@@ -116,8 +120,8 @@ def predict_bundle(
         "options": dataclasses.asdict(options),
         **settings,
     }
-    cases = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
-    return Prediction(Path(output), cases)
+    done = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
+    return Prediction(Path(output), done.cases)
 
 
 def _at_most(words: Sequence[FilePath]) -> int:
@@ -187,10 +191,15 @@ def _run(
     cases: Sequence[Case], job: Job, mask: Mask | None, finished: Callable[[CaseResult, int, int], None] | None
 ) -> Prediction:
     result = Prediction(job.options.folder)
-    for case in run_cases(cases, job):
-        result.cases.append(mask.result(case) if mask else case)
-        if finished is not None:
-            finished(result.cases[-1], len(result.cases), len(cases))
+    try:
+        for case in run_cases(cases, job):
+            result.cases.append(mask.result(case) if mask else case)
+            if finished is not None:
+                finished(result.cases[-1], len(result.cases), len(cases))
+    except MedsegError:  # an option or the model was refused: nothing is left that looks like a result
+        with suppress(OSError):
+            job.options.folder.rmdir()  # only an empty one goes
+        raise
     return result
 
 

@@ -18,9 +18,9 @@ FLOORS = {
     for number, names in {
         1: (
             "layout",
-            "record",
             "interruption",
             "renamed",
+            "telemetry",
             "devices",
             "config",
             "documents",
