@@ -16,12 +16,9 @@ from pathlib import Path
 from medseg.errors import DataError, UnreadableFileError
 from medseg.io.channels import order_by_name
 from medseg.io.datalist import Case
-<<<<<<< HEAD
 from medseg.io.file_names import readable_name
 from medseg.io.formats.dicom import is_dicom_file
-=======
 from medseg.io.layouts import near_match
->>>>>>> integ
 from medseg.io.volume import case_name, is_volume_file
 
 from .dataset import Dataset

@@ -16,18 +16,11 @@ from .atomic import is_temporary
 from .channels import check_order, order_by_name
 from .datalist import Case, check_unique, read_case_list
 from .file_names import readable_name, same_file
-<<<<<<< HEAD
 from .formats.dicom import holds_image, is_dicom_file
 from .geometry import check_same_grid
+from .layouts import LIST, is_label_folder, without_label_maps
 from .own_outputs import outputs_in
 from .volume import READABLE, case_name, is_volume_file, read_header
-
-log = logging.getLogger(__name__)
-=======
-from .formats.dicom import is_dicom_file
-from .layouts import LIST, is_label_folder, without_label_maps
-from .volume import READABLE, case_name, is_volume_file
->>>>>>> integ
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +106,9 @@ BESIDE = "lies on the grid of the DICOM series beside it, as its mask or copy do
 def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
     """Cases of a folder and its sub-folders; a sub-folder's cases carry its name when one name alone would repeat."""
     if (folder / LIST).is_file():
-        return [replace(case, label=None) for case in read_case_list(folder / LIST)]
+        return [replace(case, label=None) for case in read_case_list(folder / LIST, gaps=wanted.gaps)]
     found: list[tuple[Path, Case]] = []
-<<<<<<< HEAD
+    left_out = 0
     ours: set[Path] = set()
     met: list[Path] = []
     for place in [folder, *sorted(one for one in folder.rglob("*") if one.is_dir() and not _hidden(one, folder))]:
@@ -125,43 +118,26 @@ def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
         ours |= outputs_in(place)
         files = sorted(one for one in place.iterdir() if one.is_file() and not is_temporary(one))
         met += [one for one in files if one in ours and is_volume_file(one)]
-        found += [(place, case) for case in _cases_at(place, [one for one in files if one not in ours], wanted, folder)]
+        kept = _without_labels(place, [one for one in files if one not in ours], folder)
+        left_out += len(files) - len([one for one in files if one in ours]) - len(kept)
+        found += [(place, case) for case in _cases_at(place, kept, wanted, folder)]
     _say_left_out(folder, met, OURS)
     if not found:
         why = "only what earlier runs of medseg wrote" if met or ours else "no volume"
         raise DataError(f"{folder}: holds {why}; readable are {', '.join(READABLE)} and DICOM series.")
-=======
-    left_out = 0
-    below = sorted(one for one in folder.rglob("*") if one.is_dir() and not _hidden(one, folder))
-    for place in [folder, *below]:
-        files = sorted(one for one in place.iterdir() if one.is_file() and not is_temporary(one))
-        volumes = [one for one in files if is_volume_file(one)]
-        if volumes and place != folder and is_label_folder(place):
-            left_out += len(volumes)
-            continue
-        if volumes:
-            images = without_label_maps(volumes)
-            left_out += len(volumes) - len(images)
-            volumes = images
-            cases = _grouped(volumes, channels)
-            if (
-                place != folder
-                and len(volumes) == len(cases) == channels == 1
-                and case_name(volumes[0]).lower() in IMAGE_WORDS
-            ):
-                cases = [Case(readable_name(place.name), tuple(volumes))]  # one folder per patient
-            if channels > 1 and place != folder and len(volumes) == len(cases) == channels:
-                cases = [Case(readable_name(place.name), tuple(volumes))]
-            found += [(place, case) for case in cases]
-        elif any(is_dicom_file(one) for one in files):
-            found.append((place, Case(readable_name(place.resolve().name), (place,))))
-    if not found:
-        raise DataError(f"{folder}: holds no volume; readable are {', '.join(READABLE)} and DICOM series.")
     if left_out:
         log.info("%s: %d label maps lie beside the images and are left out", folder, left_out)
->>>>>>> integ
     names = [same_file(case.name) for _, case in found]
     return [case if names.count(same_file(case.name)) == 1 else _longer(case, place, folder) for place, case in found]
+
+
+def _without_labels(place: Path, files: list[Path], root: Path) -> list[Path]:
+    """The files of a folder without the label maps of a dataset."""
+    volumes = [one for one in files if is_volume_file(one)]
+    if not volumes:
+        return files
+    images = [] if place != root and is_label_folder(place) else without_label_maps(volumes)
+    return [one for one in files if one in images or one not in volumes]
 
 
 def _cases_at(place: Path, files: list[Path], wanted: Wanted, root: Path) -> list[Case]:
@@ -175,7 +151,16 @@ def _cases_at(place: Path, files: list[Path], wanted: Wanted, root: Path) -> lis
         _say_left_out(place, beside, BESIDE)
         volumes = [one for one in volumes if one not in beside]
     one_case = _channels_of(place, volumes, wanted, root) if volumes and wanted.count > 1 else None
-    return [*cases, one_case] if one_case else [*cases, *_grouped(volumes, wanted)]
+    if one_case is not None:
+        return [*cases, one_case]
+    rest = _grouped(volumes, wanted)
+    if (
+        place != root
+        and len(volumes) == len(rest) == wanted.count == 1
+        and case_name(volumes[0]).lower() in IMAGE_WORDS
+    ):
+        rest = [Case(readable_name(place.name), tuple(volumes))]  # one folder per patient
+    return [*cases, *rest]
 
 
 def _on_grid_of(series: Path, volume: Path) -> bool:

@@ -18,6 +18,7 @@ FLOORS = {
     for number, names in {
         1: (
             "layout",
+            "record",
             "interruption",
             "record",
             "renamed",

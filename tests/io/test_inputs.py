@@ -198,10 +198,10 @@ def test_channels_are_matched_by_name_and_may_lack_where_the_network_takes_that(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     channels = {0: "PET", 1: "CT"}
-    touch(tmp_path, "p1/ct.nii.gz", "p1/pet.nii.gz", "p2/pet.nii.gz", "p2/ct.nii.gz", "p2/seg.nii.gz")
+    touch(tmp_path, "p1/ct.nii.gz", "p1/pet.nii.gz", "p2/pet.nii.gz", "p2/ct.nii.gz", "p2/dose.nii.gz")
     found = find_inputs([tmp_path], channels=channels)
     assert [[path.name for path in case.images] for case in found] == [["pet.nii.gz", "ct.nii.gz"]] * 2
-    assert any("left out seg.nii.gz, which is named like none" in message for message in caplog.messages)
+    assert any("left out dose.nii.gz, which is named like none" in message for message in caplog.messages)
     assert [path.name for path in find_inputs([tmp_path / "p1"], channels=channels)[0].images] == [
         "pet.nii.gz",
         "ct.nii.gz",
