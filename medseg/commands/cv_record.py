@@ -24,19 +24,19 @@ from medseg.io.atomic import atomic_path, write_json
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
+from medseg.selection.averaging import use_networks
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
 
 STEP = "medseg.components.PostprocessLabeld"
-AVERAGE = "medseg.components.averaged_network"
 
 
 def record_choice(result: CrossValidation) -> Layout:
     """Write the choice into `result.bundle`; returns its layout.
 
     `plan.json` and `inference.json` get the post-processing; `inference.json` lists the weights that are averaged (those
-    of another bundle are copied in) and what MONAI's run needs to average them too; `metadata.json` gets the scores;
+    of another bundle are copied in), `models/model.pt` holds them as one network; `metadata.json` gets the scores;
     `docs/cross_validation.json` all of it.
     """
     bundle = result.bundle
@@ -48,8 +48,8 @@ def record_choice(result: CrossValidation) -> Layout:
     plan.write(layout.plan)
     for path in (layout.inference, layout.evaluate):
         if path.is_file():
-            config = read_json(path)
-            write_json(path, _changed(config, result.selection.steps, models, networks))
+            write_json(path, _with_steps(read_json(path), result.selection.steps))
+    use_networks(layout, models, networks)
     metadata = read_json(layout.metadata)
     means = {label: row["dice"].mean for label, row in result.final.summary().items() if row["dice"].count}
     metadata["eval_metrics"] = {
@@ -95,30 +95,18 @@ def _collect_weights(result: CrossValidation) -> tuple[list[str], dict[str, Any]
             with atomic_path(home.folder / name) as temporary:
                 shutil.copyfile(other.layout.fold_weights(fold), temporary)
             models.append(name)
-            networks[name] = other.config.raw["network_def"]
+            networks[name] = other.own_network_def
     return models, networks
 
 
-def _changed(
-    config: dict[str, Any], steps: list[dict[str, Any]], models: list[str], networks: dict[str, Any]
-) -> dict[str, Any]:
-    """inference.json or evaluate.json with the choice in it; made from scratch, so that choosing again replaces it."""
+def _with_steps(config: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """inference.json or evaluate.json with the chosen post-processing, in the place of what was chosen before."""
     transforms = config["postprocessing"]["transforms"]
     kept = [entry for entry in transforms if entry.get("_target_") != STEP]
     if steps:
         place = 1 + next(i for i, entry in enumerate(kept) if str(entry.get("_target_", "")).endswith("RestoreLabeld"))
         kept.insert(place, {"_target_": STEP, "keys": "pred", "steps": steps})
     config["postprocessing"]["transforms"] = kept
-    loader = {"_target_": "CheckpointLoader", "load_path": "@checkpoint", "load_dict": {"model": "@network"}}
-    others = [entry for entry in config["handlers"] if entry.get("_target_") != "CheckpointLoader"]
-    config["models"], config["member_networks"] = models, networks
-    if len(models) > 1:
-        config["network"] = {"_target_": AVERAGE, "bundle_root": "@bundle_root", "device": "@device"}
-        config["handlers"] = others
-    else:
-        config["network"] = "$@network_def.to(@device)"
-        config["checkpoint"] = f"$@bundle_root + '/{models[0]}'"
-        config["handlers"] = [loader, *others]
     return config
 
 

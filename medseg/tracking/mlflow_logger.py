@@ -76,6 +76,7 @@ class RunLogger(MLFlowLogger):
                 artifact_location=artifact_place(store) if local else None,
             )
         self.store = store
+        _opens_on_runs(self)
         self.run_folder = store / run_name
         self.resumed = run_id is not None
         self.monitor: Any = None
@@ -147,6 +148,14 @@ class RunLogger(MLFlowLogger):
     def log_json(self, name: str, content: dict[str, Any]) -> None:
         """Keep a JSON object with the run."""
         self.experiment.log_dict(self.run_id, content, name)
+
+
+def _opens_on_runs(logger: RunLogger) -> None:
+    """Let MLflow's page of the experiment open on training runs and not on traces of language models."""
+    key, value = "mlflow.experimentKind", "custom_model_development"
+    found = logger.experiment.get_experiment(logger.experiment_id)
+    if found is not None and key not in found.tags:
+        logger.experiment.set_experiment_tag(logger.experiment_id, key, value)
 
 
 def open_parent(store: Path, experiment: str, *, uri: str | None = None, run_id: str | None = None) -> str:

@@ -77,7 +77,8 @@ PREDICTION: dict[str, Target] = {
         **_OPTIONS,
     ),
     "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=NUMBER, out_channels=NUMBER),
-    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE),
+    "AveragedNetwork": allowed("network", networks=parts("network")),
+    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE, fold=NUMBER),
     "VolumeReader": allowed("reader", allow_shear=FLAG),
     "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
 }  # fmt: skip
