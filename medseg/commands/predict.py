@@ -170,7 +170,7 @@ def predict_here(
     job = Job(
         segmenter=segmenter,
         labels=opened.labels,
-        model=model_facts(opened),
+        model=model_facts(opened, options.fold),
         options=outputs,
         request=options.request() | {"bundle": deciding_facts(opened, options)},
         progress=progress,
@@ -203,7 +203,7 @@ def _run(
     return result
 
 
-def model_facts(bundle: Bundle) -> dict[str, Any]:
+def model_facts(bundle: Bundle, fold: int | None = None) -> dict[str, Any]:
     """Name, version and SHA-256 of the weights.
 
     Raises:
@@ -211,7 +211,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     """
     from medseg.bundle.weights import sha256_of
 
-    files = bundle.weight_files
+    files = bundle.files_for(fold)
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing: train the bundle with `medseg fit`, or put its weights there")

@@ -22,12 +22,12 @@ from medseg.config import read_json
 from medseg.errors import BundleError
 from medseg.inference.windows.places import per_axis, window_size, window_starts
 from medseg.io.atomic import write_json
+from medseg.layout import RunFolder
 
 from .datamodule import SegmentationData, collate
 from .module import SegmentationModule
 
 log = logging.getLogger(__name__)
-FILE = "budget.json"
 PROBE_STEPS = 6
 WARM_STEPS = 2
 # The probe itself stops after this share of the budget, with two steps at least.
@@ -79,7 +79,7 @@ def fit_into_budget(
     Raises:
         BundleError: the note of the earlier run cannot be read.
     """
-    record = folder / FILE
+    record = RunFolder(folder).budget
     if record.is_file():
         return keep_to_recorded(trainer, folder)
     step_s = _time_steps(module, data, trainer, PROBE_SHARE * budget_s)
@@ -106,10 +106,10 @@ def keep_to_recorded(trainer: pl.Trainer, folder: Path) -> Length:
         BundleError: the note cannot be read.
     """
     try:
-        length = Length(**read_json(folder / FILE))
+        length = Length(**read_json(RunFolder(folder).budget))
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(
-            f"{folder / FILE}: cannot be read as the length of this training ({error}); train without --resume."
+            f"{RunFolder(folder).budget}: cannot be read as the length of this training ({error}); train without --resume."
         ) from error
     _set(trainer, length)
     return length

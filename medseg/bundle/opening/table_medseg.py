@@ -81,7 +81,8 @@ PREDICTION: dict[str, Target] = {
         "network", spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, init_filters=NUMBER, norm=NAME,
         blocks_down=NUMBER, blocks_up=NUMBER, dsdepth=NUMBER,
     ),
-    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE),
+    "AveragedNetwork": allowed("network", networks=parts("network")),
+    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE, fold=NUMBER),
     "VolumeReader": allowed("reader", allow_shear=FLAG),
     "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
 }  # fmt: skip
