@@ -26,6 +26,7 @@ from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_settings import run_settings
 
 from .budget import fit_into_budget, keep_to_recorded
+from .budget_keeper import KeepBudget, missed
 from .callbacks import defined_metrics
 from .checkpoint_io import AtomicCheckpointIO, progress_of, write_weights
 from .data_record import changes_since, data_hash
@@ -113,10 +114,15 @@ def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData
     if start.pretrained is not None and not resuming:
         weights, record = Path(start.pretrained), RunFolder(folder).initialization
         load_matching(module.network, weights, record=record, partial=start.partial)
+    keepers = [callback for callback in trainer.callbacks if isinstance(callback, KeepBudget)]  # type: ignore[attr-defined]
+    for keeper in keepers:
+        keeper.started = start.started
     if resuming and RunFolder(folder).budget.is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
     elif start.budget_s is not None:
-        fit_into_budget(start.budget_s, module, data, trainer, folder, started=start.started)
+        length = fit_into_budget(start.budget_s, module, data, trainer, folder, started=start.started)
+        for keeper in keepers:
+            keeper.begin(start.budget_s, length.validation_s, trainer.check_val_every_n_epoch or 1)
     if trainer.is_global_zero:
         note_length(folder, trainer, steps_per_epoch(trainer, data))
         _record(trainer, module, data, folder, resuming=resuming)
@@ -126,6 +132,10 @@ def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData
         metrics = last_metrics(folder)
     if trainer.is_global_zero:
         note_length(folder, trainer, steps_per_epoch(trainer, data))
+        if start.budget_s is not None and not resuming:
+            why = missed(length, time.monotonic() - start.started, trainer)
+            if why is not None:
+                log.warning("fold %d %s", start.fold, why)
         _write_results(
             trainer, module, start.bundle_root, start.fold, metrics, seconds=time.monotonic() - start.started
         )

@@ -134,3 +134,6 @@ def note_length(folder: Path, trainer: pl.Trainer, steps: int) -> None:
         changed["train"] = {**config["train"], "trainer": {**config["train"]["trainer"], "limit_val_batches": limit}}
     if changed != config:
         write_json(path, changed)
+    manifest = RunFolder(folder).manifest
+    if manifest.is_file() and (known := read_json(manifest)).get("max_epochs") != trainer.max_epochs:
+        write_json(manifest, {**known, "max_epochs": trainer.max_epochs})

@@ -18,6 +18,7 @@ from medseg.errors import ConfigError
 from medseg.inference.windows.heap import keep_freed_memory
 from medseg.layout import Layout
 
+from .budget_keeper import KeepBudget
 from .callbacks import Curves, Ema, LastCheckpoint, Progress, ValidateLast
 from .checkpoint_io import AtomicCheckpointIO
 from .early_stop import EarlyStop
@@ -165,15 +166,8 @@ def _refuse_addresses(settings: Mapping[str, Any]) -> None:
 
 
 def _callbacks(folder: Path, ema_decay: float | None, early_stop: int | None) -> list[Any]:
-    callbacks: list[Any] = [
-        Curves(folder),
-        RunFiles(folder),
-        LastCheckpoint(folder),
-        Progress(),
-        ValidateLast(),
-        Pace(),
-    ]
-    callbacks.append(StopOnSignal(folder))
+    callbacks: list[Any] = [Curves(folder), KeepBudget(folder), RunFiles(folder), LastCheckpoint(folder)]
+    callbacks += [Progress(), ValidateLast(), Pace(), StopOnSignal(folder)]
     if ema_decay:
         callbacks.insert(0, Ema(float(ema_decay)))
     if early_stop is not None:
