@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .kinds import ANYTHING, DATA, DEVICE, FLAG, KEYS, NAME, NOTHING, NUMBER, TEXT, either, parts, setting, words
+from .kinds import ANYTHING, DATA, DEVICE, FLAG, KEYS, NAME, NOTHING, NUMBER, SIZE, TEXT, either, parts, setting, words
 from .target import Target, allowed, undone
 
 _SOURCE = {
@@ -72,11 +72,11 @@ PREDICTION: dict[str, Target] = {
         buffer_dim=NUMBER, with_coord=FLAG, placement=NAME, accumulation=NAME, mirror_axes=NUMBER,
     ),
     "build_network": allowed(
-        "network", preset=NAME, spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, size=NAME, mixer=NAME,
-        strides=NUMBER, roi_size=NUMBER, deep_supervision=FLAG, padding=NAME, condition_width=NUMBER, checkpointing=FLAG,
+        "network", preset=NAME, spatial_dims=SIZE, in_channels=SIZE, out_channels=SIZE, size=NAME, mixer=NAME,
+        strides=SIZE, roi_size=SIZE, deep_supervision=FLAG, padding=NAME, condition_width=SIZE, checkpointing=FLAG,
         **_OPTIONS,
     ),
-    "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=NUMBER, out_channels=NUMBER),
+    "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=SIZE, out_channels=SIZE),
     "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE),
     "VolumeReader": allowed("reader", allow_shear=FLAG),
     "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
