@@ -17,6 +17,7 @@ MAX_NUMBER = 1e9
 MAX_LIST = 4096
 MAX_SIZE = 4096  # of what a network is made of: channels, layers, extents
 MAX_SIZES = 64
+MAX_COUNT = 1024  # of processes, machines and devices
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ SIZE = Kind(
     f"numbers up to {MAX_SIZE}, at most {MAX_SIZES} in a list",
     lambda value, _: _each(value, lambda item: _is_number(item) and abs(item) <= MAX_SIZE, most=MAX_SIZES),
 )
+COUNT = Kind(f"a whole number up to {MAX_COUNT}", lambda value, _: type(value) is int and -1 <= value <= MAX_COUNT)
 FLAG = Kind("true or false", lambda value, _: _each(value, lambda item: isinstance(item, bool), 1))
 FALSE = Kind("false: nothing is downloaded", lambda value, _: value is False)
 KEYS = Kind(
