@@ -18,7 +18,7 @@ from medseg.selection.averaging import members_of, own_network
 from .catalogue import find_bundle
 from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
-from .entrance import refuse_disagreement
+from .entrance import outputs_fault, refuse_disagreement
 from .opening.inventory import Inventory, take_inventory
 from .opening.listing import Shown, to_show
 from .opening.parser import SafeConfig, open_config, read_file
@@ -106,7 +106,15 @@ class Bundle:
         Raises:
             BundleError: inference.json asks for something that `medseg predict` does not do.
         """
-        return self._named(lambda _: label_settings(self.config, self.plan), "inferer")
+
+        def agreeing(_: str) -> LabelSettings:
+            settings = label_settings(self.config, self.plan)
+            fault = outputs_fault(settings, self.plan)
+            if fault:
+                raise BundleError(f"{self.config.source}: {fault}; correct it, or plan anew")
+            return settings
+
+        return self._named(agreeing, "inferer")
 
     @property
     def label_values(self) -> list[int]:
