@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--anonymous-names", action="store_true", help="name cases by a hash of the input, in files and messages"
     )
+    parser.add_argument(
+        "--anyway", action="store_true", help="predict also what is of another modality than the model's"
+    )
     parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
     parser.add_argument(
         "--overlap", type=float, metavar="X", help="shared part of neighbouring windows (default: bundle's)"
@@ -142,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         trust=consent(arguments),
         anonymous_names=arguments.anonymous_names,
+        anyway=arguments.anyway,
         read_already=read_already,
         progress=screen.progress,
         finished=screen.finished,
