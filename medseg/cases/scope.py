@@ -31,7 +31,7 @@ MODALITIES = {
     "US": ("us", "ultrasound"),
 }
 # What the sentences begin with.
-KINDS = ("modality", "spacing", "field of view", "intensities")
+KINDS = ("channel", "modality", "spacing", "field of view", "intensities")
 STAMP = "OUT OF SCOPE"
 _RAS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
@@ -55,10 +55,23 @@ class Scope:
         found = self._modality(volume)
         return f"{found[0]}; to predict it anyway: --anyway" if found else ""
 
-    def warnings(self, volume: Volume) -> list[str]:
-        """One sentence per property of the case that lies outside; without names or paths."""
-        found = [*self._modality(volume), *self._spacing(volume), *self._extent(volume), *self._intensity(volume)]
-        return found
+    def warnings(self, volume: Volume, *, missing: Sequence[int] = ()) -> list[str]:
+        """One sentence per property of the case that lies outside, and per channel that it lacks; without names or paths.
+
+        Args:
+            volume: the image.
+            missing: channels that the case does not have; their values are made up.
+        """
+        lacks = [
+            f"channel {channel} ({self.channels.get(channel, '?')}) is missing; it is 0 here" for channel in missing
+        ]
+        found = [
+            *self._modality(volume),
+            *self._spacing(volume),
+            *self._extent(volume),
+            *self._intensity(volume, missing),
+        ]
+        return [*lacks, *found]
 
     def _modality(self, volume: Volume) -> list[str]:
         told = volume.header.modality
@@ -95,13 +108,15 @@ class Scope:
             return []
         return [f"field of view {_text(extent, 0)} mm; the training data had {_text(typical.tolist(), 0)} mm (median)"]
 
-    def _intensity(self, volume: Volume) -> list[str]:
+    def _intensity(self, volume: Volume, missing: Sequence[int] = ()) -> list[str]:
         found = []
         for channel, facts in enumerate(self.fingerprint.get("intensity") or []):
             if channel >= len(volume.array):
                 break
             if channel in self.per_image or modality_of(self.channels.get(channel, "")) in ("MR", "US"):
                 continue  # their units differ from scanner to scanner
+            if channel in missing:
+                continue
             low, high = float(facts["p0_5"]), float(facts["p99_5"])
             values = sample(volume.array[channel])
             share = float(((values >= low) & (values <= high)).mean())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.catalogue import find_bundle
+from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Bundle, Trust, load_bundle
 from medseg.cases.anonymous import Mask, anonymous
 from medseg.cases.batch import CaseResult, Job, Reading, Segmenter, run_cases
@@ -132,7 +133,7 @@ def predict_bundle(
 def _at_most(words: Sequence[FilePath]) -> int:
     """How many cases the words can mean; the number of channels, which makes fewer of them, is the bundle's to say."""
     try:
-        return len(find_inputs(words))
+        return len(find_inputs(words, gaps=True))
     except MedsegError:
         return MANY  # such as a list with a column for each channel; what is wrong is told when the bundle is open
 
@@ -158,7 +159,8 @@ def predict_here(
 ) -> Prediction:
     """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
     opened = load_bundle(str(bundle), trust=trust).of_shown_files()
-    cases = find_inputs(words, channels=len(opened.channels))
+    gaps = takes_missing_channels(opened.config, opened.plan)
+    cases = find_inputs(words, channels=opened.channels, gaps=gaps)
     mask = None
     if anonymous_names:
         renamed = anonymous(cases)
@@ -183,6 +185,7 @@ def predict_here(
         read_already=read_already or {},
         scope=scope_of(opened),
         anyway=anyway,
+        normalization=opened.config.get("preprocessing_def::normalization") if gaps else (),
     )
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, GeometryError, ResourceError, UnreadableFileError
+from medseg.errors import DataError, GeometryError, MedsegError, ResourceError, UnreadableFileError
 from medseg.types import Affine
 
 from ..geometry import check_affine
@@ -61,20 +61,47 @@ def read_series(path: Path, *, allow_shear: bool = False, max_voxels: int | None
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file is DICOM by its mark at byte 128, or by its suffix."""
-    if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
+    """Whether a file is DICOM by its content, whatever its name is; by the name `.dcm` also a damaged one.
+
+    The mark stands at byte 128; files of old archives begin with the first data element instead.
+    """
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.name.lower().endswith(".gz"):
         return False
     if path.suffix.lower() == ".dcm":
         return True
-    if path.suffix and not path.suffix[1:].isdigit():  # names such as CT.1.2.840.113619 are common
-        return False
     if not path.is_file():
         return False  # opening a pipe would wait for ever
     try:
         with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            start = file.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _begins_with_element(start)
+
+
+def _begins_with_element(start: bytes) -> bool:
+    """Group 2 or 8 in front, with a type of two letters or a short length: the beginning without a preamble."""
+    if len(start) < 132:
+        return False
+    group, element = int.from_bytes(start[:2], "little"), int.from_bytes(start[2:4], "little")
+    typed = start[4:6].isalpha() and start[4:6].isupper()
+    length = int.from_bytes(start[6:8] if typed else start[4:8], "little")
+    return (group, element) in _FIRST and length <= 64
+
+
+# first elements of a file without a preamble: group lengths, character set, image type, dates, class and instance
+_FIRST = {(2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x13), (8, 0x16), (8, 0x18), (8, 0x20)}
+
+
+def holds_image(files: Sequence[Path]) -> bool:
+    """Whether any of the DICOM files holds an image, not only reports, structures or segmentations; yes when one is broken."""
+    for path in files:
+        try:
+            if slices_in(path):
+                return True
+        except MedsegError:
+            return True
+    return False
 
 
 def dicom_files(path: Path) -> list[Path]:
