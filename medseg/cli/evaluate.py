@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.config import read_json
 from medseg.errors import ConfigError, printable
+from medseg.heartbeat import Step, step
 from medseg.io.volume import case_name
 
 from .label_table import LabelTable, known_names, parse_region, read_label_table, words_of
@@ -71,17 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
         missing=arguments.missing,
     )
     cases = arguments.cases[0] if arguments.cases in (["all"], ["predicted"], ["common"]) else arguments.cases
-    evaluation = evaluate_folders(
-        arguments.prediction,
-        arguments.reference,
-        labels=table.labels,
-        names=None if table.labels else known_names(Path(arguments.prediction), Path(arguments.reference)),
-        regions=table.regions | dict(parse_region(text) for text in arguments.region),
-        cases=cases,
-        settings=settings,
-        workers=arguments.threads or 1,
-        progress=None if arguments.quiet else _show_progress,
-    )
+    with step("scoring", None, "cases") as counted:
+        evaluation = evaluate_folders(
+            arguments.prediction,
+            arguments.reference,
+            labels=table.labels,
+            names=None if table.labels else known_names(Path(arguments.prediction), Path(arguments.reference)),
+            regions=table.regions | dict(parse_region(text) for text in arguments.region),
+            cases=cases,
+            settings=settings,
+            workers=arguments.threads or 1,
+            progress=None if arguments.quiet else partial(_show_progress, counted),
+        )
     if arguments.output and evaluation.cases:
         _write(evaluation, Path(arguments.output), arguments.images)
     _print(evaluation, arguments)
@@ -156,7 +159,8 @@ def _stamp(prediction: Path) -> str:
     return stamp_of([str(one) for one in sentences]) if isinstance(sentences, list) else ""
 
 
-def _show_progress(done: int, total: int, name: str) -> None:
+def _show_progress(counted: Step, done: int, total: int, name: str) -> None:
+    counted.total, counted.done = total, done
     if sys.stderr.isatty():
         print(
             f"\rscored {done}/{total} {printable(name):40.40}",

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from medseg.errors import ConfigError, printable
+from medseg.heartbeat import Step, step
 
 from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
@@ -132,24 +133,25 @@ def run(arguments: argparse.Namespace) -> int:
         fast=arguments.fast,
     )
     screen = _Screen(quiet=arguments.quiet or arguments.json)
-    result = predict_bundle(
-        arguments.bundle,
-        inputs,
-        arguments.output,
-        options=options,
-        suffix=arguments.format,
-        one_file_per_label=arguments.one_file_per_label,
-        probabilities=arguments.probabilities,
-        preview=not arguments.no_preview,
-        statistics=arguments.statistics,
-        resume=arguments.resume,
-        trust=consent(arguments),
-        anonymous_names=arguments.anonymous_names,
-        anyway=arguments.anyway,
-        read_already=read_already,
-        progress=screen.progress,
-        finished=screen.finished,
-    )
+    with step("opening the bundle") as screen.step:
+        result = predict_bundle(
+            arguments.bundle,
+            inputs,
+            arguments.output,
+            options=options,
+            suffix=arguments.format,
+            one_file_per_label=arguments.one_file_per_label,
+            probabilities=arguments.probabilities,
+            preview=not arguments.no_preview,
+            statistics=arguments.statistics,
+            resume=arguments.resume,
+            trust=consent(arguments),
+            anonymous_names=arguments.anonymous_names,
+            anyway=arguments.anyway,
+            read_already=read_already,
+            progress=screen.progress,
+            finished=screen.finished,
+        )
     screen.clear()
     if arguments.json:
         print(json.dumps(result.to_dict()))
@@ -171,6 +173,7 @@ class _Screen:
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
         self.live = sys.stderr.isatty() and not quiet
+        self.step = Step("")
         self.began = time.monotonic()
         self.case, self.case_began, self.shown = "", self.began, 0.0
 
@@ -178,6 +181,8 @@ class _Screen:
         now = time.monotonic()
         if case != self.case:
             self.case, self.case_began = case, now
+        self.step.title, self.step.total, self.step.unit = printable(case), total, "windows"
+        self.step.done, self.step.began = done, self.case_began
         if not self.live or (now - self.shown < 0.2 and done < total):
             return
         self.shown = now

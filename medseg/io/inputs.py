@@ -150,7 +150,12 @@ def _cases_at(place: Path, files: list[Path], wanted: Wanted, root: Path) -> lis
         beside = [one for one in volumes if _on_grid_of(place, one)]
         _say_left_out(place, beside, BESIDE)
         volumes = [one for one in volumes if one not in beside]
-    if len(volumes) == 1 and not cases and place != root and case_name(volumes[0]).lower() in IMAGE_WORDS:
+    if (
+        wanted.count == len(volumes) == 1
+        and not cases
+        and place != root
+        and case_name(volumes[0]).lower() in IMAGE_WORDS
+    ):
         return [Case(readable_name(place.name), tuple(volumes))]  # one folder per patient
     one_case = _channels_of(place, volumes, wanted, root) if volumes and wanted.count > 1 else None
     return [*cases, one_case] if one_case else [*cases, *_grouped(volumes, wanted)]
