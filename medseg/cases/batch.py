@@ -29,7 +29,7 @@ from .measures import measure
 from .outputs import CaseOutputs, OutputOptions, make_room
 from .preview import Picture
 from .record import finish_record, is_finished, label_digest, make_record, settings_hash
-from .scope import Scope
+from .scope import Scope, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ class Job:
         progress: called with (case, windows done, windows in all).
         codes: DICOM codes per label name, from the bundle's label file.
         read_already: what `first_look` read, by the files; each is taken once.
-        scope: what the model was made with; a case outside is warned of by name.
+        scope: what the model was made with; a case outside says so in its record and picture.
+        anyway: predict cases of another modality, too.
         normalization: per channel, for those that a case lacks: they become 0 before the network.
     """
 
@@ -105,6 +106,7 @@ class Job:
     codes: Mapping[str, Any] = field(default_factory=dict)
     read_already: dict[tuple[Path, ...], Reading] = field(default_factory=dict)
     scope: Scope | None = None
+    anyway: bool = False
     normalization: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -212,8 +214,9 @@ def _compute(
     picture = Picture.of(volume.array[0], volume.affine) if job.options.preview else None
     image = volume.array[0] if job.options.statistics else None
     outside = job.scope.warnings(volume, missing=case.missing) if job.scope is not None else []
-    for sentence in outside:
-        log.warning("%s: outside of what this model was made for: %s", case.name, sentence)
+    refusal = job.scope.refusal(volume) if job.scope is not None and not job.anyway else ""
+    if refusal:
+        raise DataError(f"{case.images[0]}: {refusal}")
     kept = _Kept(volume.header, volume.affine, inputs, picture, image, outside)
     prepared = segmenter.prepare(volume)
     del volume
@@ -260,7 +263,7 @@ def _finish(
         if outputs.probabilities and kept.probabilities is not None:
             write_image(outputs.probabilities, kept.probabilities, kept.header)
         if outputs.preview and kept.picture is not None:
-            write_bytes(outputs.preview, kept.picture.png(label, job.labels))
+            write_bytes(outputs.preview, kept.picture.png(label, job.labels, stamp=stamp_of(kept.out_of_scope)))
         seconds = {"compute": computed - began, "write": time.perf_counter() - computed}
         record = make_record(
             inputs=kept.inputs,

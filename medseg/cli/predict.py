@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from medseg.errors import ConfigError, printable
+from medseg.heartbeat import Step, step
 
 from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-preview", action="store_true", help="write no PNG per case")
     parser.add_argument(
         "--anonymous-names", action="store_true", help="name cases by a hash of the input, in files and messages"
+    )
+    parser.add_argument(
+        "--anyway", action="store_true", help="predict also what is of another modality than the model's"
     )
     parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
     parser.add_argument(
@@ -135,23 +139,25 @@ def run(arguments: argparse.Namespace) -> int:
         fold=arguments.fold,
     )
     screen = _Screen(quiet=arguments.quiet or arguments.json)
-    result = predict_bundle(
-        arguments.bundle,
-        inputs,
-        arguments.output,
-        options=options,
-        suffix=arguments.format,
-        one_file_per_label=arguments.one_file_per_label,
-        probabilities=arguments.probabilities,
-        preview=not arguments.no_preview,
-        statistics=arguments.statistics,
-        resume=arguments.resume,
-        trust=consent(arguments),
-        anonymous_names=arguments.anonymous_names,
-        read_already=read_already,
-        progress=screen.progress,
-        finished=screen.finished,
-    )
+    with step("opening the bundle") as screen.step:
+        result = predict_bundle(
+            arguments.bundle,
+            inputs,
+            arguments.output,
+            options=options,
+            suffix=arguments.format,
+            one_file_per_label=arguments.one_file_per_label,
+            probabilities=arguments.probabilities,
+            preview=not arguments.no_preview,
+            statistics=arguments.statistics,
+            resume=arguments.resume,
+            trust=consent(arguments),
+            anonymous_names=arguments.anonymous_names,
+            anyway=arguments.anyway,
+            read_already=read_already,
+            progress=screen.progress,
+            finished=screen.finished,
+        )
     screen.clear()
     if arguments.json:
         print(json.dumps(result.to_dict()))
@@ -173,6 +179,7 @@ class _Screen:
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
         self.live = sys.stderr.isatty() and not quiet
+        self.step = Step("")
         self.began = time.monotonic()
         self.case, self.case_began, self.shown = "", self.began, 0.0
 
@@ -180,6 +187,8 @@ class _Screen:
         now = time.monotonic()
         if case != self.case:
             self.case, self.case_began = case, now
+        self.step.title, self.step.total, self.step.unit = printable(case), total, "windows"
+        self.step.done, self.step.began = done, self.case_began
         if not self.live or (now - self.shown < 0.2 and done < total):
             return
         self.shown = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from medseg.cases.batch import CaseResult, Job, Reading, Segmenter, run_cases
 from medseg.cases.measures import rows_to_csv
 from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, OutputOptions, check_outputs
 from medseg.cases.record import settings_hash
-from medseg.cases.scope import Scope
+from medseg.cases.scope import Scope, sum_up
 from medseg.config import read_json
 from medseg.devices import choose_device
 from medseg.errors import ConfigError, DataError, MedsegError
@@ -28,6 +29,8 @@ from medseg.io.behind import content_digest
 from medseg.types import FilePath
 
 from .contained import needs_child, run_contained
+
+log = logging.getLogger(__name__)
 
 MANY = 100_000  # cases, where they cannot be counted
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".dcm")
@@ -64,6 +67,7 @@ def predict_bundle(
     resume: bool = False,
     trust: Trust = False,
     anonymous_names: bool = False,
+    anyway: bool = False,
     read_already: dict[tuple[Path, ...], Reading] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
@@ -83,6 +87,7 @@ def predict_bundle(
         resume: skip what the same model and settings have finished.
         trust: let the bundle run code that is not on the allow-list; see `load_bundle`.
         anonymous_names: name cases by a hash of the input's bytes, in files and messages, since file names often name people.
+        anyway: predict cases of another modality than the model's, too.
         read_already: volumes that `medseg.cases.batch.first_look` read; a child reads them itself.
         progress: called with (case, windows done, windows in all).
         finished: called with (result, cases done, cases in all).
@@ -107,6 +112,7 @@ def predict_bundle(
         "statistics": statistics,
         "resume": resume,
         "anonymous_names": anonymous_names,
+        "anyway": anyway,
     }
     if not needs_child(found):
         return predict_here(
@@ -146,6 +152,7 @@ def predict_here(
     resume: bool,
     trust: Trust,
     anonymous_names: bool,
+    anyway: bool = False,
     read_already: dict[tuple[Path, ...], Reading] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
@@ -177,6 +184,7 @@ def predict_here(
         codes=label_codes(opened),
         read_already=read_already or {},
         scope=scope_of(opened),
+        anyway=anyway,
         normalization=opened.config.get("preprocessing_def::normalization") if gaps else (),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +208,9 @@ def _run(
         with suppress(OSError):
             job.options.folder.rmdir()  # only an empty one goes
         raise
+    outside = sum_up({case.name: case.out_of_scope for case in result.cases if case.status == "done"})
+    if outside:
+        log.warning("%s", outside)
     return result
 
 
@@ -248,8 +259,10 @@ def deciding_facts(bundle: Bundle, options: PredictOptions) -> dict[str, Any]:
 
 def scope_of(bundle: Bundle) -> Scope:
     """What the bundle was made with, for warnings: its modalities, and the fingerprint that planning measured."""
+    entries = (bundle.config.raw.get("preprocessing_def") or {}).get("normalization") or []
+    scaled = {i for i, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("kind") == "zscore"}
     if bundle.plan is not None:
-        return Scope(bundle.channels, bundle.plan.fingerprint)
+        return Scope(bundle.channels, bundle.plan.fingerprint, frozenset(scaled))
     image = bundle.metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
     return Scope({**bundle.channels, -1: str(image.get("modality", ""))})
 

@@ -108,9 +108,9 @@ def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
     if (folder / LIST).is_file():
         return [replace(case, label=None) for case in read_case_list(folder / LIST, gaps=wanted.gaps)]
     found: list[tuple[Path, Case]] = []
-    left_out = 0
     ours: set[Path] = set()
     met: list[Path] = []
+    left_out = 0
     for place in [folder, *sorted(one for one in folder.rglob("*") if one.is_dir() and not _hidden(one, folder))]:
         if place in ours or place.parent in ours:
             ours.add(place)
@@ -118,26 +118,27 @@ def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
         ours |= outputs_in(place)
         files = sorted(one for one in place.iterdir() if one.is_file() and not is_temporary(one))
         met += [one for one in files if one in ours and is_volume_file(one)]
-        kept = _without_labels(place, [one for one in files if one not in ours], folder)
-        left_out += len(files) - len([one for one in files if one in ours]) - len(kept)
+        files = [one for one in files if one not in ours]
+        maps = _label_maps(place, files, inside=place != folder)
+        left_out += len(maps)
+        kept = [one for one in files if one not in maps]
         found += [(place, case) for case in _cases_at(place, kept, wanted, folder)]
     _say_left_out(folder, met, OURS)
+    if left_out:
+        log.info("%s: %d label maps lie beside the images and are left out", folder, left_out)
     if not found:
         why = "only what earlier runs of medseg wrote" if met or ours else "no volume"
         raise DataError(f"{folder}: holds {why}; readable are {', '.join(READABLE)} and DICOM series.")
-    if left_out:
-        log.info("%s: %d label maps lie beside the images and are left out", folder, left_out)
     names = [same_file(case.name) for _, case in found]
     return [case if names.count(same_file(case.name)) == 1 else _longer(case, place, folder) for place, case in found]
 
 
-def _without_labels(place: Path, files: list[Path], root: Path) -> list[Path]:
-    """The files of a folder without the label maps of a dataset."""
+def _label_maps(place: Path, files: list[Path], *, inside: bool) -> set[Path]:
+    """The volumes among a folder's files that are label maps of the images beside them."""
     volumes = [one for one in files if is_volume_file(one)]
-    if not volumes:
-        return files
-    images = [] if place != root and is_label_folder(place) else without_label_maps(volumes)
-    return [one for one in files if one in images or one not in volumes]
+    if inside and volumes and is_label_folder(place):
+        return set(volumes)
+    return set(volumes) - set(without_label_maps(volumes))
 
 
 def _cases_at(place: Path, files: list[Path], wanted: Wanted, root: Path) -> list[Case]:
@@ -150,6 +151,13 @@ def _cases_at(place: Path, files: list[Path], wanted: Wanted, root: Path) -> lis
         beside = [one for one in volumes if _on_grid_of(place, one)]
         _say_left_out(place, beside, BESIDE)
         volumes = [one for one in volumes if one not in beside]
+    if (
+        wanted.count == len(volumes) == 1
+        and not cases
+        and place != root
+        and case_name(volumes[0]).lower() in IMAGE_WORDS
+    ):
+        return [Case(readable_name(place.name), tuple(volumes))]  # one folder per patient
     one_case = _channels_of(place, volumes, wanted, root) if volumes and wanted.count > 1 else None
     if one_case is not None:
         return [*cases, one_case]

@@ -19,6 +19,7 @@ FLOORS = {
         1: (
             "layout",
             "record",
+            "heartbeat",
             "interruption",
             "record",
             "renamed",
