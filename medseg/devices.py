@@ -22,9 +22,17 @@ def choose_device(name: str = "auto") -> Any:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, mps") from error
+        raise ConfigError(
+            f"device {name!r} is none of auto, cpu, cuda, cuda:N, mps; --device auto takes what there is"
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} was asked for; this machine shows {torch.cuda.device_count()} CUDA devices")
+        raise ConfigError(f"device {name!r} was asked for; this machine shows {_shown(torch.cuda.device_count())}")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device 'mps' was asked for; it is not available here")
+        raise ConfigError("device 'mps' was asked for; it is not available here; use --device cpu")
     return device
+
+
+def _shown(count: int) -> str:
+    if not count:
+        return "no CUDA device; use --device cpu, or see `medseg doctor`"
+    return f"cuda:0 to cuda:{count - 1}; use --device cuda:0" if count > 1 else "only cuda:0; use --device cuda"

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from medseg_kernels import cpu_build
 
@@ -42,6 +43,21 @@ class Backend:
 
     name: str
     refuse: Callable[..., str | None]
+
+
+def refuse_forward_mode(op: str, *tensors: torch.Tensor | None) -> None:
+    """Refuse tensors that carry a tangent: torch would drop it at the op and go on with zeros.
+
+    Raises:
+        NotImplementedError: naming the op and the way out.
+    """
+    if forward_ad._current_level < 0:
+        return
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError(
+            f"{op}: has no forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad); use reverse mode "
+            "(backward, torch.autograd.grad)"
+        )
 
 
 def choose(op: str, backends: Mapping[str, Backend], requested: str | None, *tensors: torch.Tensor | None) -> str:

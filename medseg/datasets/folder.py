@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medseg.errors import DataError, UnreadableFileError
 from medseg.io.datalist import Case
+from medseg.io.layouts import near_match
 from medseg.io.volume import case_name, is_volume_file
 
 from .dataset import Dataset
@@ -76,10 +77,15 @@ def _pairs(images: Path, labels: Path, *, labelled: bool) -> list[Case]:
     }
     missing = [name for name in by_name if name not in maps]
     if labelled and missing:
+        near = near_match(missing[0], [name for name in maps if name not in by_name])
         raise UnreadableFileError(
             f"{labels / missing[0]}.nii.gz: no such label map, but {by_name[missing[0]][0]} needs it"
             + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
-            + "; add it, or move the image out."
+            + (
+                f"; {maps[near].name} looks like it: rename one of them."
+                if near
+                else "; add it, or move the image out."
+            )
         )
     unused = sorted(set(maps) - set(by_name))
     if unused:

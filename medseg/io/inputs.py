@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.errors import DataError, UnreadableFileError
@@ -12,9 +14,14 @@ from medseg.types import FilePath
 
 from .atomic import is_temporary
 from .datalist import Case, check_unique, read_case_list
+from .file_names import readable_name, same_file
 from .formats.dicom import is_dicom_file
+from .layouts import LIST, is_label_folder, without_label_maps
 from .volume import READABLE, case_name, is_volume_file
 
+log = logging.getLogger(__name__)
+
+IMAGE_WORDS = ("image", "img", "scan", "volume", "ct", "mr", "mri")
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})$")
 
 
@@ -64,27 +71,45 @@ def _single(path: Path) -> Case:
 
 def _cases_in(folder: Path, channels: int) -> list[Case]:
     """Cases of a folder and its sub-folders; a sub-folder's cases carry its name when one name alone would repeat."""
+    if (folder / LIST).is_file():
+        return [replace(case, label=None) for case in read_case_list(folder / LIST)]
     found: list[tuple[Path, Case]] = []
-    for place in [folder, *sorted(one for one in folder.rglob("*") if one.is_dir() and not _hidden(one, folder))]:
+    left_out = 0
+    below = sorted(one for one in folder.rglob("*") if one.is_dir() and not _hidden(one, folder))
+    for place in [folder, *below]:
         files = sorted(one for one in place.iterdir() if one.is_file() and not is_temporary(one))
         volumes = [one for one in files if is_volume_file(one)]
+        if volumes and place != folder and is_label_folder(place):
+            left_out += len(volumes)
+            continue
         if volumes:
+            images = without_label_maps(volumes)
+            left_out += len(volumes) - len(images)
+            volumes = images
             cases = _grouped(volumes, channels)
+            if (
+                place != folder
+                and len(volumes) == len(cases) == channels == 1
+                and case_name(volumes[0]).lower() in IMAGE_WORDS
+            ):
+                cases = [Case(readable_name(place.name), tuple(volumes))]  # one folder per patient
             if channels > 1 and place != folder and len(volumes) == len(cases) == channels:
-                cases = [Case(place.name, tuple(volumes))]
+                cases = [Case(readable_name(place.name), tuple(volumes))]
             found += [(place, case) for case in cases]
         elif any(is_dicom_file(one) for one in files):
-            found.append((place, Case(place.resolve().name, (place,))))
+            found.append((place, Case(readable_name(place.resolve().name), (place,))))
     if not found:
         raise DataError(f"{folder}: holds no volume; readable are {', '.join(READABLE)} and DICOM series.")
-    names = [case.name.casefold() for _, case in found]
-    return [case if names.count(case.name.casefold()) == 1 else _longer(case, place, folder) for place, case in found]
+    if left_out:
+        log.info("%s: %d label maps lie beside the images and are left out", folder, left_out)
+    names = [same_file(case.name) for _, case in found]
+    return [case if names.count(same_file(case.name)) == 1 else _longer(case, place, folder) for place, case in found]
 
 
 def _longer(case: Case, place: Path, root: Path) -> Case:
     above = place.parent if case.images == (place,) else place
     parts = above.relative_to(root).parts if root in above.parents else ()
-    return Case("_".join([*parts, case.name]), case.images)
+    return replace(case, name=readable_name("_".join([*parts, case.name])))
 
 
 def _grouped(files: list[Path], channels: int) -> list[Case]:

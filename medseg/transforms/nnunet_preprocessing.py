@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.errors import ConfigError
 from medseg.types import Affine, ImageCXYZ
@@ -69,6 +68,8 @@ def _spline_along(values: NDArray[np.floating], axis: int, new: int) -> NDArray[
     for begin in range(0, values.shape[across], step):
         here = tuple(slice(begin, begin + step) if a == across else slice(None) for a in range(values.ndim))
         padded = np.pad(values[here].astype(np.float64), pads, mode="edge")
+        from scipy import ndimage  # a fifth of a second: not for bundles that never ask for it
+
         nodes = ndimage.spline_filter1d(padded, 3, axis, mode="nearest")
         total = np.take(nodes, first - 1, axis=axis) * shares[0].reshape(column)
         for offset, share in enumerate(shares[1:]):
@@ -149,7 +150,7 @@ class NnunetPreprocessing:
         affine = np.asarray(affine, dtype=np.float64)
         grid, current = self.grid_map(image, affine)
         inside = np.array(grid.cut(grid.turn(image)), dtype=np.float32, order="C", copy=True)
-        mask = ndimage.binary_fill_holes((inside != 0).any(axis=0)) if any(self.masked) else None
+        mask = _filled((inside != 0).any(axis=0)) if any(self.masked) else None
         separate = coarse_axis(current, self.spacing)
         result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
         for channel in range(image.shape[0]):
@@ -172,3 +173,9 @@ class NnunetPreprocessing:
             low, high = float(values.min()), float(values.max())
             return ((values - low) / max(high - low, 1e-8)).astype(np.float32)
         return values
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy import ndimage  # see above
+
+    return np.asarray(ndimage.binary_fill_holes(mask), dtype=bool)

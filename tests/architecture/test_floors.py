@@ -16,7 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     name: number
     for number, names in {
-        1: ("layout", "interruption", "renamed", "devices", "config", "documents", "documents_yaml", "types", "errors"),
+        1: (
+            "layout",
+            "interruption",
+            "renamed",
+            "telemetry",
+            "devices",
+            "config",
+            "documents",
+            "documents_yaml",
+            "types",
+            "errors",
+        ),
         2: ("transforms", "networks", "io", "losses"),
         3: ("inference", "evaluation", "datasets", "tracking"),
         4: ("planning", "cases", "selection"),

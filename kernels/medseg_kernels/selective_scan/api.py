@@ -11,12 +11,13 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from ..dispatch import refuse_forward_mode
 from ..traversals.curves import traversal_moves
 from ..traversals.orders import Traversal
 from ..traversals.tables import SEPARATOR
 from .checks import check_call
 from .chunked import CHUNK_RECORDED, chunked_scan
-from .op import scan_op
+from .op import run_scan
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -122,8 +123,9 @@ def _eager(
         sides = [int(side) for side in grid]
         out, last, _ = chunked_scan(*flat, sides, names, delta_softplus, merge, CHUNK_RECORDED)  # type: ignore
         return out, last
+    refuse_forward_mode("selective_scan", *flat)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in flat)
-    out, last, _ = scan_op(*flat, grid, SEPARATOR.join(names), delta_softplus, merge, save, backend)  # type: ignore[arg-type]
+    out, last, _ = run_scan(*flat, grid, SEPARATOR.join(names), delta_softplus, merge, save, backend)  # type: ignore[arg-type]
     return out, last
 
 

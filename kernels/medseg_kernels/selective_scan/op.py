@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from ..traversals.tables import split
 from . import cpu
 from .chunked import CHECKPOINT, chunked_scan
@@ -154,9 +155,10 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad_kept: Optional[Tensor]):  # type: ignore[no-untyped-def]
-    if len(ctx.saved_tensors) == 0:
+    saved = ctx.saved_tensors  # read once: checkpointing gives them away once
+    if len(saved) == 0:
         raise RuntimeError("selective_scan: a gradient is asked for, but the forward ran with save=False")
-    *tensors, kept = ctx.saved_tensors
+    *tensors, kept = saved
     u, traversals = tensors[0], ctx.traversals
     if grad_out is None:
         wide = len(split(traversals)) if ctx.merge == "concat" else 1
@@ -171,3 +173,6 @@ def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad
 
 
 scan_op.register_autograd(_backward, setup_context=_save)
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_scan = straight(scan_op)

@@ -189,7 +189,7 @@ def _check_tilt(path: Path, step: NDArray[np.float64], normal: NDArray[np.float6
     if tilt > 0.3 and not allow_shear:
         raise GeometryError(
             f"{path}: the gantry was tilted by {tilt:.1f} degrees, so that slices are shifted against each other; resample the "
-            "series to a straight grid first (dcm2niix does), or read it with allow_shear=True."
+            f"series to a straight grid first: python -m medseg.io.straighten {path} STRAIGHT.nii.gz."
         )
 
 
