@@ -25,6 +25,7 @@ FLOORS = {
             "renamed",
             "telemetry",
             "devices",
+            "free_memory",
             "config",
             "documents",
             "documents_yaml",
