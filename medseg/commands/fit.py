@@ -10,11 +10,12 @@ from typing import Any
 
 from medseg.bundle.card import update_figures
 from medseg.bundle.catalogue import find_bundle
+from medseg.bundle.checks.planned import LENGTHS
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
 from medseg.bundle.made_here import stays_ours
-from medseg.bundle.opening.parser import checked_config
+from medseg.bundle.opening.parser import SafeConfig, checked_config
 from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, apply_overrides, read_config, read_json
@@ -24,12 +25,14 @@ from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
+from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
+from .fit_values import check_values
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ def fit_bundle(
     resume: bool = False,
     budget_s: float | None = None,
     init_from: str | Path | None = None,
+    partial: Sequence[str] = (),
     device: str = "auto",
     trust: Trust = False,
 ) -> dict[int, dict[str, float]]:
@@ -88,7 +92,8 @@ def fit_bundle(
         files: JSON files stacked on train.json.
         resume: continue where the run stopped.
         budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
-        init_from: another bundle (or a state dict) whose weights are the start.
+        init_from: another bundle (or a state dict, also one of published weights) whose weights are the start.
+        partial: beginnings of names (`head`, `decoder`) of what may stay as made where those weights do not fit.
         device: see `medseg.devices.choose_device`.
         trust: let the bundle's files name any Python object and run any expression; see `load_bundle`.
 
@@ -125,7 +130,7 @@ def fit_bundle(
             with alone_in(Layout(folder).files_lock), stays_ours(folder):
                 attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
-        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
+        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
         return _fit_folds(
             folder, folds, overrides, files, settings, nested=fold == "all", device=device, trusted=trusted
         )
@@ -144,6 +149,7 @@ def _fit_folds(
 ) -> dict[int, dict[str, float]]:
     """Train one fold after the other; nested ones below one MLflow run."""
     resume = bool(run_settings["resume"])
+    keys = {key: value for key, value in run_settings.items() if key != "partial"}
     results: dict[int, dict[str, float]] = {}
     parent = None
     for number in folds:
@@ -152,7 +158,9 @@ def _fit_folds(
             send_leftovers(folder, number)
             continue
         shown = None if trusted is None else trusted.root
-        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **run_settings)
+        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **keys)
+        if run_settings["partial"]:  # a word of the function, not a key of train.json: bundles of 0.1 do not have it
+            config["run"] = {**config["run"], "partial": run_settings["partial"]}
         if device != "auto":
             config["device"] = {"_target_": "medseg.components.choose_device", "name": device}
         refuse_mixture(folder, config, _kept(folder, folds, resume=resume))
@@ -166,6 +174,9 @@ def _fit_folds(
         with alone_in(Layout(folder).files_lock), stays_ours(folder):
             keep_definition(folder, config)
             update_figures(folder)
+    if not results and not chosen_over_several(Layout(folder)):
+        with stays_ours(folder):
+            average_finished(Layout(folder))  # the last run may have been ended before it did
     if parent is not None:
         from medseg.tracking.mlflow_logger import close_parent
 
@@ -210,7 +221,9 @@ def _weights_of(source: str | Path) -> str:
     path = Path(source)
     if path.is_file() and path.suffix == ".pt":
         return str(path.resolve())
-    weights = Layout(find_bundle(source)).weights
+    layout = Layout(find_bundle(source))
+    folds = predicting_folds(layout)
+    weights = layout.fold_weights(folds[0]) if folds else layout.weights  # one of those that predict averages
     if not weights.is_file():
         raise BundleError(f"{source}: has no models/model.pt to start from")
     return str(weights.resolve())
@@ -242,8 +255,11 @@ def run_config(
 
     layout = Layout(folder)
     run = layout.run(fold)
+    check_values(config)
     reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
     with claim_run(folder, fold):
+        if reader is not None:
+            _build_first(reader)
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
             if resume:
@@ -253,10 +269,19 @@ def run_config(
         if reader is None:
             result = _run_trusted(run.config, Layout(shown or folder).metadata)
         else:
-            if "initialize" in reader:
-                reader.get("initialize")
             result = reader.get("run")
     return dict(result[0] if isinstance(result, list) else result)
+
+
+def _build_first(reader: SafeConfig) -> None:
+    """Seed, then build the network, the loss and the list of cases: what is wrong with them leaves an earlier run alone."""
+    if "initialize" in reader:
+        reader.get("initialize")
+    if "train::module" in reader:
+        reader.get("train::module")
+    for part in ("train", "validate"):
+        if f"{part}::dataset" in reader:
+            getattr(reader.get(f"{part}::dataset"), "cases", None)
 
 
 def _run_trusted(config: Path, metadata: Path) -> Any:
@@ -284,6 +309,10 @@ def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
         return
     if not RunFolder(run_folder).checkpoint.is_file():
         return
+    if RunFolder(run_folder).budget.is_file():  # the length is the budget's, whatever train.json says
+        earlier, config = (
+            {key: value for key, value in each.items() if key not in LENGTHS} for each in (earlier, config)
+        )
     before, now = (dict(flat_settings(each)) for each in (earlier, json.loads(json.dumps(dict(config)))))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)

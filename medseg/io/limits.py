@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from medseg.devices import free_memory
 from medseg.errors import ConfigError, ResourceError, UnreadableFileError
+from medseg.free_memory import free_memory
 
 # 512 x 512 x 5700: beyond any clinical scan, within what a workstation holds as float32 (6 GB)
 MAX_VOXELS = 1_500_000_000

@@ -10,6 +10,9 @@ from torch import nn
 
 from medseg.errors import ConfigError, nearest
 
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("poly", "cosine", "constant")
+
 
 def parameter_groups(network: nn.Module, weight_decay: float, without_decay: set[str]) -> list[dict[str, Any]]:
     """Two groups: matrices and kernels decay; biases, norms and the names in `without_decay` (decay rates, skips) do not."""
@@ -33,10 +36,10 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     if name == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.99, nesterov=True, weight_decay=weight_decay)
-    raise ConfigError(f"unknown optimizer {name!r}. {nearest(name, ['adamw', 'sgd'])}")
+    raise ConfigError(f"unknown optimizer {name!r}. {nearest(name, OPTIMIZERS)}")
 
 
-def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callable[[float], float]:
     """Factor of the learning rate at a step: linear warm-up, then `poly` (power 0.9), `cosine` or `constant`.
 
     The warm-up takes at most a fifth of the steps, so that a short training reaches the full rate too.
@@ -44,11 +47,11 @@ def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callab
     Raises:
         ConfigError: unknown name.
     """
-    if name not in ("poly", "cosine", "constant"):
-        raise ConfigError(f"unknown schedule {name!r}. {nearest(name, ['poly', 'cosine', 'constant'])}")
+    if name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {name!r}. {nearest(name, SCHEDULES)}")
     warmup_steps = min(warmup_steps, total_steps // 5)
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         share = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))

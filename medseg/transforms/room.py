@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from medseg.devices import free_memory
 from medseg.errors import ResourceError
+from medseg.free_memory import free_memory
 
 from .grid import GridMap
 

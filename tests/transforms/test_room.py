@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg import devices
+from medseg import free_memory as memory
 from medseg.errors import ResourceError
 from medseg.training.prepare import preprocess_case
 from medseg.transforms import room
@@ -72,9 +72,9 @@ def test_threads_that_need_much_wait_for_each_other(monkeypatch: pytest.MonkeyPa
 
 
 def test_free_memory_is_the_least_of_machine_container_and_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = devices.free_memory()
+    whole = memory.free_memory()
     assert 0 < whole < 2**50
-    monkeypatch.setattr(devices, "_address_space_free", lambda: 5)
-    assert devices.free_memory() == 5
-    monkeypatch.setattr(devices, "_container_free", lambda: -3)
-    assert devices.free_memory() == 0
+    monkeypatch.setattr(memory, "_address_space_free", lambda: 5)
+    assert memory.free_memory() == 5
+    monkeypatch.setattr(memory, "_container_free", lambda: -3)
+    assert memory.free_memory() == 0

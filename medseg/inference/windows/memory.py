@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from medseg.devices import free_memory
 from medseg.errors import ConfigError
+from medseg.free_memory import free_memory
 
 from .slab import WindowPlan
 
