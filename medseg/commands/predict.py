@@ -151,7 +151,8 @@ def predict_here(
 ) -> Prediction:
     """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
     opened = load_bundle(str(bundle), trust=trust).of_shown_files()
-    cases = find_inputs(words, channels=len(opened.channels))
+    with Mask([], [], words).over_messages() if anonymous_names else nullcontext():
+        cases = find_inputs(words, channels=len(opened.channels))
     mask = None
     if anonymous_names:
         renamed = anonymous(cases)
