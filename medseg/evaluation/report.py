@@ -99,26 +99,33 @@ def scores_section(
     return section
 
 
-def cases_section(evaluation: Evaluation, *, title: str = "Cases", metric: str = "dice") -> Section:
+def cases_section(
+    evaluation: Evaluation, *, title: str = "Cases", metric: str = "dice", stamps: Mapping[str, str] | None = None
+) -> Section:
     """Every case, the worst first: one metric of each label, folded until a reader opens it.
 
-    With more than `WIDEST` labels a row holds the mean and the worst label instead of all of them.
+    With more than `WIDEST` labels a row holds the mean and the worst label instead of all of them. `stamps` are case name ->
+    a warning, such as that the model was not made for the case.
     """
     section = Section(title)
     if metric not in evaluation.settings.metrics:
         metric = evaluation.settings.metrics[0]
     labels, sign = list(evaluation.regions), METRICS[metric][2] or 1
+    stamps = {name: f" ({stamp})" for name, stamp in (stamps or {}).items() if stamp}
     narrow = len(labels) > WIDEST
     rows: list[list[object]] = []
+    shown = {case.name for case in evaluation.worst(len(evaluation.cases), metric=metric)}
     for case in evaluation.worst(len(evaluation.cases), metric=metric):
         values = {label: scores.values.get(metric, math.nan) for label, scores in case.labels.items()}
         defined = {label: value for label, value in values.items() if not math.isnan(value)}
         worst = min(defined, key=lambda label: sign * defined[label])
         own = [f"{worst}: {defined[worst]:.4f}"] if narrow else [values.get(label, math.nan) for label in labels]
-        rows.append([case.name, *([case.mean(metric)] if len(labels) > 1 else []), *own])
+        rows.append([case.name + stamps.get(case.name, ""), *([case.mean(metric)] if len(labels) > 1 else []), *own])
     header = ["case", *(["mean over labels"] if len(labels) > 1 else []), *(["worst label"] if narrow else labels)]
     section.folded(f"{_heading(metric)} of {len(rows)} cases, worst first", header, rows)
-    left = sorted({case.name for case in evaluation.cases} - {str(row[0]) for row in rows})
+    if stamps:
+        section.text("".join(f"{name}{stamp} " for name, stamp in sorted(stamps.items())))
+    left = sorted({case.name for case in evaluation.cases} - shown)
     if left:
         section.text(f"{_heading(metric)} is defined for no label of: {', '.join(left)}.", quiet=True)
     return section
@@ -134,6 +141,7 @@ class Scene:
     reference: NDArray[np.integer] | None
     affine: Affine
     scores: CaseScores | None = None
+    stamp: str = ""
 
 
 def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, title: str = "Overlays") -> Section:
@@ -144,7 +152,9 @@ def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, titl
         if scene.scores is not None:
             dice = {label: scores.values.get("dice", math.nan) for label, scores in scene.scores.labels.items()}
             caption += ": Dice " + ", ".join(f"{label} {value:.3f}" for label, value in dice.items())
-        picture = figures.overlay(scene.image, scene.prediction, scene.reference, scene.affine, labels=labels)
+        picture = figures.overlay(
+            scene.image, scene.prediction, scene.reference, scene.affine, labels=labels, stamp=scene.stamp
+        )
         section.figure(picture, caption)
     return section.text("Filled: prediction. Line: reference.", quiet=True)
 

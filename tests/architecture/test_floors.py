@@ -18,10 +18,14 @@ FLOORS = {
     for number, names in {
         1: (
             "layout",
+            "record",
+            "heartbeat",
             "interruption",
+            "record",
             "renamed",
             "telemetry",
             "devices",
+            "free_memory",
             "config",
             "documents",
             "documents_yaml",

@@ -115,7 +115,9 @@ def microseconds(code: Code, warps: int, programs: int, iterations: list[float])
 def inner_loops(code: Code) -> list[tuple[int, int]]:
     """Loops that hold no other loop, the longest first."""
     found = [
-        (a, b) for a, b in code.loops if b - a >= 10 and not any(a <= c and d <= b and (c, d) != (a, b) for c, d in code.loops)
+        (a, b)
+        for a, b in code.loops
+        if b - a >= 10 and not any(a <= c and d <= b and (c, d) != (a, b) for c, d in code.loops)
     ]
     return sorted(found, key=lambda loop: loop[0] - loop[1])
 
