@@ -160,7 +160,8 @@ def predict_here(
     """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
     opened = load_bundle(str(bundle), trust=trust).of_shown_files()
     gaps = takes_missing_channels(opened.config, opened.plan)
-    cases = find_inputs(words, channels=opened.channels, gaps=gaps)
+    with Mask([], [], words).over_messages() if anonymous_names else nullcontext():
+        cases = find_inputs(words, channels=opened.channels, gaps=gaps)
     mask = None
     if anonymous_names:
         renamed = anonymous(cases)
