@@ -15,6 +15,7 @@ from medseg.io.whole_folders import ASIDE, follow_umask
 from medseg.layout import bundle_name, check_name, is_bundle
 
 from .opening.archive import unpacked
+from .unfinished import finish_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -68,24 +69,31 @@ def find_bundle(path_or_name: str | Path) -> Path:
     A zip is verified and unpacked once, beside the installed bundles.
 
     Raises:
-        BundleError: nothing of that path or name; the message lists the names there are.
+        BundleError: nothing of that path or name; the message lists the names there are; or a killed command's work on it
+            cannot be finished.
     """
     path = Path(path_or_name).expanduser()
     if path.is_dir():
         if is_bundle(path):
             _tell_hidden(str(path_or_name), path)
-            return path
+            return _whole(path)
         if path.name == "configs" and is_bundle(path.parent):
-            return path.parent
+            return _whole(path.parent)
         raise BundleError(f"{path} is a folder but no bundle: it holds no configs/metadata.json")
     known = known_bundles()
     if str(path_or_name) in known:
         _tell_hidden(str(path_or_name), known[str(path_or_name)])
-        return known[str(path_or_name)]
+        return _whole(known[str(path_or_name)])
     if path.suffix == ".zip" and path.is_file():
         return unpacked_once(path)
     listing = nearest(str(path_or_name), known) if known else "No bundle is shipped or installed here."
     raise BundleError(f"no bundle {str(path_or_name)!r}: neither a folder nor a known name. {listing}")
+
+
+def _whole(folder: Path) -> Path:
+    """The bundle, after what a killed command began with its files is finished."""
+    finish_interrupted(folder)
+    return folder
 
 
 def _candidate_roots() -> Iterator[Path]:

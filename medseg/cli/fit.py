@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue where the run stopped")
     parser.add_argument("--init-from", default=None, metavar="BUNDLE", help="start from the weights of another bundle")
+    parser.add_argument("--partial", action="append", default=[], metavar="NAME",
+                        help="part of the network, such as head, that may stay as made with --init-from")  # fmt: skip
     add_common_arguments(parser, "device", "threads", "json", "quiet", "trust")
 
 
@@ -64,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         budget_s=arguments.budget,
         init_from=arguments.init_from,
+        partial=arguments.partial,
         device=arguments.device,
         trust=consent(arguments),
     )

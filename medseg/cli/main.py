@@ -23,6 +23,7 @@ from medseg.errors import MedsegError
 from medseg.heartbeat import lines_in_the_log
 from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, listening
 
+from .confined import run_confined, stranger_of
 from .endings import GOES_ON, goes_on_by_itself, say_last_words
 from .screen import log_to_screen, safe_screen
 from .words import EXIT_USAGE as EXIT_USAGE
@@ -113,7 +114,10 @@ def _run(words: list[str], verb: str) -> int:
         arguments.resume = True
         logging.getLogger(__name__).info("SLURM has started this job again: going on, as with %s", GOES_ON[verb])
     try:
+        stranger = stranger_of(arguments)
         with _progress(arguments.verb):
+            if stranger is not None:
+                return run_confined(words, stranger, arguments)
             return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
         if os.environ.get("MEDSEG_DEBUG"):

@@ -126,8 +126,8 @@ def predict_bundle(
         "options": dataclasses.asdict(options),
         **settings,
     }
-    cases = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
-    return Prediction(Path(output), cases)
+    done = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
+    return Prediction(Path(output), done.cases)
 
 
 def _at_most(words: Sequence[FilePath]) -> int:

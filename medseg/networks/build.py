@@ -84,14 +84,15 @@ def build_network(
     if min(in_channels, out_channels) < 1:
         raise ConfigError(f"channels: found {in_channels} in and {out_channels} out, expected at least 1 of each")
     steps = resolve_strides(spec, spatial_dims, strides, roi_size)
-    make = LevelBuilder(spec, spatial_dims, in_channels, mixer, form.padding, condition_width, checkpointing)
+    patch = None if roi_size is None else per_axis(list(roi_size), spatial_dims, "roi_size")
+    make = LevelBuilder(spec, spatial_dims, in_channels, mixer, form.padding, condition_width, checkpointing, patch)
     encoder, decoder = assemble(make, steps)
     network = SegmentationNetwork(
         encoder, decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
     )
     network.configuration = plain(
         {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels, "mixer": mixer,
-         "strides": steps, "deep_supervision": deep_supervision, "condition_width": condition_width,
+         "strides": steps, "roi_size": patch, "deep_supervision": deep_supervision, "condition_width": condition_width,
          "checkpointing": checkpointing, **form.words}
     )  # fmt: skip
     return network
@@ -162,12 +163,19 @@ class LevelBuilder:
     """What all levels of a network share while they are built."""
 
     def __init__(self, spec: NetworkSpec, spatial_dims: int, in_channels: int, mixer: str | None, padding: str,
-                 condition_width: int, checkpointing: bool) -> None:  # fmt: skip
+                 condition_width: int, checkpointing: bool, patch: tuple[int, ...] | None) -> None:  # fmt: skip
         self.spec, self.spatial_dims, self.in_channels = spec, spatial_dims, in_channels
         self.mixer, self.padding, self.condition_width = mixer, padding, condition_width
-        self.checkpointing = checkpointing
+        self.checkpointing, self.patch = checkpointing, patch
 
-    def site(self, level: Level, kernel: tuple[int, ...]) -> Site:
+    def grid(self, steps: Sequence[tuple[int, ...]], index: int) -> tuple[int, ...] | None:
+        """Voxels per axis that the training patch leaves on a level, where a patch is known."""
+        left = self.patch
+        for step in steps[: index + 1]:
+            left = None if left is None else tuple(-(-n // s) for n, s in zip(left, step, strict=True))
+        return left
+
+    def site(self, level: Level, kernel: tuple[int, ...], grid: tuple[int, ...] | None = None) -> Site:
         """What the sub-layers of a level know about it."""
         spec = self.spec
         window: tuple[int, int, int] | None = None
@@ -178,7 +186,7 @@ class LevelBuilder:
             width=level.width, num_heads=level.num_heads, window_size=window, spatial_dims=self.spatial_dims,
             kernel_size=kernel, norm=spec.norm, activation=spec.activation, token_norm=spec.token_norm,
             token_norm_eps=spec.token_norm_eps, layer_scale=spec.layer_scale, padding=self.padding,
-            condition_width=self.condition_width,
+            condition_width=self.condition_width, grid=grid,
         )  # fmt: skip
 
     def encoder(self, levels: Sequence[Level], steps: Sequence[tuple[int, ...]], start: int = 0) -> Encoder:
@@ -188,7 +196,7 @@ class LevelBuilder:
         rates = [self.spec.drop_path * i / max(total - 1, 1) for i in range(total)]
         built, channels, index_above = [], self.in_channels, -1
         for index, level in enumerate(levels, start):
-            site = self.site(level, kernels[index])
+            site = self.site(level, kernels[index], self.grid(steps, index))
             above = -1 if level.from_image else index_above
             step = tuple(math.prod(s[axis] for s in steps[above + 1 : index + 1]) for axis in range(self.spatial_dims))
             entry = made(

@@ -20,7 +20,7 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Replace:
-    """A norm and a mixer whose output takes the place of the tokens: no residual (U-Mamba, xLSTM-UNet).
+    """A norm and a mixer whose output takes the place of the tokens: no residual (U-Mamba).
 
     Args:
         mixer: name of the token mixer.
@@ -29,7 +29,21 @@ class Replace:
     mixer: str
 
 
-Layer = Union[str, Parallel, Replace]
+@dataclass(frozen=True)
+class TokensOrChannels:
+    """A token sub-layer; where the training patch leaves no more tokens than channels, the channels are its tokens.
+
+    A network that does this has a map of fixed size there (U-Mamba, xLSTM-UNet): it needs `roi_size`. Without one the tokens
+    are the tokens.
+
+    Args:
+        layer: name of a residual sub-layer, or `Replace`.
+    """
+
+    layer: Union[str, Replace]
+
+
+Layer = Union[str, Parallel, Replace, TokensOrChannels]
 
 
 @dataclass(frozen=True)

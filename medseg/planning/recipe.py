@@ -9,7 +9,7 @@ from typing import Any
 
 from medseg.datasets import Dataset
 from medseg.networks import MIXERS, PRESETS
-from medseg.networks.recipe import Layer, Replace
+from medseg.networks.recipe import Layer, Replace, TokensOrChannels
 
 from .fingerprint import Fingerprint
 
@@ -96,9 +96,17 @@ def has_tokens(preset: str, size: str, spatial_dims: int) -> bool:
     return any(_mixes(layer) for level in (*spec.levels, *spec.second) for layer in level.layers)
 
 
+def has_fixed_patch(preset: str, size: str, spatial_dims: int) -> bool:
+    """Whether a preset's weights belong to one size of patch: channels are its tokens on coarse maps."""
+    spec = PRESETS[preset].build(size, spatial_dims)
+    return any(isinstance(layer, TokensOrChannels) for level in spec.levels for layer in level.layers)
+
+
 def _mixes(layer: Layer) -> bool:
     if isinstance(layer, str):
         return layer in MIXERS
+    if isinstance(layer, TokensOrChannels):
+        return True
     return isinstance(layer, Replace) or any(_mixes(name) for branch in layer.branches for name in branch)
 
 

@@ -22,6 +22,7 @@ FLOORS = {
             "heartbeat",
             "interruption",
             "renamed",
+            "telemetry",
             "devices",
             "config",
             "documents",

@@ -44,7 +44,7 @@ TRAINING: dict[str, Target] = {
     ),
     "run_fit": allowed(
         "result", trainer=parts("trainer"), module=parts("module"), data=parts("data"), bundle_root=setting("bundle_root"),
-        fold=NUMBER, resume=FLAG, budget_s=NUMBER, pretrained=setting("pretrained"), partial=NAME,
+        fold=NUMBER, resume=FLAG, budget_s=NUMBER, pretrained=setting("pretrained"), partial=DATA,
     ),
     "seed_all": allowed("result", seed=NUMBER),
 }  # fmt: skip

@@ -67,6 +67,19 @@ def load_monai_mednext(state: Mapping[str, Any], *, partial: tuple[str, ...] = (
     return network
 
 
+def same_function(network: SegmentationNetwork) -> None:
+    """Weights must not meet a network that reads them differently.
+
+    Raises:
+        ConfigError: it was not built for them.
+    """
+    if not str(network.configuration.get("published")).startswith("monai_mednext_"):
+        raise ConfigError(
+            f"{SOURCE}: found a network built with preset {network.configuration.get('preset')!r}, expected "
+            "build_network(published='monai_mednext_s') or another of these names"
+        )
+
+
 def _arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Of the network that has these weights."""
     missing = next(
