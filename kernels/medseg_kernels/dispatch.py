@@ -10,18 +10,22 @@ name, and all of them compute the same function.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from medseg_kernels import cpu_build
 
 ENVIRONMENT = "MEDSEG_BACKEND"
+MOST_ROWS = 65535  # programs along the second and third axis of a CUDA grid
 
 
 class BackendError(RuntimeError):
@@ -41,6 +45,21 @@ class Backend:
     refuse: Callable[..., str | None]
 
 
+def refuse_forward_mode(op: str, *tensors: torch.Tensor | None) -> None:
+    """Refuse tensors that carry a tangent: torch would drop it at the op and go on with zeros.
+
+    Raises:
+        NotImplementedError: naming the op and the way out.
+    """
+    if forward_ad._current_level < 0:
+        return
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError(
+            f"{op}: has no forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad); use reverse mode "
+            "(backward, torch.autograd.grad)"
+        )
+
+
 def choose(op: str, backends: Mapping[str, Backend], requested: str | None, *tensors: torch.Tensor | None) -> str:
     """Name of the backend that will run `op` on these tensors.
 
@@ -50,22 +69,65 @@ def choose(op: str, backends: Mapping[str, Backend], requested: str | None, *ten
         requested: what the caller asked for by argument, or None.
         tensors: what the op is called with (None for an absent optional).
 
+    Warns once where tensors on a GPU do not get the GPU's kernels, since that is slow and looks like nothing.
+
     Raises:
-        ValueError: no backend has that name.
+        ValueError: no backend has that name, or the tensors are on several devices.
         BackendError: the one asked for by argument or environment cannot run.
     """
     asked = requested or os.environ.get(f"MEDSEG_{op.upper()}_BACKEND") or os.environ.get(ENVIRONMENT)
     present = [tensor for tensor in tensors if tensor is not None]
+    _check_one_device(op, tensors)
     if asked:
         if asked not in backends:
             raise ValueError(f"{op}: unknown backend {asked!r}; there are {', '.join(backends)}")
         if (reason := backends[asked].refuse(*present)) is not None:
             raise BackendError(f"{op}: backend {asked!r} cannot run here: {reason}")
         return asked
+    refusals: dict[str, str] = {}
     for name, backend in backends.items():
-        if backend.refuse(*present) is None:
+        reason = backend.refuse(*present)
+        if reason is None:
+            if "triton" in refusals and present and present[0].device.type == "cuda":
+                _warn_slow_on_gpu(op, name, refusals["triton"])
             return name
+        refusals[name] = reason
     raise BackendError(f"{op}: no backend can run: {explain(op, backends, *present)}")
+
+
+def _check_one_device(op: str, tensors: tuple[torch.Tensor | None, ...]) -> None:
+    """All tensors on one device.
+
+    Raises:
+        ValueError: which of them is elsewhere, before any kernel is started.
+    """
+    first: torch.device | None = None
+    for number, tensor in enumerate(tensors):
+        if tensor is None:
+            continue
+        if first is None:
+            first = tensor.device
+        elif tensor.device != first:
+            raise ValueError(f"{op}: tensor {number} is on {tensor.device}; expected {first}, where the first one is")
+
+
+@functools.cache
+def _warn_slow_on_gpu(op: str, name: str, reason: str) -> None:
+    warnings.warn(
+        f"medseg_kernels: {op} runs on the GPU in its slower {name} form: {reason}. "
+        f"MEDSEG_{op.upper()}_BACKEND={name} asks for it in silence.",
+        stacklevel=4,
+    )
+
+
+def on_device(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Makes the tensor's GPU the current one, on which triton launches; nothing elsewhere."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else contextlib.nullcontext()
+
+
+def too_many(what: str, count: int) -> str | None:
+    """The reason when a kernel's grid cannot hold `count` rows, else None."""
+    return f"{what} is {count}, and a grid holds {MOST_ROWS}" if count > MOST_ROWS else None
 
 
 def explain(op: str, backends: Mapping[str, Backend], *tensors: torch.Tensor) -> str:
@@ -101,8 +163,11 @@ def refuse_triton(*tensors: torch.Tensor) -> str | None:
         return f"triton's interpreter computes {bad} wrongly" if bad is not None else None
     if not tensors:
         return None if torch.cuda.is_available() else "no GPU is visible"
-    kinds = {t.device.type for t in tensors}
-    return None if kinds == {"cuda"} else f"tensors are on {', '.join(sorted(kinds))}, not on a GPU"
+    places = {str(t.device) for t in tensors}
+    if len(places) == 1 and tensors[0].device.type == "cuda":
+        return None
+    found = ", ".join(sorted(places))
+    return f"tensors are on {found}, expected one GPU" if len(places) > 1 else f"tensors are on {found}, not on a GPU"
 
 
 def refuse_cpu(*tensors: torch.Tensor) -> str | None:

@@ -6,10 +6,12 @@ Looked into: the text in UTF-8, Latin-1 and UTF-16, with the escapes of JSON, HT
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import html
 import io
 import json
+import pickletools
 import re
 import unicodedata
 import urllib.parse
@@ -25,7 +27,10 @@ from .secrets import WORD, Secrets, is_searched, normal
 DEEPEST = 4  # archives within archives
 TENSORS = re.compile(r"(?:^|/)(?:data|constants|weights|tensors)/[^/]+$")
 READABLE = re.compile(rb"[\x20-\x7e]{5,}")
-READABLE_16 = re.compile(rb"(?:[\x20-\x7e]\x00){5,}")
+WIDE = {"utf-16-le": re.compile(rb"(?:[\x20-\x7e]\x00){5,}"), "utf-16-be": re.compile(rb"(?:\x00[\x20-\x7e]){5,}")}
+PICKLE = re.compile(rb"\x80[\x02-\x05]")
+SHORTEST_IN_BINARY, SHORTEST_IN_TENSORS = 5, 6  # letters; fewer stand in any large tensor by chance
+LARGE = 1 << 20
 ESCAPES = re.compile(r"\\(?:u\{?([0-9a-fA-F]{4})\}?|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8})|([/\\\"]))")
 VOLUME = r"(?:_\d{4})?\.(?:nii|nrrd|nhdr|mha|mhd|dcm|npz|npy|seg|img|hdr)"
 
@@ -46,6 +51,7 @@ class Scan:
             words = WORD.findall(normal(name))
             if is_searched(name) and words:
                 self.names.setdefault(words[0], []).append((normal(name), name))
+        self.long = [(normal(name), name) for name in secrets.names if is_searched(name)]
         foreign = [name for name in (*secrets.names, *secrets.folders) if not name.isascii() and len(name.encode()) > 4]
         self.bytes = [(form, name) for name in foreign for form in _encoded(name)]
         self.files = [re.compile(rf"(?<![\w.-]){re.escape(normal(name))}{VOLUME}\b") for name in self.whole]
@@ -76,9 +82,11 @@ class Scan:
             if unpacked is not None:
                 yield from self._hits(f"{name} (unpacked)", unpacked, depth + 1)
                 return
-        yield from ((name, f"{shown!r}") for form, shown in self.bytes if form in content)
-        for text in _texts(name, content):
-            yield from ((name, hit) for hit in self._in_text(text))
+        text = _plain_text(name, content)
+        if text is not None:
+            yield from ((name, hit) for one in _spelled(text) for hit in self._in_text(one))
+        else:
+            yield from ((name, hit) for hit in self._in_binary(name, content))
         if name.endswith(".json"):
             yield from ((name, f"the case name {hit!r}") for hit in self._in_lists(content))
 
@@ -90,7 +98,26 @@ class Scan:
                     for where, hit in self._hits(entry.filename, archive.read(entry), depth + 1):
                         yield f"{name} ({where})", hit
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error):
-            yield from ((name, hit) for text in _readable(content) for hit in self._in_text(text))
+            yield from ((name, hit) for hit in self._in_binary(name, content))
+
+    def _in_binary(self, name: str, content: bytes) -> Iterator[str]:
+        """Here a length or a mark before and after a text may look like a letter of it: words have no clear ends."""
+        yield from (f"{shown!r}" for form, shown in self.bytes if form in content)
+        for text in _strings(name, content):
+            yield from self._in_text(text)
+        large = len(content) > LARGE or TENSORS.search(name) is not None
+        least = SHORTEST_IN_TENSORS if large else SHORTEST_IN_BINARY
+        for readable in _readable(content):
+            for text in (readable,) if large else _spelled(readable):
+                plain = normal(text)
+                for folder, shown in self.folders.items():
+                    if folder in plain and re.search(rf"{re.escape(folder)}(?![\w-])", plain):
+                        yield f"the folder {shown!r}"
+                for one, shown in self.long:
+                    if len(one) >= least and one in plain:
+                        yield f"the case name {shown!r}"
+                if not large:
+                    yield from self._in_text(text)
 
     def _in_text(self, text: str) -> Iterator[str]:
         plain = normal(text)
@@ -124,7 +151,15 @@ class Scan:
 def _encoded(name: str) -> set[bytes]:
     """A name that is not plain ASCII as it may stand in a binary file."""
     forms = {name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)}
-    return {form.encode(coding, "ignore") for form in forms for coding in ("utf-8", "utf-16-le", "utf-16-be")}
+    codings = ("utf-8", "utf-16-le", "utf-16-be", "latin-1", "cp1252")
+    return {found for form in forms for coding in codings if (found := _as_bytes(form, coding)) is not None}
+
+
+def _as_bytes(text: str, coding: str) -> bytes | None:
+    try:
+        return text.encode(coding)
+    except UnicodeEncodeError:  # such as Greek in Latin-1
+        return None
 
 
 def _stands_alone(folder: str, text: str) -> bool:
@@ -138,31 +173,37 @@ def _gunzipped(content: bytes) -> bytes | None:
         return None
 
 
-def _texts(name: str, content: bytes) -> Iterator[str]:
-    """What a file says, in every way that it may be written."""
-    if name.endswith(".safetensors") and len(content) > 8:
-        size = int.from_bytes(content[:8], "little")
-        yield from _spelled(content[8 : 8 + size].decode("utf-8", "replace"))
-        content = content[8 + size :]
-    if not TENSORS.search(name) and b"\0" not in content[:4096]:
-        try:
-            yield from _spelled(content.decode("utf-8"))
-            return
-        except UnicodeDecodeError:
-            pass
+def _plain_text(name: str, content: bytes) -> str | None:
+    """The whole file as text, or None where it is none."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        yield from _spelled(content.decode("utf-16", "replace"))
-        return
-    for text in _readable(content):
-        yield from [text] if TENSORS.search(name) or len(content) > 1 << 20 else _spelled(text)
+        return content.decode("utf-16", "replace")
+    if TENSORS.search(name) or name.endswith(".safetensors") or b"\0" in content[:4096]:
+        return None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _strings(name: str, content: bytes) -> Iterator[str]:
+    """The strings of a binary file whose format says where they begin and end."""
+    if name.endswith(".safetensors") and len(content) > 8:
+        yield from _spelled(content[8 : 8 + int.from_bytes(content[:8], "little")].decode("utf-8", "replace"))
+    if PICKLE.match(content):
+        found: list[str] = []
+        with contextlib.suppress(ValueError, IndexError, UnicodeDecodeError, OverflowError):
+            for _, value, _ in pickletools.genops(content):
+                found += [value] if isinstance(value, str) else []
+        yield from _spelled("\n".join(found))
 
 
 def _readable(content: bytes) -> Iterator[str]:
     """The readable parts of a binary file, one per line; ASCII alone, since any other byte is as likely in a tensor."""
     yield b"\n".join(READABLE.findall(content)).decode("ascii")
-    wide = READABLE_16.findall(content)
-    if wide:
-        yield "\n".join(run.decode("utf-16-le") for run in wide)
+    for coding, pattern in WIDE.items():
+        runs = pattern.findall(content)
+        if runs:
+            yield "\n".join(run.decode(coding) for run in runs)
 
 
 def _spelled(text: str) -> Iterator[str]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 from medseg.errors import ConfigError, printable
 
-from .main import add_common_arguments
+from .main import EXIT_OK, EXIT_USAGE, add_common_arguments
 
 UNITS = {"": 1e9, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="DIR", help="Decathlon, nnU-Net or images/ + labels/ folder")
-    parser.add_argument("--output", required=True, metavar="BUNDLE", help="folder of the bundle to write")
+    parser.add_argument("--data", metavar="DIR", help="Decathlon, nnU-Net or images/ + labels/ folder")
+    parser.add_argument(
+        "--output", metavar="BUNDLE", help="folder of the bundle to write: new, empty, or planned before"
+    )
+    parser.add_argument("--apply", metavar="BUNDLE", help="take an edited plan.json over into the bundle's other files")
+    parser.add_argument("--overwrite", action="store_true", help="set the bundle in --output aside and plan anew")
     parser.add_argument("--preset", default="mambavision", metavar="NAME", help="network, see `medseg networks`")
     parser.add_argument("--size", default="nano", metavar="NAME", help="size of the preset (default: nano)")
     parser.add_argument("--memory", type=parse_memory, default=None, metavar="8GB", help="memory of a training step")
@@ -61,9 +66,18 @@ def parse_memory(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.apply is not None:
+        return _apply(arguments)
+    missing = [f"--{name}" for name in ("data", "output") if getattr(arguments, name) is None]
+    if missing:
+        print(
+            f"medseg plan: the following arguments are required: {', '.join(missing)} (see medseg plan --help)",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
     from medseg.commands.plan import plan_bundle
 
-    from .evaluate import parse_region
+    from .label_table import parse_region
 
     if arguments.folds < 2:
         raise ConfigError(f"--folds is {arguments.folds}; expected at least 2")
@@ -79,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         missing_channels=arguments.missing_channels,
         regions=dict(parse_region(text) for text in arguments.region),
         device=arguments.device,
+        overwrite=arguments.overwrite,
     )
     if arguments.json:
         print(json.dumps(plan.to_dict()))
@@ -92,3 +107,16 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"spacing {plan.spacing} mm, roi_size {plan.roi_size}, batch {plan.batch_size}")
     print(f"next: medseg fit {arguments.output} --fold 0")
     return 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from medseg.commands.plan_apply import apply_plan
+
+    changes = apply_plan(arguments.apply)
+    if arguments.json:
+        print(json.dumps({each.place: {"from": each.found, "to": each.planned} for each in changes}))
+        return EXIT_OK
+    for each in changes:
+        print(f"{each.file}: {each.place} {json.dumps(each.found)} -> {json.dumps(each.planned)}")
+    print(f"{arguments.apply}: {len(changes) or 'no'} value{'' if len(changes) == 1 else 's'} changed")
+    return EXIT_OK

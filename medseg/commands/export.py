@@ -6,13 +6,16 @@ import dataclasses
 import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.bundle.leak_scan import Scan
 from medseg.bundle.load import Bundle, Trust, load_bundle
+from medseg.bundle.secrets import scrub, secrets_of
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import atomic_path
 
@@ -58,7 +61,40 @@ def _quiet() -> Iterator[None]:
 
 def _extra_files(bundle: Bundle) -> dict[str, bytes]:
     """What MONAI's tools expect inside a .ts: the configuration, as `ckpt_export` puts it there."""
-    return {"inference.json": json.dumps(bundle.config.raw).encode()}
+    return {"inference.json": json.dumps(_clean(bundle.config.raw, bundle)).encode()}
+
+
+def _clean(content: Any, bundle: Bundle) -> Any:
+    """JSON of the bundle without the places of this machine and the names of its cases."""
+    return scrub(json.loads(json.dumps(content, default=str)), secrets_of(bundle.layout).table)
+
+
+def _metadata(bundle: Bundle) -> dict[str, Any]:
+    return _clean({key: value for key, value in bundle.metadata.items() if not key.startswith("_")}, bundle)  # type: ignore[no-any-return]
+
+
+def _without_debug_files(path: Path) -> None:
+    """Take the source lines that TorchScript keeps for its error messages out of a .ts: they name folders of this machine."""
+    whole = path.with_name(f"{path.stem}_whole{path.suffix}")
+    path.replace(whole)
+    try:
+        with zipfile.ZipFile(whole) as before, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as after:
+            root = before.namelist()[0].split("/")[0]
+            for entry in before.infolist():
+                if not entry.filename.endswith(".debug_pkl"):
+                    name = f"model/{entry.filename.removeprefix(root + '/')}"
+                    after.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), before.read(entry))
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _forget_sources(graph_module: Any) -> None:
+    """Take out of an exported graph, and of the graphs inside it, which line of which file each step came from."""
+    for module in graph_module.modules():
+        graph = getattr(module, "graph", None)
+        for node in graph.nodes if graph is not None else ():
+            for key in ("stack_trace", "source_fn_stack", "from_node"):
+                node.meta.pop(key, None)
 
 
 def _to_torchscript(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
@@ -66,8 +102,8 @@ def _to_torchscript(network: torch.nn.Module, example: torch.Tensor, path: Path,
     from monai.data import save_net_with_metadata
 
     scripted = torch.jit.script(network)
-    raw = {key: value for key, value in bundle.metadata.items() if not key.startswith("_")}
-    save_net_with_metadata(scripted, str(path), meta_values=raw, more_extra_files=_extra_files(bundle))
+    save_net_with_metadata(scripted, str(path), meta_values=_metadata(bundle), more_extra_files=_extra_files(bundle))
+    _without_debug_files(path)
     return torch.jit.load(str(path))
 
 
@@ -75,7 +111,8 @@ def _to_pt2(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle:
     import torch
 
     program = torch.export.export(network, (example,))
-    torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(bundle.metadata)})
+    _forget_sources(program.graph_module)
+    torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(_metadata(bundle))})
     return torch.export.load(str(path)).module()
 
 
@@ -92,6 +129,20 @@ def _write_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path) -> 
         external_data=False,
         verbose=False,
     )
+    _forget_onnx_sources(path)
+
+
+def _forget_onnx_sources(path: Path) -> None:
+    """The exporter notes the source line of every node; take these notes out."""
+    import onnx
+
+    model = onnx.load(str(path))
+    for graph in (model.graph, *model.functions):
+        for node in graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    del model.metadata_props[:]
+    onnx.save(model, str(path))
 
 
 def _to_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
@@ -229,6 +280,10 @@ def export_bundle(
                 f"{bundle.name}: the {to} file differs from eager on {checked_on}: {difference:.1e} in logits, "
                 f"{100 * equal:.2f} % of labels equal; it was not kept"
             )
+        scan = Scan(secrets_of(bundle.layout))
+        for written in (temporary, temporary.with_suffix(".bin")):
+            if written.is_file():
+                scan.refuse(target.with_suffix(written.suffix).name, written.read_bytes(), "it was not kept")
     return Exported(target, to, target.stat().st_size / 1e6, difference, equal, checked_on)
 
 

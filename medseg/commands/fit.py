@@ -14,21 +14,23 @@ from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
 from medseg.bundle.made_here import stays_ours
-from medseg.bundle.opening.parser import checked_config
+from medseg.bundle.opening.parser import SafeConfig, checked_config
 from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, apply_overrides, read_config, read_json
 from medseg.devices import choose_device
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
+from medseg.io.locks import alone_in
 from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
-from medseg.tracking.mlflow_logger import close_parent, open_parent
 from medseg.tracking.run_record import read_run_id, write_run_id
 
-from .fit_record import keep_definition, refuse_mixture
+from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
+from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
+from .fit_values import check_values
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def fit_bundle(
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
     opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
     trusted = opened if isinstance(opened, TrustedConfig) else None
+    refuse_other_plan(folder)
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
@@ -122,7 +125,7 @@ def fit_bundle(
             fit_bundle(
                 coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
             )
-            with stays_ours(folder):
+            with alone_in(Layout(folder).files_lock), stays_ours(folder):
                 attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
         settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
@@ -148,8 +151,9 @@ def _fit_folds(
     results: dict[int, dict[str, float]] = {}
     parent = None
     for number in folds:
-        if resume and _finished(folder, number):
+        if resume and is_finished(folder, number) and not learnt_from_other_data(folder, number):
             log.info("fold %d is finished", number)
+            send_leftovers(folder, number)
             continue
         shown = None if trusted is None else trusted.root
         config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **keys)
@@ -165,19 +169,21 @@ def _fit_folds(
         if trusted is not None:
             config = trusted.ready(config)
         results[number] = run_config(folder, number, config, resume=resume, shown=shown, trusted=trusted is not None)
-        with stays_ours(folder):
+        with alone_in(Layout(folder).files_lock), stays_ours(folder):
             keep_definition(folder, config)
             update_figures(folder)
     if parent is not None:
+        from medseg.tracking.mlflow_logger import close_parent
+
         # the folds of an earlier, interrupted call belong to the mean as well
-        known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
+        known = {number: metrics_of(folder, number) for number in folds if is_finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
 
 
 def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
     """Folds whose weights stay as they are: those that were not asked for, and finished ones of a resumed run."""
-    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and _finished(folder, n))]
+    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and is_finished(folder, n))]
 
 
 def metrics_of(folder: Path, fold: int) -> dict[str, float]:
@@ -187,12 +193,14 @@ def metrics_of(folder: Path, fold: int) -> dict[str, float]:
     return {name: float(value) for name, value in facts.items() if name.startswith(("train_", "val_"))}
 
 
-def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
+def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
+    from medseg.tracking.mlflow_logger import open_parent  # MLflow and Lightning, once there is something to train
+
     runs = Layout(folder).runs
     earlier = read_run_id(runs)
     parent = open_parent(runs, settings["experiment"], run_id=earlier)
-    if parent != earlier:
+    if parent is not None and parent != earlier:
         write_run_id(runs, parent, settings["experiment"])
     return parent
 
@@ -202,11 +210,6 @@ def mean_metrics(results: Mapping[int, Mapping[str, float]]) -> dict[str, float]
     names = {name for metrics in results.values() for name in metrics}
     values = {name: [metrics[name] for metrics in results.values() if name in metrics] for name in names}
     return {f"mean_{name}": sum(found) / len(found) for name, found in sorted(values.items())}
-
-
-def _finished(folder: Path, fold: int) -> bool:
-    layout = Layout(folder)
-    return layout.run(fold).result.is_file() and layout.fold_weights(fold).is_file()
 
 
 def _weights_of(source: str | Path) -> str:
@@ -241,22 +244,37 @@ def run_config(
         UntrustedBundleError: something in it needs trust that was not given.
     """
     from medseg.training.fit import prepare_run_folder
+    from medseg.training.processes import claim_run, is_helper
 
     layout = Layout(folder)
     run = layout.run(fold)
+    check_values(config)
     reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
-    run_folder = layout.run_folder(fold)
-    prepare_run_folder(run_folder, keep=resume)
-    if resume:
-        _tell_changes(run_folder, config)
-    write_json(run.config, dict(config))
-    if reader is None:
-        result = _run_trusted(run.config, Layout(shown or folder).metadata)
-    else:
-        if "initialize" in reader:
-            reader.get("initialize")
-        result = reader.get("run")
+    with claim_run(folder, fold):
+        if reader is not None:
+            _build_first(reader)
+        if not is_helper():
+            prepare_run_folder(run.folder, keep=resume)
+            if resume:
+                _tell_changes(run.folder, config)
+        if not is_helper() or trusted:
+            write_json(run.config, dict(config))
+        if reader is None:
+            result = _run_trusted(run.config, Layout(shown or folder).metadata)
+        else:
+            result = reader.get("run")
     return dict(result[0] if isinstance(result, list) else result)
+
+
+def _build_first(reader: SafeConfig) -> None:
+    """Seed, then build the network, the loss and the list of cases: what is wrong with them leaves an earlier run alone."""
+    if "initialize" in reader:
+        reader.get("initialize")
+    if "train::module" in reader:
+        reader.get("train::module")
+    for part in ("train", "validate"):
+        if f"{part}::dataset" in reader:
+            getattr(reader.get(f"{part}::dataset"), "cases", None)
 
 
 def _run_trusted(config: Path, metadata: Path) -> Any:

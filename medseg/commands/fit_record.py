@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.checks.planned import plan_differences, refused
 from medseg.bundle.configs.inference import SHARED_KEYS, network_def
+from medseg.bundle.together import write_together
 from medseg.config import read_json
 from medseg.errors import ConfigError
-from medseg.io.atomic import write_json
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 
@@ -47,6 +48,22 @@ def refuse_mixture(folder: Path, config: Mapping[str, Any], kept: Iterable[int])
                 )
 
 
+def refuse_other_plan(folder: Path) -> None:
+    """Refuse to train what plan.json does not say; a length or folds that were changed in their own file alone are told and count.
+
+    Raises:
+        ConfigError: with every value in which the two differ.
+    """
+    differences = plan_differences(Layout(folder))
+    if wrong := refused(differences):
+        raise ConfigError(
+            f"{folder}: plan.json and what trains differ: {'; '.join(map(str, wrong))}. `medseg plan --apply {folder}` takes "
+            "plan.json's values; to train with the others, write them into plan.json as well."
+        )
+    for each in differences:
+        log.info("%s: %s; %s counts", folder.name, each, each.file)
+
+
 def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
     """Write what was trained into the bundle's train, inference and evaluate files and its plan, where they differ.
 
@@ -55,6 +72,7 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
         config: the resolved train.json that made `models/model.pt`.
     """
     layout = Layout(folder)
+    files: dict[Path, Any] = {}
     for path in (layout.train, layout.inference, layout.evaluate):
         if not path.is_file():
             continue
@@ -64,18 +82,30 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
         if changes:
             for key, value in changes.items():
                 log.info("%s: %s is now as trained: %s", path.name, key, _differences(content[key], value))
-            write_json(path, content | changes)
-    _keep_plan(layout.plan, config)
+            files[path] = content | changes
+    plan = _plan_as_trained(layout.plan, config)
+    if plan is not None:
+        files[layout.plan] = plan.to_dict()
+    if files:
+        write_together(layout, files)
 
 
-def _keep_plan(path: Path, config: Mapping[str, Any]) -> None:
+def _plan_as_trained(path: Path, config: Mapping[str, Any]) -> Plan | None:
+    """The plan with what was trained; None where it says so already."""
     if not path.is_file() or "network_def" not in config:
-        return
+        return None
     plan = Plan.read(path)
-    if network_def(plan) == config["network_def"]:
-        return
-    named = {"_target_", "spatial_dims", "in_channels", "out_channels"}
-    replace(plan, network={key: value for key, value in config["network_def"].items() if key not in named}).write(path)
+    kept = plan
+    if network_def(plan) != config["network_def"]:
+        named = {"_target_", "spatial_dims", "in_channels", "out_channels"}
+        kept = replace(kept, network={key: value for key, value in config["network_def"].items() if key not in named})
+    prepared = config.get("preprocessing_def", {})
+    for name in ("normalization", "orientation", "spacing"):
+        value = prepared.get(name, getattr(kept, name))
+        if name == "spacing":  # a network of slices leaves the last one as each case has it
+            value = [planned if step is None else step for step, planned in zip(value, kept.spacing, strict=True)]
+        kept = replace(kept, **{name: value})
+    return kept if kept != plan else None
 
 
 def _trained_with(folder: Path, fold: int) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from medseg.bundle.write import write_bundle
 from medseg.datasets import Dataset, open_dataset
 from medseg.datasets.regions import class_order
 from medseg.devices import choose_device
-from medseg.errors import BundleError, ResourceError
-from medseg.layout import Layout, check_name
+from medseg.errors import ResourceError
+from medseg.layout import check_name
 from medseg.networks import build_network
 from medseg.planning.fingerprint import measure
 from medseg.planning.folds import check_splits, make_splits
@@ -26,6 +25,8 @@ from medseg.planning.planner import make_plan
 from medseg.training.progress import progress_bar
 from medseg.transforms.classes import class_values
 from medseg.types import FilePath
+
+from .plan_place import check_place, put_bundle
 
 log = logging.getLogger(__name__)
 MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
@@ -44,12 +45,13 @@ def plan_bundle(
     spatial_dims: int | None = None,
     stages: int | None = None,
     missing_channels: str = "error",
+    overwrite: bool = False,
 ) -> Plan:
     """Plan a dataset and write the bundle.
 
     Args:
         data: the dataset's folder, in a layout of `medseg.datasets.DATASETS`.
-        output: the bundle's folder; an existing bundle with weights is not overwritten.
+        output: the bundle's folder; new, empty, or a bundle that is neither trained nor edited.
         preset, size: the network.
         memory_bytes: what a training step may hold; then measured by a dry run, else estimated.
         folds: number of folds when the dataset brings no splits.
@@ -59,19 +61,22 @@ def plan_bundle(
         stages: 2 for a low-resolution network before the full one, 1 for none; by default where crops see little context.
         missing_channels: `zero` accepts cases that lack a channel file, `error` refuses them.
 
+        overwrite: set an existing bundle aside, whatever it holds, as `NAME.previous_1`.
+
     Raises:
         DataError: the dataset is faulty.
-        BundleError: the output holds trained weights already.
+        BundleError: the output is no bundle and not empty, or a bundle that would lose weights or edits.
     """
     output = Path(output)
+    gpu = choose_device(device).type == "cuda"
     name = _bundle_name(output)
+    check_place(output, overwrite=overwrite)
     dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
     labelled = [case for case in dataset.cases if case.label is not None]
     with progress_bar("measuring", len(labelled), unit="case") as advance:
         fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
     splits = dataset.splits or make_splits(labelled, folds)
     check_splits(splits, labelled)
-    gpu = choose_device(device).type == "cuda"
     dims, _ = choose_dimensions(fingerprint, spatial_dims)
     request = {
         "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
@@ -83,19 +88,15 @@ def plan_bundle(
         return make_plan(dataset, fingerprint, splits, bytes_per_voxel=bytes_per_voxel, **request)
 
     plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
-    write_bundle(output, plan, dataset)
+    put_bundle(output, plan, dataset, keep_old=overwrite)
     return plan
 
 
 def _bundle_name(output: Path) -> str:
-    """A bundle name made of the folder's. Raises BundleError where the folder cannot take a new bundle."""
+    """A bundle name made of the folder's."""
     name = re.sub(r"[^a-z0-9]+", "_", output.resolve().name.lower()).strip("_") or "bundle"
     name = name if name[0].isalpha() else f"bundle_{name}"
     check_name(name)
-    if Layout(output).weights.exists():
-        raise BundleError(f"{output} holds trained weights already; plan into another folder, or move that one away")
-    if output.exists() and not output.is_dir():
-        raise BundleError(f"{output} is a file; expected the folder of a bundle")
     return name
 
 

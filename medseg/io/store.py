@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -27,10 +28,14 @@ from medseg.config import read_json
 from medseg.errors import DataError, ResourceError
 
 from .atomic import remove_leftovers, temporary_beside
+from .behind import case_files, content_digest, read_unchanged
 from .datalist import Case
+from .locks import alone_in, is_held
 
 VERSION = 1
 CHUNK = 16 * 2**20
+# How long a process waits for another that builds nothing, before it builds a case itself.
+OTHERS_MAY_IDLE_S = 20.0
 log = logging.getLogger(__name__)
 
 
@@ -69,11 +74,6 @@ def default_folder() -> Path:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _content_digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checksum(path: Path) -> int:
@@ -133,16 +133,59 @@ class Store:
         )
 
     def ensure(self, case: Case, build: Callable[[Case], StoredArrays]) -> StoredArrays:
-        """The stored arrays, built first (again) where they are missing, damaged or stale."""
+        """The stored arrays, built first (again) where they are missing, damaged or stale; one process builds, others wait."""
         folder = self.case_folder(case)
-        existed = folder.exists()
-        try:
-            return self.open(case, verify=True)
-        except DamagedStoreError as error:
-            if existed:
-                log.warning("%s; preprocessing it again", error)
-        self._write(folder, case, build(case))
+        with alone_in(self._lock(case)):
+            existed = folder.exists()
+            try:
+                return self.open(case, verify=True)
+            except DamagedStoreError as error:
+                if existed:
+                    log.warning("%s; preprocessing it again", error)
+            self._write(folder, case, *_built(case, build))
+            return self._reopen(case)
+
+    def _lock(self, case: Case) -> Path:
+        folder = self.case_folder(case)
+        return folder.with_name(f".{folder.name}.lock")
+
+    def _reopen(self, case: Case) -> StoredArrays:
+        """`open`, where another process may be exchanging the folder: on drives without locks both build, and one is last."""
+        for pause in (0.05, 0.2, 1.0):
+            try:
+                return self.open(case)
+            except DamagedStoreError:
+                time.sleep(pause)
         return self.open(case)
+
+    def await_all(
+        self,
+        cases: Iterable[Case],
+        build: Callable[[Case], StoredArrays],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """What `ensure_all` of another process on this machine makes; built here only where nobody else does for a while."""
+        todo = list(cases)
+        left, idle_since = todo, time.monotonic()
+        while left:
+            missing = [case for case in left if not self._is_whole(case)]
+            if len(missing) < len(left) or any(is_held(self._lock(case)) for case in missing):
+                idle_since = time.monotonic()
+            left = missing
+            if progress:
+                progress(len(todo) - len(left), len(todo))
+            if left and time.monotonic() - idle_since > OTHERS_MAY_IDLE_S:
+                self.ensure(left[0], build)
+            elif left:
+                time.sleep(0.2)
+
+    def _is_whole(self, case: Case) -> bool:
+        try:
+            self.open(case, verify=True)
+        except DamagedStoreError:
+            return False
+        return True
 
     def ensure_all(
         self,
@@ -166,7 +209,7 @@ class Store:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _write(self, folder: Path, case: Case, arrays: StoredArrays) -> None:
+    def _write(self, folder: Path, case: Case, arrays: StoredArrays, sources: list[dict[str, Any]]) -> None:
         try:
             working = temporary_beside(folder)
             working.mkdir(mode=0o700, parents=True)
@@ -180,13 +223,15 @@ class Store:
             record = {
                 "version": VERSION,
                 "files": facts,
-                "sources": [_source_facts(path) for path in _sources(case)],
+                "sources": sources,
                 "properties": arrays.properties,
             }
             with open(working / "case.json", "w", encoding="utf-8") as stream:
                 json.dump(record, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if self._is_whole(case):  # another process was quicker, on a drive without locks
+                return
             if folder.exists():  # set aside by one rename: a kill never leaves half of an old case under its name
                 old = temporary_beside(folder)
                 with contextlib.suppress(FileNotFoundError):  # another process was quicker
@@ -206,18 +251,21 @@ class Store:
             shutil.rmtree(working, ignore_errors=True)
 
 
-def _sources(case: Case) -> list[Path]:
-    return [*case.images, *([case.label] if case.label else [])]
+def _built(case: Case, build: Callable[[Case], StoredArrays]) -> tuple[StoredArrays, list[dict[str, Any]]]:
+    """The arrays of a case, and what its files were when they were read."""
+    volumes = [*case.images, *([case.label] if case.label else [])]
+    return read_unchanged(volumes, lambda: (build(case), [_source_facts(path) for path in case_files(case)]))
 
 
 def _source_facts(path: Path) -> dict[str, Any]:
     status = path.stat()
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _content_digest(path)}
+    times = {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    return {"bytes": status.st_size, **times, "sha256": content_digest(path)}
 
 
 def _sources_unchanged(case: Case, recorded: list[dict[str, Any]]) -> bool:
-    """Same size and time; where only the time differs (a copied dataset), same content."""
-    paths = _sources(case)
+    """Same size and times; where only a time differs (a copied dataset, a replaced file), same content."""
+    paths = case_files(case)
     if len(paths) != len(recorded):
         return False
     for path, facts in zip(paths, recorded, strict=True):
@@ -227,7 +275,8 @@ def _sources_unchanged(case: Case, recorded: list[dict[str, Any]]) -> bool:
             raise DataError(f"case {case.name!r}: {path} is gone: {error.strerror}") from error
         if status.st_size != facts["bytes"]:
             return False
-        if status.st_mtime_ns != facts["mtime_ns"] and _content_digest(path) != facts["sha256"]:
+        same = (status.st_mtime_ns, status.st_ctime_ns) == (facts["mtime_ns"], facts.get("ctime_ns"))
+        if not same and content_digest(path) != facts["sha256"]:
             return False
     return True
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, GridMismatchError, LabelError, UnreadableFileError
 from medseg.types import FilePath
 
+from .file_names import readable_name
 from .formats import dicom, metaimage, mgh, nifti, nifti_write, nrrd
 from .formats.voxels import check_payload, read_float32, read_integers, smallest_type
 from .geometry import check_same_grid
@@ -175,7 +176,7 @@ def write_image(path: FilePath, array: NDArray[Any], like: Header | Volume) -> N
 
 
 def case_name(path: FilePath) -> str:
-    """A file's name without its volume suffix; a folder's own name.
+    """A file's name without its volume suffix; a folder's own name. In readable letters, whatever its bytes are.
 
     Example:
         >>> case_name("scans/patient.1.nii.gz")
@@ -183,13 +184,20 @@ def case_name(path: FilePath) -> str:
     """
     path = Path(path)
     suffix = _suffix(path, (*READABLE, DICOM_SUFFIX))
-    return path.name[: -len(suffix)] if suffix else path.name
+    return readable_name(path.name[: -len(suffix)] if suffix else path.name)
 
 
 def is_volume_file(path: Path) -> bool:
     """Whether the name ends like a volume that can be read (the second half of a pair does not count)."""
     suffix = _suffix(path, READABLE)
     return bool(suffix) and suffix not in (".img", ".img.gz") and not path.name.startswith(".")
+
+
+def voxel_files(path: Path) -> list[Path]:
+    """The further files that hold a volume's voxels or its header; none where one file holds all."""
+    suffix = _suffix(path, READABLE)
+    find = getattr(READABLE[suffix], "voxel_files", None) if suffix else None
+    return find(path) if find else []
 
 
 def _stack(volumes: list[Volume]) -> Volume:
@@ -209,7 +217,7 @@ def _suffix(path: Path, known: Iterable[str]) -> str:
 
 
 def _is_series(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() == DICOM_SUFFIX
+    return path.is_dir() or dicom.is_dicom_file(path)
 
 
 def _module_for(path: Path) -> ModuleType:

@@ -15,7 +15,7 @@ ANISOTROPY = 3.0
 # Slices this many times thicker than their pixels stay apart in a network that halves the grid three times: after that the
 # pixels are as long as the slices are thick, and nothing is left to be learnt across slices. Then 2D is planned.
 TOO_THICK = 8.0
-# A coarse axis with fewer slices than this cannot be halved at all.
+# An axis with fewer slices than this cannot be halved at all; the crops of a volume network would be padding for the most part.
 FEWEST_SLICES = 8
 # The low-resolution network's crop covers at least this share of the median case.
 LOW_RESOLUTION_COVERS = 0.5
@@ -51,7 +51,13 @@ def choose_dimensions(fingerprint: Fingerprint, wanted: int | None = None) -> tu
             raise ConfigError(f"{wanted} dimensions were asked for; expected 2 or 3")
         return wanted, "asked for"
     spacing, shape = fingerprint.median_spacing, fingerprint.median_shape
-    axis = max(range(len(spacing)), key=lambda a: spacing[a])
+    axis = slice_axis(fingerprint)
+    if _is_flat(shape, axis):
+        few = "single slices" if shape[axis] < 1.5 else f"{shape[axis]:.3g} slices"
+        return (
+            2,
+            f"the median case has {few} along {'RAS'[axis]}: too few to be halved, a volume network would see padding",
+        )
     ratio = spacing[axis] / min(spacing)
     found = f"slices of {spacing[axis]:.3g} mm are {ratio:.1f} times as thick as their pixels"
     if ratio >= TOO_THICK:
@@ -59,6 +65,19 @@ def choose_dimensions(fingerprint: Fingerprint, wanted: int | None = None) -> tu
     if ratio > ANISOTROPY and shape[axis] < FEWEST_SLICES:
         return 2, f"{found}, and the median case has only {shape[axis]:.0f} of them"
     return 3, f"{found}: thin enough for a volume network"
+
+
+def slice_axis(fingerprint: Fingerprint) -> int:
+    """The axis (of R, A, S) that is left out of a network of slices: the one with hardly any, else the thickest."""
+    shape, spacing = fingerprint.median_shape, fingerprint.median_spacing
+    thinnest = min(range(3), key=lambda axis: shape[axis])
+    return thinnest if _is_flat(shape, thinnest) else max(range(3), key=lambda axis: spacing[axis])
+
+
+def _is_flat(shape: Sequence[float], axis: int) -> bool:
+    """Whether there are too few slices along an axis to halve them, and more voxels along the others."""
+    others = [extent for index, extent in enumerate(shape) if index != axis]
+    return shape[axis] < FEWEST_SLICES and min(others) >= 2 * shape[axis]
 
 
 def choose_spacing(fingerprint: Fingerprint) -> tuple[list[float], str]:
@@ -84,7 +103,7 @@ def choose_grid(fingerprint: Fingerprint, spatial_dims: int) -> tuple[Grid, str]
     spacing, why = choose_spacing(fingerprint)
     if spatial_dims == 3:
         return Grid("RAS", spacing, _shape_at(fingerprint, spacing)), why
-    thick = max(range(3), key=lambda axis: fingerprint.median_spacing[axis])
+    thick = slice_axis(fingerprint)
     order = [axis for axis in range(3) if axis != thick] + [thick]
     spacing[thick] = _rounded(fingerprint.median_spacing[thick])
     shape = _shape_at(fingerprint, spacing)

@@ -47,6 +47,7 @@ class Plan:
         low_resolution: spacing, roi_size, batch_size and network of a first, coarse network, or None.
         missing_channels: `error`, or `zero` to train cases that lack a channel with zeros in its place.
         warnings: what the data showed that a person should look at.
+        applied: what the bundle's other files were made with, so that later edits are noticed.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Plan:
     regions: list[dict[str, Any]] = field(default_factory=list)
     low_resolution: dict[str, Any] | None = None
     missing_channels: str = "error"
+    applied: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
+from medseg.io.behind import case_files, content_digest
 from medseg.io.datalist import Case
 
 PACKAGES = ("torch", "monai", "pytorch-lightning", "mlflow", "numpy", "scipy", "nibabel", "triton")
@@ -39,9 +40,8 @@ def data_fingerprint(cases: Sequence[Case]) -> str:
     """A hash over the sizes and contents of every file of every case, independent of where the folder lies."""
     total = hashlib.sha256()
     for case in sorted(cases, key=lambda case: case.name):
-        for path in [*case.images, *([case.label] if case.label else [])]:
-            with open(path, "rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+        for path in case_files(case):
+            total.update(bytes.fromhex(content_digest(path)))
     return total.hexdigest()
 
 

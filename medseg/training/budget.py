@@ -166,10 +166,11 @@ def _time_steps(module: SegmentationModule, data: SegmentationData, trainer: pl.
         batch = _batch(data, number)
         if "box" in batch:
             batch = data.on_after_batch_transfer({**batch, "box": [box.to(device) for box in batch["box"]]}, 0)
-        with trainer.precision_plugin.forward_context():
-            scales = network.forward_scales(batch["image"].to(device))  # type: ignore[operator]
-        loss = module.loss([scale.float() for scale in scales], batch["label"].to(device))
-        loss.backward()
+        with module.at("a timed training step", batch):
+            with trainer.precision_plugin.forward_context():
+                scales = network.forward_scales(batch["image"].to(device))  # type: ignore[operator]
+            loss = module.loss([scale.float() for scale in scales], batch["label"].to(device))
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":

@@ -6,6 +6,7 @@ power cut can leave half a file under the final name. Here the file is written b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return loaded
 
 
+def steps_inside(checkpoint: Mapping[str, Any]) -> int:
+    """How many steps of an unfinished epoch Lightning's checkpoint has behind it; 0 between two epochs."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]["current"]
+    inside = epochs["started"] > epochs["processed"]
+    return int(loop["epoch_loop.batch_progress"]["current"]["ready"]) if inside else 0
+
+
 def progress_of(path: Path) -> tuple[int, int]:
     """How many epochs a checkpoint has behind it, and steps of the next one. Raises BundleError where it is none of ours."""
     checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
     try:
-        loop = checkpoint["loops"]["fit_loop"]
-        epochs = loop["epoch_progress"]["current"]
-        inside = epochs["started"] > epochs["processed"]
-        steps = loop["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0
-        return int(epochs["processed"]), int(steps)
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]), steps_inside(checkpoint)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: does not tell its epoch. Delete it to start again.") from error
 

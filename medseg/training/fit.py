@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,24 @@ import pytorch_lightning as pl
 import torch
 
 from medseg.config import read_json
-from medseg.errors import BundleError, MedsegError, ResourceError
+from medseg.errors import BundleError, ConfigError, MedsegError, ResourceError
 from medseg.interruption import deferred
 from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
-from medseg.tracking.manifest import data_fingerprint, make_manifest
+from medseg.tracking.manifest import make_manifest
+from medseg.tracking.mlflow_logger import RunLogger
 from medseg.tracking.privacy import without_paths
-from medseg.tracking.run_record import write_run_id
 
 from .budget import FILE as BUDGET
 from .budget import fit_into_budget, keep_to_recorded
 from .callbacks import defined_metrics
 from .checkpoint_io import AtomicCheckpointIO, progress_of, write_weights
+from .data_record import changes_since, data_hash
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .initialize import load_matching
 from .module import SegmentationModule
+from .processes import claim_run, is_helper
 from .stop import StopOnSignal
 from .trainer import run_folder
 
@@ -63,27 +67,55 @@ def run_fit(
 
     Raises:
         BundleError: the checkpoint belongs to another network.
-        ResourceError: the run's folder cannot be written, or a loader process died; the case it read is named.
+        ResourceError: the run's folder cannot be written, another process trains this fold, or a loader process died; the
+            case it read is named.
     """
+    with claim_run(bundle_root, fold):
+        start = Start(resume, budget_s, pretrained, tuple(partial))
+        return _run(trainer, module, data, start, bundle_root=bundle_root, fold=fold)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run begins: see `run_fit`."""
+
+    resume: bool
+    budget_s: float | None
+    pretrained: str | None
+    partial: tuple[str, ...] = ()
+
+
+def _run(
+    trainer: pl.Trainer,
+    module: SegmentationModule,
+    data: SegmentationData,
+    start: Start,
+    *,
+    bundle_root: str,
+    fold: int,
+) -> dict[str, Any]:
     started = time.monotonic()
     folder = run_folder(bundle_root, fold)
     checkpoint = RunFolder(folder).checkpoint
-    resuming = resume and checkpoint.is_file()
-    if resume and not resuming:
+    if start.resume and checkpoint.is_file() and not is_helper():
+        start = _start_anew_on_other_data(start, trainer, data, folder)
+    resuming = start.resume and checkpoint.is_file()
+    if start.resume and not resuming:
         log.info("fold %d: nothing to resume in %s, starting", fold, folder)
     if trainer.is_global_zero:
-        prepare_run_folder(folder, keep=resume)
+        prepare_run_folder(folder, keep=start.resume)
         for place in (folder, *weights_folders(bundle_root, fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
     if resuming:
         data.first_epoch, data.first_step = progress_of(checkpoint)
     _prepare_data(trainer, data, folder)
-    if pretrained is not None and not resuming:
-        load_matching(module.network, Path(pretrained), record=RunFolder(folder).initialization, partial=partial)
+    if start.pretrained is not None and not resuming:
+        weights, record = Path(start.pretrained), RunFolder(folder).initialization
+        load_matching(module.network, weights, record=record, partial=start.partial)
     if resuming and (folder / BUDGET).is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
-    elif budget_s is not None:
-        fit_into_budget(budget_s, module, data, trainer, folder, started=started)
+    elif start.budget_s is not None:
+        fit_into_budget(start.budget_s, module, data, trainer, folder, started=started)
     if trainer.is_global_zero:
         _record(trainer, module, data, folder, resuming=resuming)
     _train(trainer, module, data, checkpoint if resuming else None)
@@ -93,6 +125,30 @@ def run_fit(
     if trainer.is_global_zero:
         _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
     return metrics
+
+
+def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: SegmentationData, folder: Path) -> Start:
+    """A run goes on with the data that it was started with; with others it begins again, and what it had is set aside.
+
+    Raises:
+        ConfigError: several processes train together: they have looked at the checkpoint already.
+    """
+    data.prepare_data()  # errors of a file are told by its case
+    changed = changes_since(folder, data.record)
+    if not changed:
+        return start
+    what = f"{folder.name}: the data are other ones than this run was started with: {changed}"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{what}; train without --resume, or restore the data")
+    log.warning("%s; it begins again, and what it had is kept beside it", what)
+    config = RunFolder(folder).config
+    settings = read_json(config) if config.is_file() else None
+    prepare_run_folder(folder, keep=False)
+    if settings is not None:
+        write_json(config, settings)
+    if isinstance(trainer.logger, RunLogger):
+        trainer.logger.begin_anew()
+    return replace(start, resume=False)
 
 
 def _prepare_data(trainer: pl.Trainer, data: SegmentationData, folder: Path) -> None:
@@ -113,13 +169,15 @@ def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDa
             for stop in stops:
                 stop.deferral = deferral
             trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
-    except (RuntimeError, MedsegError) as error:
+    except Exception as error:
         told = data.explain(error)
         if told is None and checkpoint is not None and "loading state_dict" in str(error):
             told = BundleError(
                 f"{checkpoint}: belongs to another network than train.json describes; restore the settings it was trained "
                 "with, or train without --resume."
             )
+        if told is None and not isinstance(error, MedsegError):
+            told = module.explain(error)
         if told is None:
             raise
         raise told from error
@@ -208,11 +266,13 @@ def _record(
     trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, folder: Path, *, resuming: bool
 ) -> None:
     parameters = sum(p.numel() for p in module.network.parameters())
-    cases = [*data.train_dataset.cases, *data.validation_dataset.cases]
+    record = data.record
+    if not resuming or not RunFolder(folder).cases.is_file():
+        write_json(RunFolder(folder).cases, record)
     manifest = make_manifest(
         seed=module.seed,
         device=str(trainer.strategy.root_device),
-        data_hash=data_fingerprint(cases),
+        data_hash=data_hash(record),
         precision=str(trainer.precision),
         parameters=parameters,
         training_cases=len(data.train_dataset.cases),
@@ -228,7 +288,6 @@ def _record(
     logger = trainer.logger
     if logger is not None and hasattr(logger, "log_file"):
         logger.log_once({key: value for key, value in manifest.items() if not isinstance(value, dict)})  # type: ignore[attr-defined]
-        write_run_id(folder, str(logger.run_id), str(logger.name))  # type: ignore[attr-defined]
         if run.manifest.is_file():
             logger.log_file(run.manifest)
         if run.config.is_file():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from medseg.errors import ConfigError, nearest
+from medseg.errors import ConfigError, MedsegError, nearest
 from medseg.losses import LOSSES, DeepSupervisionLoss, DiceBCELoss
 from medseg.networks import no_weight_decay
 from medseg.tracking.names import metric_name
 from medseg.transforms.classes import class_names, class_values
 from medseg.transforms.regions import region_masks
 
+from .checkpoint_io import steps_inside
 from .optimization import make_optimizer, parameter_groups, schedule_factor
+from .step_errors import Place, explain_step, not_finite
 
 
 class SegmentationModule(pl.LightningModule):
@@ -66,6 +69,7 @@ class SegmentationModule(pl.LightningModule):
         }
         self.schedule, self.warmup_steps, self.seed = schedule, warmup_steps, seed
         self._overlaps: list[tuple[str, Tensor]] = []
+        self.place: Place | None = None  # of the step that runs
         self.mean_loss = MeanMetric(nan_strategy="disable")  # of the epoch so far
 
     def forward(self, image: Tensor) -> Tensor:
@@ -73,6 +77,7 @@ class SegmentationModule(pl.LightningModule):
         return self.network(image)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.place = Place.of(f"training step {self.global_step}", batch)
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
@@ -80,12 +85,27 @@ class SegmentationModule(pl.LightningModule):
         self._check_outputs(scales[0].shape[1])
         loss = self.loss(scales, batch["label"], batch.get("present"))
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} at step {self.global_step}; cases {batch.get('name')}"
-            )
+            place = Place.of(f"training step {self.global_step}", batch)
+            raise not_finite(loss.item(), place, float(self.optimizer_settings["learning_rate"]))
         self.mean_loss.update(loss.detach().float())
         self.log("train_loss", self.mean_loss, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.place = None
+
+    def explain(self, error: BaseException) -> MedsegError | None:
+        """An error raised inside a step as one line that names the cases; None where no step was running."""
+        return None if self.place is None else explain_step(error, self.place, getattr(self.network, "divisor", ()))
+
+    @contextmanager
+    def at(self, what: str, batch: Any) -> Iterator[None]:
+        """Errors inside are told with the batch's cases."""
+        try:
+            yield
+        except Exception as error:
+            told = explain_step(error, Place.of(what, batch), getattr(self.network, "divisor", ()))
+            raise told from (None if told is error else error)
 
     def _check_outputs(self, outputs: int) -> None:
         wanted = len(self.regions) or len(self.labels) + 1
@@ -97,8 +117,9 @@ class SegmentationModule(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The mean of an unfinished epoch goes on where it was."""
-        checkpoint["mean_loss"] = [self.mean_loss.mean_value.clone(), self.mean_loss.weight.clone()]
+        """The mean of an unfinished epoch goes on where it was; at an epoch's end it is still that epoch's."""
+        if steps_inside(checkpoint):
+            checkpoint["mean_loss"] = [self.mean_loss.mean_value.clone(), self.mean_loss.weight.clone()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "mean_loss" in checkpoint:
@@ -107,6 +128,12 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._overlaps = []
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.place = Place.of("validation", batch)
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.place = None
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         label = batch["label"][:, 0]

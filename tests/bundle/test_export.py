@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from medseg.bundle.leak_scan import Scan
 from medseg.bundle.load import load_bundle
+from medseg.bundle.secrets import Secrets
 from medseg.commands import export
 from medseg.commands.export import export_bundle
 from medseg.errors import BundleError, ConfigError
@@ -30,6 +32,13 @@ with torch.no_grad():
 """
 
 
+def places_in(path: Path, layout: Layout, data: Path) -> str | None:
+    """Which folder of this machine, the code's among them, or which case's name a file holds."""
+    code = [Path(__file__).parents[2], Path(torch.__file__).parents[1], Path(sys.prefix)]
+    folders: dict[str, str | None] = {str(one): None for one in (*code, layout.folder, data, Path.home(), Path.cwd())}
+    return Scan(Secrets(folders, {"case1": "", "case0": ""})).find(path.name, path.read_bytes())
+
+
 @pytest.mark.parametrize("to", ["torchscript", "pt2"])
 def test_export_equals_eager_and_opens_without_medseg(
     to: str, bundle_and_data: tuple[Layout, Path], tmp_path: Path
@@ -39,6 +48,7 @@ def test_export_equals_eager_and_opens_without_medseg(
     result = export_bundle(layout.folder, to, output=target, image=data / "images" / "case1.nii.gz")
     assert result.largest_difference <= 1e-4
     assert result.equal_labels >= 0.999
+    assert places_in(target, layout, data) is None
     image = torch.rand(1, 1, 32, 32, 32)
     torch.save(image, tmp_path / "image.pt")
     words = [sys.executable, "-c", LOAD_WITHOUT_MEDSEG, str(target), str(tmp_path / "image.pt"), str(tmp_path / "o.pt")]
@@ -57,6 +67,7 @@ def test_export_to_runtimes_equals_eager(to: str, bundle_and_data: tuple[Layout,
     result = export_bundle(layout.folder, to, output=target, image=data / "images" / "case1.nii.gz")
     assert result.largest_difference <= 1e-4
     assert result.equal_labels >= 0.999
+    assert places_in(target, layout, data) is None
     expected = {"model.onnx"} if to == "onnx" else {"model.xml", "model.bin"}
     assert {path.name for path in tmp_path.iterdir()} == expected
 

@@ -146,7 +146,7 @@ def test_time_ends_the_child(tmp_path: Path, scan: Path, monkeypatch: pytest.Mon
 def test_signals_reach_the_child(tmp_path: Path, scan: Path) -> None:
     """Three runs whose bundle hangs; each parent gets another signal, and no child is left."""
     runs = {}
-    for number, code in ((signal.SIGTERM, -15), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         place = tmp_path / number.name
         layout = stranger(place, hang=True)
         load_bundle(layout.folder, trust=True)

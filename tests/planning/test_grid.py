@@ -19,7 +19,8 @@ from tests.planning.test_planner import fingerprint_of, open_dataset_of
         ([1.0, 1.0, 1.0], [100, 100, 100], 3, "thin enough"),
         ([0.7, 0.7, 5.0], [512, 512, 60], 3, "7.1 times as thick"),
         ([0.5, 0.5, 7.5], [320, 320, 12], 2, "15.0 times as thick"),
-        ([1.2, 1.2, 6.0], [256, 256, 5], 2, "only 5 of them"),
+        ([1.2, 1.2, 6.0], [256, 256, 5], 2, "5 slices along S"),
+        ([1.2, 1.2, 6.0], [12, 12, 7], 2, "only 7 of them"),
     ],
 )
 def test_slices_that_are_too_thick_are_learnt_one_by_one(spacing, shape, dims, words) -> None:
@@ -27,6 +28,31 @@ def test_slices_that_are_too_thick_are_learnt_one_by_one(spacing, shape, dims, w
     assert found == dims
     assert words in reason
     assert choose_dimensions(fingerprint_of(median_spacing=spacing, median_shape=shape), 3)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "orientation", "words"),
+    [
+        ([40, 40, 1], [1.0, 1.0, 1.0], "RAS", "single slices along S"),
+        ([1, 44, 40], [1.0, 1.0, 1.0], "ASR", "single slices along R"),
+        ([40, 1, 44], [1.0, 0.5, 3.0], "RSA", "single slices along A"),
+        ([40, 44, 3], [1.0, 1.0, 0.2], "RAS", "3 slices along S"),
+        ([512, 512, 7], [0.7, 0.7, 0.7], "RAS", "7 slices along S"),
+    ],
+)
+def test_datasets_of_single_and_few_slices_are_two_dimensional(shape, spacing, orientation, words) -> None:
+    facts = fingerprint_of(median_spacing=spacing, median_shape=shape, spacing_p10=spacing)
+    dims, reason = choose_dimensions(facts)
+    assert dims == 2
+    assert words in reason
+    grid, _ = choose_grid(facts, dims)
+    assert grid.orientation == orientation
+    assert grid.shape[2] == pytest.approx(min(shape))
+
+
+def test_small_volumes_and_thin_slabs_stay_volumes() -> None:
+    for shape in ([7, 7, 7], [10, 12, 6], [40, 40, 8]):
+        assert choose_dimensions(fingerprint_of(median_shape=shape))[0] == 3
 
 
 def test_other_numbers_of_dimensions_are_refused() -> None:

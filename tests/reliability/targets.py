@@ -86,10 +86,9 @@ def _one_slice(folder: Path) -> Path:
 
 
 EXPRESSIONS = (
-    b"[x * 2 + @a::b for x in range(10) if x > 1]",
-    b"torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-    b"{'a': [1, 2]}['a'][0:1] and (lambda x: x.to('cpu'))",
-    b"import glob, os.path as p",
+    b"[@a::b * 2, max(1, @c)] + list(range(10))",
+    b"'cuda:0' if @cuda else 'cpu'",
+    b"{'a': [1, 2]}['a'][0:1] and not 3 < @b <= 4",
     b"@root + '/models/' + str(3 ** 2)",
 )
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from . import cpu
 from .checks import check_pieces, check_values
 from .chunked import chunkwise
@@ -33,6 +34,12 @@ def refuse_triton(*tensors: Tensor) -> str | None:
         return "float64 is computed by the reference only"
     if tensors and tensors[0].dim() == 4 and tensors[0].shape[-1] > MAX_KEYS:
         return f"{tensors[0].shape[-1]} key channels, at most {MAX_KEYS} fit into registers"
+    if (
+        tensors
+        and tensors[0].dim() == 4
+        and (reason := dispatch.too_many("B * H", tensors[0].shape[0] * tensors[0].shape[2]))
+    ):
+        return reason
     return dispatch.refuse_triton(*tensors)
 
 
@@ -47,7 +54,8 @@ def _triton(direction: str) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         # imported when first used: this package works where triton is not installed
         module = importlib.import_module(".triton_launch", __package__)
-        return getattr(module, direction)(*args)
+        with dispatch.on_device(args[0]):
+            return getattr(module, direction)(*args)
 
     return run
 
@@ -170,3 +178,7 @@ def _backward(ctx, grad_output: Tensor, grad_final: Tensor):  # type: ignore[no-
 
 
 recurrence_op.register_autograd(_backward, setup_context=_save)
+
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_recurrence = straight(recurrence_op)

@@ -10,10 +10,11 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ..dispatch import refuse_forward_mode
 from ..traversals.orders import Traversal
 from .checks import check_shapes
 from .chunked import chunkwise
-from .op import recurrence_op
+from .op import run_recurrence
 from .visits import piece_count, visit
 
 
@@ -189,7 +190,8 @@ def eager(
     q, k, v = common_dtype(q, k, v)
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
         return portable(q, k, v, g, beta, scale, initial_state, cu_seqlens, grid, text, delta)
-    return recurrence_op(q, k, v, g, beta, initial_state, cu_seqlens, grid, text, scale, delta, backend)
+    refuse_forward_mode("gated_linear_recurrence", q, k, v, g, beta, initial_state)
+    return run_recurrence(q, k, v, g, beta, initial_state, cu_seqlens, grid, text, scale, delta, backend)
 
 
 def common_dtype(q: Tensor, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor]:

@@ -11,12 +11,13 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from ..dispatch import refuse_forward_mode
 from ..traversals.curves import traversal_moves
 from ..traversals.orders import Traversal
 from ..traversals.tables import SEPARATOR
 from .checks import check_call
 from .chunked import CHUNK_RECORDED, chunked_scan
-from .op import scan_op
+from .op import run_scan
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -39,12 +40,24 @@ def _row(x: Optional[Tensor], dim: int, work: torch.dtype) -> Optional[Tensor]:
     return y.unsqueeze(0) if y.dim() == dim else y
 
 
+@torch.jit.unused
+def _cached_moves(text: str, grid: List[int], device: torch.device) -> Tensor:
+    """Sorting the tokens anew in every call would cost more than the call, and cannot be captured into a CUDA graph."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
+        return traversal_moves(text, grid, device)
+    return Traversal.parse(text).moves(grid, device)
+
+
 def _add_step_write(write: Tensor, step_write: Tensor, traversals: List[str], grid: List[int]) -> Tensor:
     """(B, R', N, G, S) + what the kind of step adds -> (B, R, N, G, S). Scriptable."""
     rows: List[Tensor] = []
     for r in range(len(traversals)):
         added = step_write if step_write.dim() == 2 else step_write[r]
-        rows.append(added.index_select(0, traversal_moves(traversals[r], grid, added.device)))
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            moves = traversal_moves(traversals[r], grid, added.device)
+        else:
+            moves = _cached_moves(traversals[r], grid, added.device)
+        rows.append(added.index_select(0, moves))
     return write + torch.stack(rows).unsqueeze(2).to(write.dtype)
 
 
@@ -110,8 +123,9 @@ def _eager(
         sides = [int(side) for side in grid]
         out, last, _ = chunked_scan(*flat, sides, names, delta_softplus, merge, CHUNK_RECORDED)  # type: ignore
         return out, last
+    refuse_forward_mode("selective_scan", *flat)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in flat)
-    out, last, _ = scan_op(*flat, grid, SEPARATOR.join(names), delta_softplus, merge, save, backend)  # type: ignore[arg-type]
+    out, last, _ = run_scan(*flat, grid, SEPARATOR.join(names), delta_softplus, merge, save, backend)  # type: ignore[arg-type]
     return out, last
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..traversals.curves import split_heads, traversal_order, traversal_pieces
-from .reference import merge_traversals, pick, pick_row
+from .reference import merge_traversals, pick, pick_row, saturated
 
 # These reach scripted functions as default arguments: TorchScript reads no globals.
 CHUNK = 1024  # steps solved at once, where the cost of many small operations and of large ones meet
@@ -196,4 +196,4 @@ def chunked_scan(
     if z is not None:
         gate = functional.silu(z.to(work))
         out = out * (gate.repeat(1, 1, len(ys)) if merge == "concat" else gate)
-    return out.to(u.dtype), torch.stack(states, 1), torch.stack(kept, 1).transpose(3, 4)
+    return saturated(out, u.dtype), torch.stack(states, 1), torch.stack(kept, 1).transpose(3, 4)

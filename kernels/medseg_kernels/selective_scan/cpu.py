@@ -13,6 +13,7 @@ from .. import cpu_build, dispatch
 from ..traversals.tables import split, tables
 from .chunked import CHECKPOINT
 from .chunked_backward import Inputs
+from .reference import saturated
 
 LANES = 16  # channels per vector, as in cpu.cpp
 # In the order of the struct; "_b", "_r" ... are strides over the axes B, R, N, G.
@@ -135,7 +136,7 @@ def forward(
     per_item = scan.threads // (items * (scan.R if few or merge == "concat" else 1))
     scan.segments = min(segments or (per_item + 1 if per_item > 1 else 1), scan.K)
     _library().selective_scan_forward(ctypes.byref(scan))
-    return out.to(u.dtype), last, kept
+    return saturated(out, u.dtype), last, kept
 
 
 def backward(

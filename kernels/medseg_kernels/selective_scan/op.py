@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from ..traversals.tables import split
 from . import cpu
 from .chunked import CHECKPOINT, chunked_scan
@@ -27,6 +28,8 @@ def refuse_triton(*tensors: Tensor) -> str | None:
     """None when the triton form can run these tensors, else the reason."""
     if any(t.dtype == torch.float64 for t in tensors):
         return "it computes in float32 and the tensors are float64"
+    if tensors and tensors[0].dim() == 4 and (reason := dispatch.too_many("B", tensors[0].shape[0])):
+        return reason
     return dispatch.refuse_triton(*tensors)
 
 
@@ -72,7 +75,8 @@ def scan_op(
     if chosen == "triton":
         from . import triton_launch
 
-        return triton_launch.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
+        with dispatch.on_device(u):
+            return triton_launch.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
     if chosen == "cpu":
         return cpu.forward(given, tuple(grid), traversals, delta_softplus, merge, save)
     out, last, kept = chunked_scan(*given, list(grid), split(traversals), delta_softplus, merge)
@@ -120,7 +124,10 @@ def scan_backward_op(
     if chosen == "triton":
         from . import triton_launch
 
-        grads = triton_launch.backward(grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge)
+        with dispatch.on_device(u):
+            grads = triton_launch.backward(
+                grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge
+            )
     elif chosen == "cpu":
         grads = cpu.backward(grad_out, grad_last, given, kept, tuple(grid), traversals, delta_softplus, merge)
     else:
@@ -148,9 +155,10 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad_kept: Optional[Tensor]):  # type: ignore[no-untyped-def]
-    if len(ctx.saved_tensors) == 0:
+    saved = ctx.saved_tensors  # read once: checkpointing gives them away once
+    if len(saved) == 0:
         raise RuntimeError("selective_scan: a gradient is asked for, but the forward ran with save=False")
-    *tensors, kept = ctx.saved_tensors
+    *tensors, kept = saved
     u, traversals = tensors[0], ctx.traversals
     if grad_out is None:
         wide = len(split(traversals)) if ctx.merge == "concat" else 1
@@ -165,3 +173,6 @@ def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad
 
 
 scan_op.register_autograd(_backward, setup_context=_save)
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_scan = straight(scan_op)

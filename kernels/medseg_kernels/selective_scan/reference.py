@@ -32,6 +32,13 @@ def pick_row(x: Tensor, r: int) -> Tensor:
     return x[r if x.shape[0] > 1 else 0]
 
 
+def saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in another dtype; float16 stops at its largest number, which y silu(z) can pass, and keeps NaN. Scriptable."""
+    if dtype == torch.float16:
+        x = x.clamp(-65504.0, 65504.0)
+    return x.to(dtype)
+
+
 def merge_traversals(ys: List[Tensor], merge: str, weights: Optional[Tensor]) -> Tensor:
     """R tensors (B, N, C) -> (B, N, C), or (B, N, R*C) for `concat`. Scriptable.
 

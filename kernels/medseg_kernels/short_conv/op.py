@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from ..traversals.tables import split
 from . import cpu
 from .reference import torch_short_conv
@@ -20,6 +21,8 @@ def refuse_triton(*tensors: Tensor) -> str | None:
     """None when the triton form can run these tensors, else the reason."""
     if any(t.dtype == torch.float64 for t in tensors):
         return "it computes in float32 and the tensors are float64"
+    if len(tensors) > 1 and (reason := dispatch.too_many("B * R", tensors[0].shape[0] * tensors[1].shape[0])):
+        return reason
     return dispatch.refuse_triton(*tensors)
 
 
@@ -48,7 +51,8 @@ def conv_op(
     if chosen == "triton":
         from . import triton_launch
 
-        return triton_launch.forward(x, weight, bias, settings)
+        with dispatch.on_device(x):
+            return triton_launch.forward(x, weight, bias, settings)
     if chosen == "cpu":
         return cpu.forward(x, weight, bias, settings)
     return torch_short_conv(x, weight, bias, list(grid), split(traversals), mode, list(kernel), silu).contiguous()
@@ -78,7 +82,8 @@ def conv_backward_op(
     if chosen == "triton":
         from . import triton_launch
 
-        grads = triton_launch.backward(grad, x, weight, bias, settings)
+        with dispatch.on_device(x):
+            grads = triton_launch.backward(grad, x, weight, bias, settings)
     elif chosen == "cpu":
         grads = cpu.backward(grad, x, weight, bias, settings)
     else:
@@ -123,3 +128,6 @@ def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
 
 
 conv_op.register_autograd(_backward, setup_context=_save)
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_conv = straight(conv_op)

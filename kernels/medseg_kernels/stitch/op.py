@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from . import reference
 from .reference import NonFiniteLogitsError, label_dtype
 from .tables import AxisTable, axis_table
@@ -45,7 +46,8 @@ def _stitch_add(
     elif chosen == "triton":
         from . import triton_forward
 
-        broken = triton_forward.add_window(values, weight, window, importance, offset, start)
+        with dispatch.on_device(values):
+            broken = triton_forward.add_window(values, weight, window, importance, offset, start)
     else:
         broken = not bool(torch.isfinite(window).all())
         reference.add_window(values, weight, window, importance, offset, start)
@@ -72,7 +74,7 @@ def _stitch_labels(
     backend: Optional[str],
 ) -> Tensor:
     tables = (x_index, x_fraction, y_index, y_fraction, z_index, z_fraction)
-    chosen = dispatch.choose(NAME, BACKENDS, backend, values, weight)
+    chosen = dispatch.choose(NAME, BACKENDS, backend, values, weight, *tables)
     if chosen == "cpu":
         from . import cpu
 
@@ -80,7 +82,8 @@ def _stitch_labels(
     if chosen == "triton":
         from . import triton_forward
 
-        return triton_forward.stitch_labels(values, weight, *tables, rounded=rounded)
+        with dispatch.on_device(values):
+            return triton_forward.stitch_labels(values, weight, *tables, rounded=rounded)
     return reference.stitch_labels(values, weight, *tables, rounded=rounded)
 
 
@@ -88,6 +91,10 @@ def _stitch_labels(
 def _(values, weight, x_index, x_fraction, y_index, y_fraction, z_index, z_fraction, rounded, backend):  # type: ignore[no-untyped-def]
     shape = (x_fraction.shape[0], y_fraction.shape[0], z_fraction.shape[0])
     return values.new_empty(shape, dtype=label_dtype(values.shape[0]))
+
+
+# what a caller without gradients or a compiler runs; see straight.py
+_run_add, _run_labels = straight(_stitch_add), straight(_stitch_labels)
 
 
 def stitch_window(
@@ -128,9 +135,11 @@ def stitch_window(
         raise ValueError(f"importance: found {_kind(importance)}; expected float32 {tuple(window.shape[1:])}")
     if offset is not None and (offset.shape != importance.shape or offset.dtype != torch.float32):
         raise ValueError(f"offset: found {_kind(offset)}; expected float32 {tuple(importance.shape)}")
+    _check_device(values, weight=weight, window=window, importance=importance, offset=offset)
     if len(start) != 3 or min(start) < 0 or any(n > e for n, e in zip(window.shape[1:], values.shape[1:], strict=True)):
         raise ValueError(f"start {list(start)} with window {_kind(window)} does not fit the slab {_kind(values)}")
-    _stitch_add(values, weight, window, importance, offset, [int(s) for s in start], backend)
+    dispatch.refuse_forward_mode("stitch_window", values, weight, window, importance, offset)
+    _run_add(values, weight, window, importance, offset, [int(s) for s in start], backend)
 
 
 def stitch_labels(
@@ -162,7 +171,7 @@ def stitch_labels(
     if values.shape[0] > 32767:
         raise ValueError(f"values: found {values.shape[0]} classes; expected at most 32767")
     flat = [part.to(values.device) for table in (x, y, z) for part in (table.index, table.fraction)]
-    return _stitch_labels(values, weight, *flat, rounded, backend)
+    return _run_labels(values, weight, *flat, rounded, backend)
 
 
 def stitch_logits(values: Tensor, weight: Optional[Tensor], x: AxisTable, y: AxisTable, z: AxisTable) -> Tensor:
@@ -183,6 +192,7 @@ def _check_slab(values: Tensor, weight: Optional[Tensor], x: AxisTable, y: AxisT
         raise ValueError(f"values: found {_kind(values)}; expected contiguous (K, X, Y, Z) float32 or float16")
     if weight is not None and (weight.shape != values.shape[1:] or weight.dtype != torch.float32):
         raise ValueError(f"weight: found {_kind(weight)}; expected float32 {tuple(values.shape[1:])}")
+    _check_device(values, weight=weight)
     for name, table, extent in zip("xyz", (x, y, z), values.shape[1:], strict=True):
         if table.index.shape != (2, len(table)) or table.index.dtype != torch.int32 or len(table) == 0:
             raise ValueError(f"{name}: found index {_kind(table.index)}; expected int32 (2, n) with n > 0")
@@ -209,6 +219,12 @@ def resample_argmax(logits: Tensor, shape: Sequence[int], *, backend: Optional[s
         logits = logits.float()
     tables = [axis_table(source, int(target)) for source, target in zip(logits.shape[1:], shape, strict=True)]
     return stitch_labels(logits.contiguous(), None, *tables, backend=backend)
+
+
+def _check_device(values: Tensor, **others: Optional[Tensor]) -> None:
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != values.device:
+            raise ValueError(f"{name}: found on {tensor.device}; expected {values.device}, where values is")
 
 
 def _kind(tensor: Tensor) -> str:

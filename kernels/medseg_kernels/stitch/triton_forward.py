@@ -32,7 +32,7 @@ def _add_kernel(
     to = (((x0 + x) % sx).to(tl.int64) * sy + (y0 + y) % sy) * sz + (z0 + z) % sz
     share = tl.load(importance + at, mask=inside, other=0.0)
     tl.store(weight + to, tl.load(weight + to, mask=inside, other=0.0) + share, mask=inside)
-    plane = sx.to(tl.int64) * sy * sz
+    plane = tl.cast(sx, tl.int64) * sy * sz  # cast, not .to: an axis of one voxel arrives as a constant
     lower = tl.zeros((BLOCK,), tl.float32)
     if SHIFTED:
         lower = tl.load(offset + at, mask=inside, other=0.0)
@@ -84,7 +84,7 @@ def _labels_kernel(
     best = tl.full((BLOCK,), float("-inf"), tl.float32)
     label = tl.zeros((BLOCK,), tl.int32)
     bad = tl.zeros((BLOCK,), tl.int32)
-    plane = sx.to(tl.int64) * sy * sz
+    plane = tl.cast(sx, tl.int64) * sy * sz
     for k in range(classes):
         base = values + k * plane
         logit = c0 * tl.load(base + o0, mask=inside, other=0.0).to(tl.float32)

@@ -136,9 +136,9 @@ class Traversal:
             parts.append(rest if flipped else f"reversed {rest}")
         return Traversal(parts[0] if len(self.heads) == 1 else f"heads({'; '.join(parts)})")
 
-    def moves(self, grid: Sequence[int]) -> Tensor:
+    def moves(self, grid: Sequence[int], device: torch.device | None = None) -> Tensor:
         """(N,) int64, cached, per token: how the step to it was made (see `traversal_moves`)."""
-        return _cached_moves(self.text, check_grid(grid))
+        return _cached_moves(self.text, check_grid(grid), str(device or "cpu"))
 
     def closed_form(self, grid: Sequence[int]) -> ClosedForm | None:
         """The integer arithmetic of raster, interslice and snake orders, with reversal; None for the others."""
@@ -212,5 +212,5 @@ def _cached_pieces(text: str, grid: tuple[int, int, int]) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _cached_moves(text: str, grid: tuple[int, int, int]) -> Tensor:
-    return traversal_moves(text, list(grid), None)
+def _cached_moves(text: str, grid: tuple[int, int, int], device: str) -> Tensor:
+    return traversal_moves(text, list(grid), None).to(device)

@@ -103,3 +103,13 @@ def companions(
         ):
             full = (*lead, 3, heads, channels)
             fail(f"shape of {name}", tuple(tensor.shape), f"{full} or the same with the last three axes in one")
+
+
+def seeds(qkv: Tensor, seed: Tensor | None) -> None:
+    """One integer where the tokens are: a seed elsewhere would make every launch wait for a copy."""
+    if seed is None:
+        return
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        fail("seed", f"{tuple(seed.shape)} {seed.dtype}", "one number in an int64 tensor")
+    if seed.device != qkv.device:
+        fail("device of seed", seed.device, f"that of qkv, {qkv.device}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import Any, List, Optional, Tuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from medseg_kernels import dispatch
 from medseg_kernels.dispatch import Backend
+from medseg_kernels.straight import straight
 
 from .call import Problem, output_shapes
 from .windows import effective_window
@@ -40,10 +40,12 @@ BACKENDS = {
 MODULES = {"triton": "triton_launch", "cpu": "cpu", "reference": "chunked"}
 
 
-def _module(problem: Problem, requested: str) -> ModuleType:
-    """The backend's module: `forward(problem)` and `backward(problem, ...)`; imported when first used."""
+def _run(direction: str, requested: str, problem: Problem, *rest: Tensor) -> Any:
+    """`forward(problem)` or `backward(problem, ...)` of the backend's module, which is imported when first used."""
     chosen = dispatch.choose("window_attention", BACKENDS, requested or None, *problem.tensors)
-    return importlib.import_module(f"{__package__}.{MODULES[chosen]}")
+    module = importlib.import_module(f"{__package__}.{MODULES[chosen]}")
+    with dispatch.on_device(problem.qkv):
+        return getattr(module, direction)(problem, *rest)
 
 
 def _problem(qkv: Tensor, *rest: Any) -> Problem:
@@ -84,7 +86,7 @@ def attention_op(
         qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias, seed, window_size, shift_size, radius,
         causal, geometry, pad_mode, bias_index, scale, dropout, backend,
     )  # fmt: skip
-    out, extra, lse = _module(problem, backend).forward(problem)
+    out, extra, lse = _run("forward", backend, problem)
     return out, extra, lse
 
 
@@ -128,7 +130,7 @@ def attention_backward_op(
         qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias, seed, window_size, shift_size, radius,
         causal, geometry, pad_mode, bias_index, scale, dropout, backend,
     )  # fmt: skip
-    found = _module(problem, backend).backward(problem, out, out_carriers, lse, grad, grad_carriers)
+    found = _run("backward", backend, problem, out, out_carriers, lse, grad, grad_carriers)
     return found.as_list(qkv.device)
 
 
@@ -161,3 +163,6 @@ def _backward(ctx: Any, grad: Tensor, grad_carriers: Tensor, _: Tensor) -> Tuple
 
 
 attention_op.register_autograd(_backward, setup_context=_setup)
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_attention = straight(attention_op)

@@ -25,6 +25,7 @@ from ..load import load_bundle
 from ..weights import load_into, read_state_dict, sha256_of
 from .agreement import check_drift, check_formats, check_splits
 from .components import check_arguments, check_references, check_safety
+from .planned import check_plan
 from .properties import property_faults
 from .two_paths import two_paths_differ
 
@@ -79,8 +80,10 @@ def check_metadata(opened: Opened) -> list[str]:
         return faults
     from monai.bundle import scripts, verify_metadata
 
-    level = scripts.logger.level
-    scripts.logger.setLevel(logging.WARNING)
+    chatty = (scripts.logger, logging.getLogger("monai.apps"))  # on the standard output, where --json goes
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "hash is not checked": the schema is our own file
@@ -89,7 +92,8 @@ def check_metadata(opened: Opened) -> list[str]:
     except ValueError as error:
         faults.append(f"metadata.json: {error}")
     finally:
-        scripts.logger.setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)
     return faults
 
 
@@ -202,6 +206,7 @@ CHECKS: dict[str, Callable[[Opened], list[str]]] = {
     "references are defined": _on_configs(check_references),
     "arguments are known": _on_configs(check_arguments),
     "properties are complete": _on_configs(property_faults),
+    "plan and training agree": lambda opened: check_plan(opened.layout),
     "configurations agree": lambda opened: check_drift(opened.layout, opened.configs),
     "formats agree": lambda opened: check_formats(opened.layout, opened.metadata, opened.configs),
     "folds do not leak": lambda opened: check_splits(opened.layout),

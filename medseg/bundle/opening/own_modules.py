@@ -43,6 +43,7 @@ class OwnModules(importlib.abc.MetaPathFinder):
 
     def __init__(self, copy: Path, folder: Path) -> None:
         self.copy = copy
+        self.folder = folder
         self.modules: dict[str, ModuleType] = {}
         _close(copy, folder)
 
@@ -53,10 +54,14 @@ class OwnModules(importlib.abc.MetaPathFinder):
             return
         sys.dont_write_bytecode = True
         if _active is not None:
-            _active.modules = {name: module for name, module in sys.modules.items() if _active._owns(module)}
+            _active.modules = {
+                name: module for name, module in sys.modules.items() if _comes_from(module, _active.copy)
+            }
             for name in _active.modules:
                 del sys.modules[name]
             sys.meta_path.remove(_active)
+        for name in [name for name, module in sys.modules.items() if _comes_from(module, self.folder)]:
+            del sys.modules[name]  # imported from the real folder before: nobody hashed that
         sys.modules.update(self.modules)
         # before PathFinder, so that a stray package of the machine does not stand in; built-in and frozen ones stay first
         place = next(
@@ -64,12 +69,6 @@ class OwnModules(importlib.abc.MetaPathFinder):
         )
         sys.meta_path.insert(place, self)
         _active = self
-
-    def _owns(self, module: Any) -> bool:
-        spec = getattr(module, "__spec__", None)
-        places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or [])]
-        own = str(self.copy)  # resolved, as the finder below gives it: no look at the disk for thousands of modules
-        return any(isinstance(place, str) and (place == own or place.startswith(own + os.sep)) for place in places)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -93,6 +92,14 @@ class OwnModules(importlib.abc.MetaPathFinder):
 
 _active: OwnModules | None = None
 _closed: set[Path] = set()
+
+
+def _comes_from(module: Any, root: Path) -> bool:
+    """Whether a loaded module's file or folder lies below a resolved folder; no look at the disk for thousands of them."""
+    spec = getattr(module, "__spec__", None)
+    places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or [])]
+    own = str(root)
+    return any(isinstance(place, str) and (place == own or place.startswith(own + os.sep)) for place in places)
 
 
 def _inside(place: str, root: Path) -> bool:

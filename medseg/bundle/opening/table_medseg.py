@@ -25,7 +25,7 @@ _LIGHTNING = {
 TRAINING: dict[str, Target] = {
     "SegmentationData": allowed(
         "data", train_dataset=parts("dataset"), validation_dataset=parts("dataset"), batch_size=NUMBER, num_workers=NUMBER,
-        augmentation_device=words("auto", "cpu", "cuda"),
+        augmentation_device=words("auto", "cpu", "device"),
     ),
     "SegmentationModule": allowed(
         "module", network=parts("network"), labels=DATA, inferer=parts("inferer"), regions=DATA, loss=NAME, optimizer=NAME,
@@ -66,7 +66,7 @@ PREDICTION: dict[str, Target] = {
         "transform", keys=KEYS, image_key=KEYS, labels=NUMBER, allow_missing_keys=FLAG, regions=FLAG, accumulation=NAME
     ),
     "SlidingWindowInferer": allowed(
-        "inferer", roi_size=NUMBER, sw_batch_size=NUMBER, overlap=NUMBER, mode=words("constant", "gaussian"),
+        "inferer", roi_size=NUMBER, sw_batch_size=NUMBER, overlap=NUMBER, mode=NAME,
         sigma_scale=NUMBER, padding_mode=words("constant", "reflect", "replicate", "circular"), cval=NUMBER,
         sw_device=DEVICE, device=DEVICE, progress=FLAG, cache_roi_weight_map=FLAG, cpu_thresh=NUMBER, buffer_steps=NUMBER,
         buffer_dim=NUMBER, with_coord=FLAG, placement=NAME, accumulation=NAME, mirror_axes=NUMBER,

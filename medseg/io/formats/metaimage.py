@@ -19,7 +19,7 @@ from ..geometry import check_affine
 from ..header import Header
 from .buffers import as_bytes
 from .stream import file_size
-from .text_header import file_beside, lines_of, numbers, three_axes
+from .text_header import file_beside, lines_of, named_files, numbers, three_axes
 from .voxels import Payload
 
 TYPES: dict[str, np.dtype[Any]] = {
@@ -70,6 +70,11 @@ def describe(path: Path, *, allow_shear: bool = False) -> tuple[Header, Payload]
         warnings=tuple(warnings),
     )
     return header, payload
+
+
+def voxel_files(path: Path) -> list[Path]:
+    """The files that `ElementDataFile` names, those of a LIST and of a pattern included; none when it is LOCAL."""
+    return named_files(path, "ElementDataFile")
 
 
 def write(path: Path, array: NDArray[Any], like: Header) -> None:

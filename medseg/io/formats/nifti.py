@@ -50,6 +50,12 @@ def describe(path: Path, *, allow_shear: bool = False) -> tuple[Header, Payload]
     return header, payload
 
 
+def voxel_files(path: Path) -> list[Path]:
+    """The other half of a pair, by its name alone: header and data file, as far as they exist."""
+    header = _header_file(path)
+    return [one for one in (header, *_data_candidates(header)) if one != path and one.is_file()]
+
+
 def _header_file(path: Path) -> Path:
     name = path.name.lower()
     for data, header in ((".img.gz", ".hdr.gz"), (".img", ".hdr")):
@@ -161,17 +167,20 @@ def _payload(
 
 
 def _data_file(header: Path) -> Path:
-    name = header.name
-    candidates = []
-    for suffix, endings in ((".hdr.gz", (".img.gz", ".img")), (".hdr", (".img", ".img.gz"))):
-        if name.lower().endswith(suffix):
-            candidates = [header.with_name(name[: -len(suffix)] + ending) for ending in endings]
-            break
+    candidates = _data_candidates(header)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     wanted = candidates[0].name if candidates else "its .img file"
     raise UnreadableFileError(f"{header}: is the header of a pair, but {wanted} is not beside it; copy both files.")
+
+
+def _data_candidates(header: Path) -> list[Path]:
+    name = header.name
+    for suffix, endings in ((".hdr.gz", (".img.gz", ".img")), (".hdr", (".img", ".img.gz"))):
+        if name.lower().endswith(suffix):
+            return [header.with_name(name[: -len(suffix)] + ending) for ending in endings]
+    return []
 
 
 def _scaling(path: Path, fields: Any) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from ..geometry import check_affine
 from ..header import Header
 from .nifti_write import gzip_writer, write_first_axis_fastest
 from .stream import Encoding, file_size
-from .text_header import file_beside, lines_of, numbers, three_axes
+from .text_header import file_beside, lines_of, named_files, numbers, three_axes
 from .voxels import Payload
 
 _TYPES = {
@@ -80,6 +80,11 @@ def describe(path: Path, *, allow_shear: bool = False) -> tuple[Header, Payload]
         warnings=tuple(warnings),
     )
     return header, payload
+
+
+def voxel_files(path: Path) -> list[Path]:
+    """The files that `data file` names, those of a LIST and of a pattern included; none when the voxels follow the header."""
+    return named_files(path, "data file")
 
 
 def write(path: Path, array: NDArray[Any], like: Header) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from medseg.errors import UnreadableFileError
 from .stream import open_file
 
 LONGEST_HEADER = 1 << 20  # bytes; real ones have a few thousand
+MOST_FILES = 100_000  # that one header may spread its voxels over
 
 
 def lines_of(path: Path, *, end: bytes) -> tuple[list[str], int]:
@@ -76,6 +79,52 @@ def three_axes(sizes: list[int]) -> tuple[int, int, int]:
     return x, y, z
 
 
+def named_files(header: Path, key: str) -> list[Path]:
+    """The existing files that a text header names under `key`: one, a list of lines, or a numbered pattern.
+
+    Also what `file_beside` refuses to read, as long as it lies beside or below the header; nothing of a damaged header.
+
+    Args:
+        header: the file.
+        key: such as `ElementDataFile`; case and spaces do not count.
+    """
+    try:
+        with open_file(header) as file:
+            text = file.read(LONGEST_HEADER)
+    except UnreadableFileError:
+        return []
+    lines = [line.decode("latin-1").strip() for line in text.split(b"\n")]
+    for number, line in enumerate(lines):
+        found, _, value = line.replace("=", ":", 1).partition(":")
+        if found.lower().replace(" ", "") == key.lower().replace(" ", ""):
+            listed = lines[number + 1 :] if value.split()[:1] in (["LIST"], ["list"], ["List"]) else _names_in(value)
+            usable = [name for name in listed if name and len(name) < 4096 and "\0" not in name and name != "LOCAL"]
+            paths = [_beside(header, name) for name in usable if not _elsewhere(Path(name))]
+            return [path for path in paths if path.is_file()]
+        if not line and key.lower() != "elementdatafile":
+            return []
+    return []
+
+
+def _names_in(value: str) -> list[str]:
+    """`x.raw`, or the files of `x%03d.raw 1 20 1` (pattern, first, last, step)."""
+    value = value.strip()
+    match = re.fullmatch(r"(?P<name>.*%0?\d{0,3}d\S*)\s+(?P<first>\d+)\s+(?P<last>\d+)\s+(?P<step>\d+)(\s+\d+)?", value)
+    if match is None or match["name"].count("%") != 1:
+        return [value]
+    numbers = range(int(match["first"]), int(match["last"]) + 1, max(1, int(match["step"])))
+    return [match["name"] % number for number in numbers[:MOST_FILES]]
+
+
+def _beside(header: Path, name: str) -> Path:
+    """The header was read as Latin-1; a file's name is bytes, whatever they spell."""
+    return header.parent / os.fsdecode(name.encode("latin-1"))
+
+
+def _elsewhere(path: Path) -> bool:
+    return path.is_absolute() or ".." in path.parts
+
+
 def file_beside(header: Path, name: str) -> Path:
     """The voxel file that a detached header names, which must lie beside it.
 
@@ -84,9 +133,9 @@ def file_beside(header: Path, name: str) -> Path:
     """
     if not name or name.upper().startswith("LIST") or "%" in name:
         raise UnreadableFileError(f"{header}: spreads its voxels over several files ({name!r}); save it as one file.")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if _elsewhere(Path(name)):
         raise UnreadableFileError(f"{header}: names a voxel file elsewhere ({name!r}); put both into one folder.")
-    path = header.parent / name
+    path = _beside(header, name)
     if not path.is_file():
         raise UnreadableFileError(f"{path}: no such file, though {header.name} names it; copy both files.")
     return path

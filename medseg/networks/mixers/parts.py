@@ -1,8 +1,8 @@
 """What several token mixers share: the short convolution before a recurrence, splitting into heads, initial step sizes."""
 
 import math
-from collections.abc import Sequence
-from typing import Final, List, Optional, Tuple
+from collections.abc import Callable, Sequence
+from typing import Final, List, Optional, Self, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,21 @@ from ..contract import Site
 from ..layers.common import wide as wide  # the mixers' type of states
 
 
-class LocalMix(nn.Module):
+class PlainTaps(nn.Module):
+    """A module whose own parameters of four axes are no weights of a convolution of images.
+
+    `network.to(memory_format=...)` reorders every tensor of four axes, and fails at these where the format has five. They are
+    shown to it with two, and stay as the kernels read them.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def flat(tensor: Tensor) -> Tensor:
+            return fn(tensor.flatten(1)).view(tensor.shape) if tensor.dim() == 4 else fn(tensor)
+
+        return super()._apply(flat, recurse)
+
+
+class LocalMix(PlainTaps):
     """A short depthwise convolution and SiLU: what gives a recurrence its first look at the neighbours.
 
     A causal convolution belongs to an order over the grid: the taps before a token are the tokens before it in the order that

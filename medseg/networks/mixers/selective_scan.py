@@ -15,12 +15,12 @@ from medseg_kernels import convolved_scan, selective_scan_scriptable, short_conv
 
 from ..contract import Context, Site
 from .masking import exclude, hide
-from .parts import initial_step_bias, keep_from_decay, wide
+from .parts import PlainTaps, initial_step_bias, keep_from_decay, wide
 
 MOVES = 7  # kinds of step in a traversal: a jump, and one to either side along each of three axes
 
 
-class SelectiveScan(nn.Module):
+class SelectiveScan(PlainTaps):
     """[u, z] = W x; u passes a short convolution and is scanned along every order; sum of the orders, times silu(z); W.
 
     Args:

@@ -7,6 +7,7 @@ import json
 import os
 import py_compile
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,31 @@ def test_the_real_folder_is_closed_to_imports(own: Layout, monkeypatch: pytest.M
         opened.config.build("roi_size")
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(name)
+
+
+def test_a_module_imported_from_the_folder_before_is_dropped(own: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook whose sys.path holds the bundle."""
+    name_window(own, "seen_before.sizes.roi")
+    monkeypatch.syspath_prepend(str(own.folder))
+    write_code(own, "seen_before/sizes.py", 64)
+    assert importlib.import_module("seen_before.sizes").roi() == [64, 64, 64]
+    write_code(own, "seen_before/sizes.py", 32)
+    assert window(own, trust=True) == 32
+
+
+def test_a_zip_in_the_bundle_holds_no_modules(own: Layout) -> None:
+    with zipfile.ZipFile(own.folder / "scripts.zip", "w") as archive:
+        archive.writestr("zipped.py", SIZES.format(64))
+    name_window(own, "zipped.roi")
+    (own.folder / "scripts" / "sizes.py").write_text(
+        "import sys\nfrom pathlib import Path\nsys.path.insert(0, str(Path(__file__).parents[1] / 'scripts.zip'))\n"
+    )
+    opened = load_bundle(own.folder, trust=True)
+    opened.config.raw["first"] = {"_target_": "scripts.sizes.sys.gettrace"}
+    opened.config.get("first")
+    assert sys.path[0].endswith("scripts.zip")
+    with pytest.raises(MedsegError, match="roi_size cannot be built"):
+        _ = opened.roi_size
 
 
 def test_modules_of_two_bundles_do_not_mix(own: Layout, tmp_path: Path) -> None:

@@ -305,3 +305,12 @@ def test_wrong_sequences_are_refused() -> None:
         selective_scan_fn(u, u[..., :7], -torch.rand(6, 4), torch.randn(6, 4), torch.randn(6, 4))
     with pytest.raises(ValueError, match="complex"):
         selective_scan_fn(u, u, -torch.rand(6, 4), torch.randn(6, 4, dtype=torch.complex64), torch.randn(6, 4))
+
+
+def test_a_float16_output_stops_at_its_largest_number_and_keeps_nan() -> None:
+    u = torch.full((1, 1, 1, 2, 1), 200.0).half()
+    gate, b = torch.full_like(u, 4000.0), torch.ones(1, 1, 1, 2, 1).half()
+    for backend in ("reference", *(["cpu"] if cpu_build.why_not() is None else [])):
+        out = selective_scan(u, u, torch.zeros(1, 1), b, b, z=gate, backend=backend)
+        assert out.flatten().tolist() == [65504.0, 65504.0]
+        assert selective_scan(u * float("nan"), u, torch.zeros(1, 1), b, b, z=gate, backend=backend).isnan().all()

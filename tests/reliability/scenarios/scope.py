@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,17 +10,22 @@ import numpy as np
 
 from .base import Child, Outcome, make_data, make_predicting
 
+CHANNEL = ("network_data_format", "inputs", "image", "channel_def", "0")
+
 
 def run(times: int, seed: int, folder: Path) -> Outcome:
+    from medseg.bundle.made_here import stays_ours
     from medseg.io.header import Header
     from medseg.io.volume import write_image
     from tests.io.dicom_maker import make_series
 
     outcome, data, scans = Outcome(), make_data(folder / "data", 4), folder / "scans"
     bundle = make_predicting(folder / "bundle", data)
-    plan = json.loads((bundle / "plan.json").read_text())
-    plan["channels"] = {"0": "MRI"}
-    (bundle / "plan.json").write_text(json.dumps(plan))
+    with stays_ours(bundle):
+        for path, key in ((bundle / "plan.json", ("channels", "0")), (bundle / "configs" / "metadata.json", CHANNEL)):
+            content = json.loads(path.read_text())
+            functools.reduce(dict.__getitem__, key[:-1], content)[key[-1]] = "MRI"
+            path.write_text(json.dumps(content))
     usual = np.random.default_rng(0).normal(0.5, 0.5, (16, 16, 16)).astype(np.float32)
     cases = {
         "usual": (usual, 1.0, ""),

@@ -1,0 +1,67 @@
+"""Forward-mode derivatives: the right tangent or an error, for every op; torch drops tangents at an op without saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import jacfwd, jvp
+
+import medseg_kernels as kernels
+
+
+def r(*shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(sum(shape)).normal(size=shape))
+
+
+def scan(u: Tensor) -> Tensor:
+    return kernels.selective_scan(u, u.abs(), -r(4, 3).abs(), r(1, 2, 3, 2, 3), r(1, 2, 3, 2, 3))
+
+
+def scan_of_rates(rates: Tensor) -> Tensor:
+    x = r(1, 2, 3, 2, 4)
+    return kernels.selective_scan(x, x.abs(), -rates.exp(), r(1, 2, 3, 2, 3), r(1, 2, 3, 2, 3))
+
+
+def recurrence(q: Tensor) -> Tensor:
+    return kernels.gla(q, r(1, 7, 2, 3), r(1, 7, 2, 4), -r(1, 7, 2, 3).abs())[0]
+
+
+def delta_rule(v: Tensor) -> Tensor:
+    q = torch.nn.functional.normalize(r(1, 7, 2, 3), dim=-1)
+    return kernels.gated_delta_rule(q, q, v, -r(1, 7, 2).abs(), r(1, 7, 2).sigmoid())[0]
+
+
+def convolved(u: Tensor) -> Tensor:
+    return kernels.convolved_scan(u, None, r(1, 4, 3), None, r(1, 8, 4), r(1, 4, 2), -r(1, 4, 3).abs())
+
+
+CALLS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+    "scan": (scan, r(1, 2, 3, 2, 4)),
+    "scan's rates": (scan_of_rates, r(4, 3)),
+    "gla": (recurrence, r(1, 7, 2, 3)),
+    "delta rule": (delta_rule, r(1, 7, 2, 4)),
+    "attention": (lambda x: kernels.window_attention(x, 2, 1), r(1, 4, 3, 2, 3, 2, 4)),
+    "convolution": (lambda x: kernels.short_conv(x, r(4, 3)), r(1, 2, 3, 2, 4)),
+    "taps": (lambda w: kernels.short_conv(r(1, 2, 3, 2, 4), w), r(4, 3)),
+    "convolved scan": (convolved, r(1, 2, 3, 2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_tangent_is_refused_by_name_and_reverse_mode_goes_on(name: str) -> None:
+    function, x = CALLS[name]
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        jvp(function, (x,), (torch.ones_like(x),))
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        jacfwd(function)(x)
+    with forward_ad.dual_level():
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            function(forward_ad.make_dual(x, torch.ones_like(x)))
+        function(x)  # no tangent: nothing to drop
+    (gradient,) = torch.autograd.grad(function(leaf := x.clone().requires_grad_()).sum(), leaf)
+    assert gradient.abs().sum() > 0
