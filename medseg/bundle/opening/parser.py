@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.config import ABSENT, apply_overrides, look_up, read_config
 from medseg.documents_yaml import read_yaml
-from medseg.errors import BundleError, UntrustedBundleError
+from medseg.errors import BundleError, UntrustedBundleError, printable
 
 from .expressions import MAX_LIVE, walk
 from .reader import DISABLED, Reader, Refusal, plain
@@ -89,6 +89,10 @@ class SafeConfig:
             value = plain(reader.at(key))
         except Refusal as refusal:
             raise UntrustedBundleError(f"{self.source}: refused, {refusal}") from refusal
+        except BundleError as error:
+            if str(error).isprintable():
+                raise
+            raise BundleError(printable(str(error))) from error
         except RecursionError as error:
             raise UntrustedBundleError(f"{self.source}: refused, {key}: is nested too deeply") from error
         if isinstance(value, Unused):

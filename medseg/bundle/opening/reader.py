@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from medseg.config import ABSENT, look_up, steps_of
-from medseg.errors import BundleError, MedsegError, UntrustedBundleError
+from medseg.errors import BundleError, MedsegError, UntrustedBundleError, printable
 
 from .bounded import GrammarError, count
 from .expressions import import_aliases, inert_nodes, is_plain, is_step, judged
@@ -31,7 +31,8 @@ class Refusal(UntrustedBundleError):
 
     def __init__(self, key: str, what: str, why: str) -> None:
         shown = what if len(what) <= 120 else what[:117] + "..."
-        super().__init__(f"{key}: {shown!r} {why}")
+        where = key if len(key) <= 200 else f"...{key[-197:]}"
+        super().__init__(printable(f"{where}: {shown!r} {why}"))
         self.key = key
 
 
@@ -120,7 +121,7 @@ class Reader:
             if wanted.split("::")[0] == "_meta_":
                 raise Refusal(key, f"@{wanted}", "takes a value from metadata.json, which is not done without trust")
             if self.building:
-                raise BundleError(f"{self.source}: {key} refers to @{wanted}, which is not defined")
+                raise BundleError(f"{self.source}: {key} refers to @{wanted[:200]}, which is not defined")
             return Made(LATER)
         value = self.at(wanted)
         self.sizes[key] = self.sizes.get("::".join(steps_of(wanted)), 1)
@@ -208,8 +209,9 @@ class Reader:
         try:
             return target(**{name: plain(value) for name, value in arguments.items()})
         except BundleError as error:
-            where = f"{self.source}: {key}: "
-            raise error if self.source in str(error) else BundleError(f"{where}{node['_target_']} {error}") from error
+            if self.source in str(error):
+                raise
+            raise BundleError(f"{self.source}: {key}: {node['_target_']} {error}") from error
         except MedsegError:
             raise
         except (KeyboardInterrupt, MemoryError):
