@@ -17,13 +17,14 @@ DEMO := $(VENV)/.demo-$(KIND)-$(HASH)
 FULL := $(VENV)/.full-$(KIND)-$(HASH)
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: demo test lint types unit fuzz test-slow kernels-aot bench reliability clean help
+.PHONY: demo test lint types unit fuzz test-slow kernels-aot gpu bench reliability clean help
 help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
 	@echo "make test          lint, types and all quick tests (under 15 minutes on 2 cores)"
 	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
 	@echo "make kernels-aot   compile every GPU kernel for every architecture, without a GPU"
+	@echo "make gpu           everything worth knowing of a GPU in eight minutes (kernels/benchmarks/gpu_once.py); GPU_OUTPUT=DIR"
 	@echo "make bench         the tables of kernels/benchmarks and benchmarks (hours)"
 	@echo "make reliability   the full figures of docs/reliability.md"
 
@@ -77,6 +78,11 @@ test-slow: $(FULL)
 
 kernels-aot: $(FULL)
 	@$(BIN)/python -m pytest -q tests/kernels -m "slow" -k aot
+
+# no $(FULL): a bare machine with torch, triton and numpy is enough
+GPU_OUTPUT ?= runs/gpu
+gpu:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) kernels/benchmarks/gpu_once.py --budget 450 --out $(GPU_OUTPUT)
 
 bench: $(FULL)
 	@for script in kernels/benchmarks/bench_*.py benchmarks/bench_*.py \

@@ -8,10 +8,9 @@ are first used, so that `import medseg` is instant.
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
-from . import renamed
+from . import renamed, telemetry
 
 if TYPE_CHECKING:
     from .commands.cv import cross_validate as cv
@@ -27,8 +26,7 @@ __version__ = "0.1.0"
 # Code and bundle files of 0.1 name modules that have moved since.
 renamed.install()
 
-# MLflow reports usage to its makers unless it is told not to; a user's own setting wins.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+telemetry.install()
 
 _DOORS = {
     "PredictOptions": ("medseg.inference.settings", "PredictOptions"),

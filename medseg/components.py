@@ -25,6 +25,7 @@ HOMES = {
     "averaged_network": "medseg.bundle.predictor",
     "build_network": "medseg.networks.build",
     "build_nnunet": "medseg.networks.imported.nnunet",
+    "build_segresnet_ds": "medseg.networks.imported.monai_segresnet",
     "case_names": "medseg.bundle.configs.inputs",
     "choose_device": "medseg.devices",
     "find_bundle_root": "medseg.bundle.catalogue",

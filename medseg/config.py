@@ -21,6 +21,25 @@ from .renamed import current, names_that_left
 TARGET = "_target_"
 COMPONENTS = "medseg.components"
 # Keys of MONAI's own component syntax, known below every `_target_`.
+# What people call a key, and the last step of its name here.
+SHORT = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "bs": "batch_size",
+    "patch_size": "roi_size",
+    "workers": "num_workers",
+    "optim": "optimizer",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "warmup": "warmup_steps",
+    "data": "dataset_dir",
+    "data_dir": "dataset_dir",
+    "model": "preset",
+    "clip": "gradient_clip",
+    "ema": "ema_decay",
+}
 COMPONENT_KEYS = ("_target_", "_requires_", "_disabled_", "_mode_", "_desc_")
 
 
@@ -163,7 +182,9 @@ def check_override(config: Mapping[str, Any], key: str, *, foreign: bool = True)
         if isinstance(node, Mapping):
             known = _known_here(node, config, foreign)
             if known is not None and step not in known:
-                raise ConfigError(f"unknown key {step!r} in {here} (override {key!r}). {nearest(step, known)}")
+                full = _full_names(config, steps[-1])
+                pointed = f"Its full name is {' or '.join(full)}. " if full else ""
+                raise ConfigError(f"unknown key {step!r} in {here} (override {key!r}). {pointed}{nearest(step, known)}")
             node = node.get(step)
         elif isinstance(node, list):
             if not step.isdigit() or int(step) >= len(node):
@@ -171,6 +192,45 @@ def check_override(config: Mapping[str, Any], key: str, *, foreign: bool = True)
             node = node[int(step)]
         else:
             raise ConfigError(f"{here} is {node!r} and holds no keys (override {key!r})")
+
+
+def _full_names(config: Mapping[str, Any], name: str) -> list[str]:
+    """Keys that a short name may stand for: those that end with it, or with what it is called here."""
+    wanted = (name, SHORT.get(name, name))
+    found: list[str] = []
+
+    def walk(node: Any, path: tuple[str, ...]) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                if key in wanted and not (isinstance(value, str) and value.startswith("@")):
+                    found.append("::".join((*path, key)))
+                walk(value, (*path, key))
+
+    walk(config, ())
+    return sorted(found, key=lambda key: key.count("::"))[:3]
+
+
+def _check_kind(key: str, old: Any, value: Any) -> None:
+    """A number, a switch, a list or a table is replaced by one of its kind, by a reference or by an expression.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if value is None or old is None or (isinstance(value, str) and value.startswith(("@", "$"))):
+        return
+    kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list such as [1,2,3]"}
+    expected = kinds.get(type(old))
+    if isinstance(old, Mapping) and not isinstance(value, Mapping):
+        inner = [name for name in old if not str(name).startswith("_")]
+        raise ConfigError(
+            f"{key} is a table and was given {value!r}; set a value inside it, such as {key}::{inner[0]}=..."
+            if inner
+            else f"{key} is a table and was given {value!r}; expected a table such as {{}}"
+        )
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    right = {bool: isinstance(value, bool), int: number, float: number, list: isinstance(value, list)}
+    if expected and not right[type(old)]:
+        raise ConfigError(f"{key} is {value!r}; expected {expected}, as in {key}={json.dumps(old)}")
 
 
 def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any], *, foreign: bool = True) -> dict[str, Any]:
@@ -186,6 +246,9 @@ def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any], *, for
         node: Any = result
         for step in parents:
             node = node[int(step)] if isinstance(node, list) else node.setdefault(step, {})
+        earlier = look_up(result, key)
+        if earlier is not ABSENT:
+            _check_kind(key, earlier, value)
         if isinstance(node, list):
             node[int(last)] = value
         else:

@@ -67,6 +67,16 @@ class RunFolder:
         return self.folder / "preparation.json"
 
     @property
+    def cases(self) -> Path:
+        """The cases of the run, with hashes of their files."""
+        return self.folder / "cases.json"
+
+    @property
+    def untracked(self) -> Path:
+        """What the tracking store has not taken yet."""
+        return self.folder / "untracked.json"
+
+    @property
     def initialization(self) -> Path:
         """Which weights of another network were taken over."""
         return self.folder / "initialization.json"
@@ -160,6 +170,15 @@ class Layout:
         """last.ckpt, resolved config, manifest, metrics and pictures of one fold; never packed."""
         return self.runs / f"fold_{fold}"
 
+    def run_claim(self, fold: int) -> Path:
+        """Held by the process that trains a fold; beside its folder, which may be set aside."""
+        return self.runs / f".fold_{fold}.lock"
+
+    @property
+    def files_lock(self) -> Path:
+        """Held by a process while it changes the files that all folds share."""
+        return self.runs / ".files.lock"
+
     def last_checkpoint(self, fold: int) -> Path:
         """All that exact resume of one fold needs."""
         return self.run(fold).checkpoint
@@ -178,6 +197,16 @@ class Layout:
     def cross_validation(self) -> Path:
         """Label maps that `medseg cv` predicted out of fold."""
         return self.runs / "cross_validation"
+
+    @property
+    def cross_validation_record(self) -> Path:
+        """What `medseg cv` found, JSON."""
+        return self.readme.with_name("cross_validation.json")
+
+    @property
+    def unfinished(self) -> Path:
+        """Files that are about to change together, while they do; see `medseg.bundle.together`."""
+        return self.runs / "unfinished.json"
 
     @property
     def cross_validation_report(self) -> Path:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
+from medseg.errors import printable
 from medseg.io.atomic import write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 
+MARKS = re.compile(r"([\\`*\[\]|~$])")
 NOT_TRAINED = "Not trained yet: `medseg fit` fills this table with the validation figures of each fold."
+
+
+def plain(text: object) -> str:
+    """A name or sentence of a dataset as one line of Markdown that shows it and does nothing else.
+
+    Example:
+        >>> plain("a|b <b>c</b>")
+        'a\\\\|b &lt;b&gt;c&lt;/b&gt;'
+    """
+    return html.escape(MARKS.sub(r"\\\1", printable(str(text))), quote=False)
 
 
 def _metrics_table(metrics: dict[str, Any] | None) -> str:
@@ -21,16 +34,16 @@ def _metrics_table(metrics: dict[str, Any] | None) -> str:
     rows = ["| label | Dice | 95 % interval | cases |", "| --- | --- | --- | --- |"]
     for label, figures in metrics.items():
         interval = f"{figures['low']:.3f} to {figures['high']:.3f}" if "low" in figures else "not computed"
-        rows.append(f"| {label} | {figures['mean']:.3f} | {interval} | {figures.get('cases', '')} |")
+        rows.append(f"| {plain(label)} | {figures['mean']:.3f} | {interval} | {figures.get('cases', '')} |")
     return "\n".join(rows)
 
 
 def _facts(plan: Plan) -> str:
-    labels = "\n".join(f"| {value} | {name} |" for value, name in sorted(plan.labels.items()))
+    labels = "\n".join(f"| {value} | {plain(name)} |" for value, name in sorted(plan.labels.items()))
     spacing = " x ".join(f"{extent:g}" for extent in plan.spacing)
     roi = " x ".join(str(extent) for extent in plan.roi_size)
     return (
-        f"* Input: {len(plan.channels)} channel(s), {', '.join(plan.channels.values())}; resampled to {spacing} mm, "
+        f"* Input: {len(plan.channels)} channel(s), {', '.join(map(plain, plan.channels.values()))}; resampled to {spacing} mm, "
         f"axes {plan.orientation}\n"
         f"* Network: {plan.network.get('preset')} ({plan.network.get('size', 'default size')}), window {roi} voxels\n"
         f"* Output: one label map on the grid of the input\n\n| value | label |\n| --- | --- |\n{labels}\n"
@@ -53,11 +66,11 @@ def model_card(
         failures: what it gets wrong, seen on real cases.
         note: on which cases, and how, the figures were found.
     """
-    organs = ", ".join(name for value, name in sorted(plan.labels.items()) if value != 0)
+    organs = ", ".join(plain(name) for value, name in sorted(plan.labels.items()) if value != 0)
     cases = sum(len(names) for names in (plan.splits[0] if plan.splits else {}).values())
     return f"""# {plan.name}
 
-Labels {organs} in {"/".join(sorted(set(plan.channels.values())))} volumes. A MONAI bundle made with medseg.
+Labels {organs} in {"/".join(sorted({plain(name) for name in plan.channels.values()}))} volumes. A MONAI bundle made with medseg.
 
 {_facts(plan)}
 ## Intended use
@@ -71,8 +84,8 @@ the training data, unless it was evaluated on them first.
 
 ## Data
 
-{cases} labelled cases. Source: {_sentence(plan.reference or "not stated by the dataset")}
-Licence: {_sentence(plan.licence or "not stated")}
+{cases} labelled cases. Source: {_sentence(plain(plan.reference or "not stated by the dataset"))}
+Licence: {_sentence(plain(plan.licence or "not stated"))}
 
 ## Training
 
@@ -103,9 +116,9 @@ def license_text(plan: Plan) -> str:
     return (
         f"Bundle {plan.name}\n\n"
         "Configuration files: Apache License, Version 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
-        f"Weights under models/: {weights}\n"
-        f"Training data (not part of this bundle): {plan.reference or 'source not stated'}; "
-        f"licence: {plan.licence or 'not stated'}\n"
+        f"Weights under models/: {printable(weights)}\n"
+        f"Training data (not part of this bundle): {printable(plan.reference or 'source not stated')}; "
+        f"licence: {printable(plan.licence or 'not stated')}\n"
     )
 
 
@@ -133,7 +146,7 @@ def update_figures(folder: Path) -> None:
     if not card.is_file() or not results:
         return
     names = sorted({key for facts in results.values() for key in facts if key.startswith("val_dice/")})
-    header = ["fold", *[name.removeprefix("val_dice/") for name in names], "mean", "steps", "seconds"]
+    header = ["fold", *[plain(name.removeprefix("val_dice/")) for name in names], "mean", "steps", "seconds"]
     rows = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     for fold, facts in results.items():
         dice = [f"{facts[name]:.4f}" if name in facts else "" for name in [*names, "val_dice"]]

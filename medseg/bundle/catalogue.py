@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import medseg
 from medseg.errors import BundleError, nearest
+from medseg.io.whole_folders import ASIDE, follow_umask
 from medseg.layout import bundle_name, check_name, is_bundle
 
 from .opening.archive import unpacked
+from .unfinished import finish_interrupted
+
+log = logging.getLogger(__name__)
 
 
 def packaged_folder(name: str) -> Path:
@@ -30,13 +36,31 @@ def installed_folder() -> Path:
     return Path(base) / "medseg" / "bundles"
 
 
+def shipped_bundles() -> dict[str, Path]:
+    """Name -> folder of every bundle that comes with medseg."""
+    return _bundles_in(packaged_folder("bundles"))
+
+
 def known_bundles() -> dict[str, Path]:
     """Name -> folder of every shipped and installed bundle; an installed one hides a shipped one of the same name."""
-    found: dict[str, Path] = {}
-    for root in (packaged_folder("bundles"), installed_folder()):
-        if root.is_dir():
-            found.update({folder.name: folder for folder in sorted(root.iterdir()) if is_bundle(folder)})
+    return {**shipped_bundles(), **_bundles_in(installed_folder())}
+
+
+def _bundles_in(root: Path) -> dict[str, Path]:
+    folders = [folder for folder in sorted(root.iterdir()) if is_bundle(folder)] if root.is_dir() else []
+    found = {folder.name: folder for folder in folders if not folder.name.startswith(".")}
+    for folder in folders:  # an installation that was killed left the old bundle there
+        if folder.name.startswith(ASIDE):
+            found.setdefault(folder.name.removeprefix(ASIDE), folder)
     return found
+
+
+@cache
+def _tell_hidden(name: str, used: Path) -> None:
+    """Say which of two bundles of one name is used, once: never in silence one that somebody brought."""
+    shipped = shipped_bundles().get(name)
+    if shipped is not None and shipped.resolve() != used.resolve():
+        log.warning("%s: %s is used, not the bundle of that name that comes with medseg (%s)", name, used, shipped)
 
 
 def find_bundle(path_or_name: str | Path) -> Path:
@@ -45,22 +69,31 @@ def find_bundle(path_or_name: str | Path) -> Path:
     A zip is verified and unpacked once, beside the installed bundles.
 
     Raises:
-        BundleError: nothing of that path or name; the message lists the names there are.
+        BundleError: nothing of that path or name; the message lists the names there are; or a killed command's work on it
+            cannot be finished.
     """
     path = Path(path_or_name).expanduser()
     if path.is_dir():
         if is_bundle(path):
-            return path
+            _tell_hidden(str(path_or_name), path)
+            return _whole(path)
         if path.name == "configs" and is_bundle(path.parent):
-            return path.parent
+            return _whole(path.parent)
         raise BundleError(f"{path} is a folder but no bundle: it holds no configs/metadata.json")
     known = known_bundles()
     if str(path_or_name) in known:
-        return known[str(path_or_name)]
+        _tell_hidden(str(path_or_name), known[str(path_or_name)])
+        return _whole(known[str(path_or_name)])
     if path.suffix == ".zip" and path.is_file():
         return unpacked_once(path)
     listing = nearest(str(path_or_name), known) if known else "No bundle is shipped or installed here."
     raise BundleError(f"no bundle {str(path_or_name)!r}: neither a folder nor a known name. {listing}")
+
+
+def _whole(folder: Path) -> Path:
+    """The bundle, after what a killed command began with its files is finished."""
+    finish_interrupted(folder)
+    return folder
 
 
 def _candidate_roots() -> Iterator[Path]:
@@ -105,5 +138,10 @@ def unpacked_once(file: Path) -> Path:
     with unpacked(file, home) as (folder, _):
         name = bundle_name(folder)
         check_name(name)
-        os.replace(folder, home / name)
+        follow_umask(folder)
+        try:
+            os.rename(folder, home / name)
+        except OSError:
+            if not is_bundle(home / name):  # else another process was faster
+                raise
     return home / name

@@ -6,13 +6,15 @@ a stranger's too: it works the same, behind the same limits.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from medseg.config import read_json
 from medseg.io.atomic import write_json
+from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
 from .catalogue import packaged_folder
@@ -25,13 +27,14 @@ def _record() -> Path:
     return record_file().with_name("made_here.json")
 
 
-def content_digest(folder: Path) -> str:
-    """SHA-256 over names and bytes of all configurations and of plan.json."""
+def content_digest(folder: Path, coming: Mapping[Path, bytes] | None = None) -> str:
+    """SHA-256 over names and bytes of all configurations and of plan.json, some of them as they are about to be."""
     layout = Layout(folder)
+    new = coming or {}
     digest = hashlib.sha256()
-    for path in sorted([*layout.configs.glob("*"), layout.plan]):
-        if path.is_file():
-            content = path.read_bytes()
+    for path in sorted({*layout.configs.glob("*"), layout.plan, *new}):
+        if path.parent in (layout.configs, layout.folder) and (path in new or path.is_file()):
+            content = new[path] if path in new else path.read_bytes()
             digest.update(f"{path.name}\n{len(content)}\n".encode("utf-8", "surrogateescape") + content)
     return digest.hexdigest()
 
@@ -44,16 +47,18 @@ def _known() -> list[str]:
     return [str(entry) for entry in content] if isinstance(content, list) else []
 
 
-def note_made(folder: Path) -> None:
-    """Record that a command of this user wrote the bundle as it is; a record that cannot be written is left out."""
-    known, digest = _known(), content_digest(folder)
-    if digest in known:
+def note_made(folder: Path, coming: Mapping[Path, bytes] | None = None) -> None:
+    """Record that a command of this user wrote the bundle as it is; a record that cannot be written is left out.
+
+    Args:
+        folder: the bundle.
+        coming: files that it is about to write.
+    """
+    digest = content_digest(folder, coming)
+    if digest in _known():
         return
-    try:
-        _record().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_record(), [*known, digest][-MOST:])
-    except (OSError, ValueError):
-        return
+    with contextlib.suppress(OSError, ValueError), alone_in(_record().with_suffix(".lock")):
+        write_json(_record(), [*_known(), digest][-MOST:])
 
 
 def is_ours(folder: Path) -> bool:

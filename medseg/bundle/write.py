@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from medseg.layout import Layout, check_name
 from medseg.planning.plan import Plan
 
 from .card import license_text, model_card
-from .checks.planned import LENGTHS
+from .checks.planned import LENGTHS, digest_of
 from .configs.inference import evaluate_config, inference_config
 from .configs.metadata import make_metadata
 from .configs.train import train_config
@@ -88,7 +87,7 @@ def note_applied(layout: Layout, plan: Plan) -> None:
     lengths = {key: plan.optimization.get(key) for key in LENGTHS}
     files = {name: _digest(path) for name, path in _made(layout).items()}
     plan.applied = {}
-    files[layout.plan.name] = _digest_of(plan.to_dict())
+    files[layout.plan.name] = digest_of(plan.to_dict())
     plan.applied = {"lengths": lengths, "files": files}
     plan.write(layout.plan)
 
@@ -105,7 +104,7 @@ def edited_files(layout: Layout) -> list[str] | None:
         return None
     plan.applied = {}
     found = {name: _digest(path) for name, path in _made(layout).items() if path.is_file()}
-    found[layout.plan.name] = _digest_of(plan.to_dict())
+    found[layout.plan.name] = digest_of(plan.to_dict())
     return [name for name in noted if name in found and found[name] != noted[name]]
 
 
@@ -119,11 +118,7 @@ def _digest(path: Path) -> str:
     """Of a file's text; a JSON file by its values, however it is laid out."""
     if path.suffix == ".json":
         try:
-            return _digest_of(read_json(path))
+            return digest_of(read_json(path))
         except ValueError:
             return "unreadable"
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _digest_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import os
 import re
@@ -19,11 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import printable
+from medseg.errors import MedsegError, printable
 from medseg.io import Case
+from medseg.io.behind import case_digest
 
 from .batch import CaseResult
-from .record import file_digest
 
 FOLDER = "input"  # what stands for a folder of scans
 READERS = ("pydicom", "nibabel", "highdicom", "SimpleITK")  # their messages quote headers
@@ -31,7 +30,7 @@ SHORTEST = 3  # letters of a name that is looked for inside a message
 
 
 def anonymous(cases: Sequence[Case]) -> list[Case]:
-    """The cases under new names, each a hash of the bytes of its images; equal images get a number.
+    """The cases under new names, each a hash of the bytes of all files behind its images; equal images get a number.
 
     Example:
         >>> anonymous([Case("MUSTERMANN", (Path("no_such_file.nii.gz"),))])[0].name
@@ -41,19 +40,14 @@ def anonymous(cases: Sequence[Case]) -> list[Case]:
     seen: dict[str, int] = {}
     for case in cases:
         try:
-            name = f"case_{_digest(case)[:16]}"
-        except OSError:  # it fails by itself when its turn comes
+            name = f"case_{case_digest(case)[:16]}"
+        except (MedsegError, OSError):  # it fails by itself when its turn comes
             name = "case_unreadable"
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1 or name == "case_unreadable":
             name = f"{name}_{seen[name]}"
         found.append(dataclasses.replace(case, name=name))
     return found
-
-
-def _digest(case: Case) -> str:
-    digests = [file_digest(path) for path in case.images]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 class Mask:

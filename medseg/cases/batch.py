@@ -18,17 +18,37 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
-from medseg.io import Case, Header, Volume, find_inputs, read_image, write_image, write_json, write_label
+from medseg.datasets import read_case_image
+from medseg.errors import DataError, printable
+from medseg.io import Case, Header, Volume, find_inputs, write_image, write_json, write_label
 from medseg.io.atomic import write_bytes
+from medseg.io.behind import read_unchanged, volume_digest
 from medseg.types import FilePath
 
 from .measures import measure
+from .outputs import CaseOutputs, OutputOptions, make_room
 from .preview import Picture
-from .record import is_finished, make_record, settings_hash
+from .record import finish_record, is_finished, label_digest, make_record, settings_hash
 from .scope import Scope
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Reading:
+    """A case's image, and the SHA-256 of each of its volumes: of the very bytes that the image came from."""
+
+    volume: Volume
+    inputs: list[str]
+
+    @classmethod
+    def of(cls, case: Case, normalization: Sequence[Mapping[str, Any]] = ()) -> Reading:
+        """Read a case. Raises MedsegError as `read_image`, and DataError when its files change all the time."""
+
+        def read() -> Reading:
+            return cls(read_case_image(case, normalization), [volume_digest(path) for path in case.images])
+
+        return read_unchanged(case.images, read)
 
 
 class Segmenter(Protocol):
@@ -39,29 +59,6 @@ class Segmenter(Protocol):
     def segment(self, prepared: Any, progress: Callable[[int, int], None] | None = None) -> NDArray[np.integer]: ...
 
     def describe(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """What is written for each case.
-
-    Args:
-        folder: where to.
-        suffix: format of the label maps: `.nii.gz`, `.nii`, `.nrrd`, `.mha`, ... or `.dcm` for DICOM SEG.
-        one_file_per_label: NAME/LABEL.suffix with 0 and 1 instead of one map NAME.suffix.
-        probabilities: also NAME_probabilities.nii.gz, one channel per class, float32.
-        preview: also NAME.png.
-        statistics: surface and intensities in the record, next to the volumes.
-        resume: skip cases that the same model and settings have finished.
-    """
-
-    folder: Path
-    suffix: str = ".nii.gz"
-    one_file_per_label: bool = False
-    probabilities: bool = False
-    preview: bool = True
-    statistics: bool = False
-    resume: bool = False
 
 
 @dataclass
@@ -94,8 +91,9 @@ class Job:
         request: JSON-ready settings that decide the labels; `--continue` compares them.
         progress: called with (case, windows done, windows in all).
         codes: DICOM codes per label name, from the bundle's label file.
-        read_already: volumes from `first_look`, by their files; each is taken once.
+        read_already: what `first_look` read, by the files; each is taken once.
         scope: what the model was made with; a case outside is warned of by name.
+        normalization: per channel, for those that a case lacks: they become 0 before the network.
     """
 
     segmenter: Callable[[], Segmenter]
@@ -105,15 +103,16 @@ class Job:
     request: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[str, int, int], None] | None = None
     codes: Mapping[str, Any] = field(default_factory=dict)
-    read_already: dict[tuple[Path, ...], Volume] = field(default_factory=dict)
+    read_already: dict[tuple[Path, ...], Reading] = field(default_factory=dict)
     scope: Scope | None = None
+    normalization: Sequence[Mapping[str, Any]] = ()
 
     @property
     def request_hash(self) -> str:
         return settings_hash({"model": dict(self.model), "request": dict(self.request)})
 
 
-def first_look(inputs: Sequence[FilePath]) -> dict[tuple[Path, ...], Volume]:
+def first_look(inputs: Sequence[FilePath]) -> dict[tuple[Path, ...], Reading]:
     """Find the inputs before torch is imported, and read the only one of a single case at once.
 
     So a broken file is named within a second. With several cases each is reported when its turn comes.
@@ -121,10 +120,10 @@ def first_look(inputs: Sequence[FilePath]) -> dict[tuple[Path, ...], Volume]:
     Raises:
         MedsegError: nothing there, or the one file cannot be used.
     """
-    cases = find_inputs(inputs)
+    cases = find_inputs(inputs, gaps=True)  # whether the network does without a channel is the bundle's to say
     if len(cases) != 1 or len(cases[0].images) != 1:
         return {}
-    return {cases[0].images: read_image(cases[0].images[0])}
+    return {cases[0].images: Reading.of(cases[0])}
 
 
 @dataclass
@@ -133,6 +132,7 @@ class _Kept:
 
     header: Header
     affine: NDArray[np.float64]
+    inputs: list[str]
     picture: Picture | None
     image: NDArray[np.float32] | None
     out_of_scope: list[str] = field(default_factory=list)
@@ -152,7 +152,7 @@ def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
         for case, box in _read_ahead(cases, reader, job):
             began = time.perf_counter()
             task: Callable[[], CaseResult]
-            if segmenter is None and isinstance(box[0], Volume):
+            if segmenter is None and isinstance(box[0], Reading):
                 segmenter = job.segmenter()  # what is wrong here (weights, device) is wrong for every case: not caught
                 gc.collect()
                 gc.freeze()  # modules and weights are looked through once, not after each case
@@ -177,42 +177,44 @@ def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
 
 def _read_ahead(
     cases: Sequence[Case], reader: ThreadPoolExecutor, job: Job
-) -> Iterator[tuple[Case, list[Volume | Exception | None]]]:
+) -> Iterator[tuple[Case, list[Reading | Exception | None]]]:
     """Each case with its volume in a box that the taker empties, so that nothing here keeps the voxels alive."""
     ahead = [reader.submit(_read, cases[0], job)] if cases else []
     for number, case in enumerate(cases):
-        box: list[Volume | Exception | None] = [ahead.pop().result()]
+        box: list[Reading | Exception | None] = [ahead.pop().result()]
         if number + 1 < len(cases):
             ahead.append(reader.submit(_read, cases[number + 1], job))
         yield case, box
 
 
-def _read(case: Case, job: Job) -> Volume | Exception | None:
+def _read(case: Case, job: Job) -> Reading | Exception | None:
     """The case's image, why it cannot be read, or None when the case is finished already."""
     try:
-        if job.options.resume and is_finished(
-            record_path(case, job.options), label_paths(case, job), job.request_hash, case.images
-        ):
-            return None
-        if case.images in job.read_already:
+        if job.options.resume:
+            outputs = CaseOutputs.of(case, job.labels, job.options)
+            if is_finished(outputs, job.request_hash, case, statistics=job.options.statistics):
+                return None
+        if case.images in job.read_already and not case.missing:
             return job.read_already.pop(case.images)
-        return read_image(case.images if len(case.images) > 1 else case.images[0])
+        return Reading.of(case, job.normalization)
     except Exception as error:
         return error
 
 
 def _compute(
-    case: Case, box: list[Volume | Exception | None], segmenter: Segmenter, began: float, job: Job
+    case: Case, box: list[Reading | Exception | None], segmenter: Segmenter, began: float, job: Job
 ) -> Callable[[], CaseResult]:
     """Run the network on the volume in the box; returns what is left to do, for the writing thread."""
-    volume = box.pop()
-    assert isinstance(volume, Volume)
+    reading = box.pop()
+    assert isinstance(reading, Reading)
+    volume, inputs = reading.volume, reading.inputs
+    del reading
     picture = Picture.of(volume.array[0], volume.affine) if job.options.preview else None
     image = volume.array[0] if job.options.statistics else None
-    outside = job.scope.warnings(volume) if job.scope is not None else []
+    outside = job.scope.warnings(volume, missing=case.missing) if job.scope is not None else []
     for sentence in outside:
         log.warning("%s: outside of what this model was made for: %s", case.name, sentence)
-    kept = _Kept(volume.header, volume.affine, picture, image, outside)
+    kept = _Kept(volume.header, volume.affine, inputs, picture, image, outside)
     prepared = segmenter.prepare(volume)
     del volume
 
@@ -236,7 +238,7 @@ def _failed(case: Case, error: Exception) -> CaseResult:
         text = f"{type(error).__name__}: {text}"
     if not any(str(path) in text for path in case.images):
         text = f"{case.images[0]}: {text}"
-    return CaseResult(case.name, "failed", error=text)
+    return CaseResult(case.name, "failed", error=printable(text))
 
 
 def _finish(
@@ -252,16 +254,16 @@ def _finish(
     try:
         computed = time.perf_counter()
         rows = measure(label, kept.affine, job.labels, image=kept.image, details=job.options.statistics)
-        paths = _write_labels(case, kept.header, label, job)
-        if job.options.probabilities and kept.probabilities is not None:
-            paths.append(job.options.folder / f"{case.name}_probabilities.nii.gz")
-            write_image(paths[-1], kept.probabilities, kept.header)
-        if kept.picture is not None:
-            paths.append(job.options.folder / f"{case.name}.png")
-            write_bytes(paths[-1], kept.picture.png(label, job.labels))
+        outputs = CaseOutputs.of(case, job.labels, job.options)
+        make_room(case, outputs, label_digest(label))
+        _write_labels(outputs, kept.header, label, job)
+        if outputs.probabilities and kept.probabilities is not None:
+            write_image(outputs.probabilities, kept.probabilities, kept.header)
+        if outputs.preview and kept.picture is not None:
+            write_bytes(outputs.preview, kept.picture.png(label, job.labels))
         seconds = {"compute": computed - began, "write": time.perf_counter() - computed}
         record = make_record(
-            inputs=case.images,
+            inputs=kept.inputs,
             label=label,
             model=job.model,
             settings=settings,
@@ -269,9 +271,9 @@ def _finish(
             seconds=seconds,
             out_of_scope=kept.out_of_scope,
         )
-        record["request"] = job.request_hash
-        paths.append(record_path(case, job.options))
-        write_json(paths[-1], record)
+        finish_record(record, case, job.request_hash, outputs, job.options)
+        write_json(outputs.record, record)
+        paths = [*outputs.results().values(), outputs.record]
         taken = time.perf_counter() - began
         outside = kept.out_of_scope
         return CaseResult(case.name, "done", [path.name for path in paths], "", taken, rows, steps, outside)
@@ -279,43 +281,22 @@ def _finish(
         return _failed(case, error)
 
 
-def record_path(case: Case, options: OutputOptions) -> Path:
-    """Where the record of a case lies."""
-    return options.folder / f"{case.name}.json"
-
-
 def label_paths(case: Case, job: Job) -> list[Path]:
     """The label files of a case."""
-    if not job.options.one_file_per_label:
-        return [job.options.folder / f"{case.name}{job.options.suffix}"]
-    names = [safe_name(name) for value, name in job.labels.items() if value != 0]
-    return [job.options.folder / case.name / f"{name}{job.options.suffix}" for name in names]
+    return list(CaseOutputs.of(case, job.labels, job.options).labels.values())
 
 
-def safe_name(name: str) -> str:
-    """A label's name as a file name.
-
-    Example:
-        >>> safe_name("left kidney / cyst")
-        'left_kidney_cyst'
-    """
-    kept = "".join(letter if letter.isalnum() or letter in "-." else " " for letter in name)
-    return "_".join(kept.split()) or "label"
-
-
-def _write_labels(case: Case, header: Header, label: NDArray[np.integer], job: Job) -> list[Path]:
-    paths = label_paths(case, job)
+def _write_labels(outputs: CaseOutputs, header: Header, label: NDArray[np.integer], job: Job) -> None:
     if job.options.suffix == ".dcm":
         from medseg.io.formats.dicom_seg import segment_for, write_segmentation
 
         if job.options.one_file_per_label:
             raise DataError("DICOM SEG holds all labels in one file; leave out --one-file-per-label")
         segments = {value: segment_for(name, job.codes.get(name)) for value, name in job.labels.items() if value != 0}
-        write_segmentation(paths[0], label, header, segments)
-        return paths
+        write_segmentation(outputs.labels[0], label, header, segments)
+        return
     if not job.options.one_file_per_label:
-        write_label(paths[0], label, header)
-        return paths
-    for path, value in zip(paths, (value for value in job.labels if value != 0), strict=True):
+        write_label(outputs.labels[0], label, header)
+        return
+    for value, path in outputs.labels.items():
         write_label(path, (label == value).astype(np.uint8), header)
-    return paths

@@ -44,7 +44,7 @@ class Picture:
             label: integers.
             names: label value -> name, for the legend.
         """
-        from medseg.evaluation.figures import overlay  # matplotlib is loaded by the first picture
+        from medseg.evaluation.overlay import overlay  # Pillow is loaded by the first picture
 
         coarse = np.ascontiguousarray(label[self.every])
         address = overlay(self.image, coarse, None, self.affine, labels=names, zoom=False)

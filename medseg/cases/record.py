@@ -8,29 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import medseg
-from medseg.config import read_json
+from medseg.io import Case
+from medseg.io.behind import content_digest, volume_digest
+from medseg.record import read_record
+
+from .outputs import CaseOutputs, OutputOptions
 
 FORMAT = 1
-# Values that may differ between two runs whose labels must be equal; everything else is part of the hash.
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files in order of their names."""
-    digest = hashlib.sha256()
-    files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
-    for file in files:
-        with open(file, "rb") as stream:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -38,9 +29,14 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
+def label_digest(label: NDArray[np.integer]) -> str:
+    """SHA-256 of a label map's voxels in C order, of the type that they have."""
+    return hashlib.sha256(np.ascontiguousarray(label).tobytes()).hexdigest()
+
+
 def make_record(
     *,
-    inputs: Iterable[Path],
+    inputs: Sequence[str],
     label: NDArray[np.integer],
     model: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -48,13 +44,20 @@ def make_record(
     seconds: Mapping[str, float],
     out_of_scope: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A JSON-ready record of one case; `hash` covers all but times, so repeats of a run have equal ones."""
+    """A JSON-ready record of one case; `hash` covers all but times, so repeats of a run have equal ones.
+
+    Args:
+        inputs: SHA-256 of each volume as it was read.
+        label: (X, Y, Z).
+        model, settings, measures, out_of_scope: JSON-ready.
+        seconds: what took how long.
+    """
     import torch
 
     record: dict[str, Any] = {
         "format": FORMAT,
-        "inputs_sha256": [file_digest(path) for path in inputs],
-        "label_sha256": hashlib.sha256(np.ascontiguousarray(label).tobytes()).hexdigest(),
+        "inputs_sha256": list(inputs),
+        "label_sha256": label_digest(label),
         "shape": [int(n) for n in label.shape],
         "model": dict(model),
         "settings": dict(settings),
@@ -72,14 +75,35 @@ def make_record(
     return record
 
 
-def is_finished(record_path: Path, outputs: Iterable[Path], request: str, inputs: Iterable[Path]) -> bool:
-    """Whether a case was finished by the same model and settings from the same input; for `--continue`."""
-    if not all(path.is_file() for path in outputs):
-        return False
+def finish_record(
+    record: dict[str, Any], case: Case, request: str, outputs: CaseOutputs, options: OutputOptions
+) -> None:
+    """Add what `is_finished` compares: the request, and the SHA-256 of each written file; and how the label map's name ends."""
+    record["request"], record["statistics"] = request, options.statistics
+    record["missing_channels"] = list(case.missing)
+    record["suffix"], record["one_file_per_label"] = options.suffix, options.one_file_per_label
+    record["outputs_sha256"] = {kind: content_digest(path) for kind, path in outputs.results().items()}
+
+
+def is_finished(outputs: CaseOutputs, request: str, case: Case, *, statistics: bool = False) -> bool:
+    """Whether a case was finished by the same model and settings from the same input, and all wanted files are whole.
+
+    Args:
+        outputs: what is wanted now.
+        request: the hash of all that decides the labels.
+        case: its volumes, and which channels it lacks.
+        statistics: whether the record shall hold them.
+    """
     try:
-        record = read_json(record_path)
-        if record.get("request") != request:
+        record = read_record(outputs.record)
+        if record is None or record.get("request") != request or (statistics and not record.get("statistics")):
             return False
-        return record.get("inputs_sha256") == [file_digest(path) for path in inputs]
+        written = record.get("outputs_sha256", {})
+        wanted = outputs.results().items()
+        if any(not path.is_file() or content_digest(path) != written.get(kind) for kind, path in wanted):
+            return False
+        if record.get("missing_channels", []) != list(case.missing):
+            return False
+        return bool(record.get("inputs_sha256") == [volume_digest(path) for path in case.images])
     except (OSError, ValueError, AttributeError):
         return False

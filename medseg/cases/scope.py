@@ -44,10 +44,23 @@ class Scope:
     channels: Mapping[int, str]
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
-    def warnings(self, volume: Volume) -> list[str]:
-        """One sentence per property of the case that lies outside; without names or paths."""
-        found = [*self._modality(volume), *self._spacing(volume), *self._extent(volume), *self._intensity(volume)]
-        return found
+    def warnings(self, volume: Volume, *, missing: Sequence[int] = ()) -> list[str]:
+        """One sentence per property of the case that lies outside, and per channel that it lacks; without names or paths.
+
+        Args:
+            volume: the image.
+            missing: channels that the case does not have; their values are made up.
+        """
+        lacks = [
+            f"channel {channel} ({self.channels.get(channel, '?')}) is missing; it is 0 here" for channel in missing
+        ]
+        found = [
+            *self._modality(volume),
+            *self._spacing(volume),
+            *self._extent(volume),
+            *self._intensity(volume, missing),
+        ]
+        return [*lacks, *found]
 
     def _modality(self, volume: Volume) -> list[str]:
         told = volume.header.modality
@@ -84,11 +97,13 @@ class Scope:
             return []
         return [f"field of view {_text(extent, 0)} mm; the training data had {_text(typical.tolist(), 0)} mm (median)"]
 
-    def _intensity(self, volume: Volume) -> list[str]:
+    def _intensity(self, volume: Volume, missing: Sequence[int] = ()) -> list[str]:
         found = []
         for channel, facts in enumerate(self.fingerprint.get("intensity") or []):
             if channel >= len(volume.array):
                 break
+            if channel in missing:
+                continue
             low, high = float(facts["p0_5"]), float(facts["p99_5"])
             values = sample(volume.array[channel])
             share = float(((values >= low) & (values <= high)).mean())

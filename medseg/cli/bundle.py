@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     install = actions.add_parser("install", help="verify and unpack a bundle so that its name can be used everywhere")
     install.add_argument("source", metavar="ZIP|URL|hf:OWNER/NAME")
     install.add_argument("--sha256", metavar="HEX", help="refuse the file unless it has this hash")
-    install.add_argument("--force", action="store_true", help="replace an installed bundle of the same name")
+    install.add_argument(
+        "--force", action="store_true", help="replace an installed bundle of the same name, hide a shipped one"
+    )
     add_common_arguments(install, "json", "quiet")
 
     convert = actions.add_parser("import", help="turn a model trained elsewhere into a bundle")

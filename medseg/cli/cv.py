@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medseg.errors import printable
 
+from . import confined
 from .consent import consent
 from .main import EXIT_OK, add_common_arguments
 
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         trust=consent(arguments),
         settings=ScoreSettings(tolerance_mm=arguments.tolerance_mm),
         workers=arguments.threads or 1,
-        progress=None if arguments.quiet or arguments.json else _show_progress,
+        progress=confined.tell_progress or (None if arguments.quiet or arguments.json else _show_progress),
     )
     if not arguments.dry_run:
         with stays_ours(result.bundle.folder):

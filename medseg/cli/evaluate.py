@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from medseg.config import read_json
 from medseg.errors import ConfigError, printable
-from medseg.layout import Layout
+from medseg.io.volume import case_name
 
+from .label_table import LabelTable, known_names, parse_region, read_label_table, words_of
+from .label_table import read_labels as read_labels
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help="all: each reference needs a prediction (default); predicted: only the cases predicted; or case names",
+        help="all: each reference needs a prediction (default); predicted: only the cases predicted; common: those that both "
+        "sides have; or case names",
     )
     parser.add_argument("--metrics", default="overlap,surface,volume,lesion", metavar="LIST", help="groups to compute")
     parser.add_argument("--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice (default 1)")
@@ -61,16 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     table = read_label_table(arguments.labels) if arguments.labels else LabelTable(None, {}, None)
     settings = ScoreSettings(
-        groups=tuple(_words(arguments.metrics)),
+        groups=tuple(words_of(arguments.metrics)),
         tolerance_mm=arguments.tolerance_mm,
         ignore_label=table.ignore if arguments.ignore_label is None else arguments.ignore_label,
         missing=arguments.missing,
     )
-    cases = arguments.cases[0] if arguments.cases in (["all"], ["predicted"]) else arguments.cases
+    cases = arguments.cases[0] if arguments.cases in (["all"], ["predicted"], ["common"]) else arguments.cases
     evaluation = evaluate_folders(
         arguments.prediction,
         arguments.reference,
         labels=table.labels,
+        names=None if table.labels else known_names(Path(arguments.prediction), Path(arguments.reference)),
         regions=table.regions | dict(parse_region(text) for text in arguments.region),
         cases=cases,
         settings=settings,
@@ -83,73 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not evaluation.cases:
         return EXIT_NOTHING_DONE
     return EXIT_SOME_FAILED if evaluation.failed else EXIT_OK
-
-
-class LabelTable(NamedTuple):
-    """What `--labels` names: label value -> name, regions and the ignored value; `labels` None takes the values found."""
-
-    labels: dict[int, str] | None
-    regions: dict[str, tuple[int, ...]]
-    ignore: int | None
-
-
-def read_labels(text: str) -> dict[int, str]:
-    """Label value -> name; see `read_label_table`."""
-    return read_label_table(text).labels or {}
-
-
-def read_label_table(text: str) -> LabelTable:
-    """Labels, regions and ignored value of a bundle (folder, or name of a shipped one), a plan.json, a dataset.json, or
-    `1=anterior,2=posterior`.
-
-    Raises:
-        ConfigError: the text or file is none of these.
-        DataError: labels or regions that contradict each other.
-    """
-    from medseg.bundle.catalogue import known_bundles
-
-    path = Path(text)
-    if not path.exists() and text in (known := known_bundles()):
-        path = known[text]
-    if path.is_dir():
-        plan = Layout(path).plan
-        path = plan if plan.exists() else path / "dataset.json"
-    try:
-        if not path.exists() and "=" in text:
-            named = {int(value): name for value, name in (word.split("=", 1) for word in _words(text))}
-            return LabelTable(named, {}, None)
-        return _label_table(path, read_json(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"--labels {text}: expected a bundle, a plan.json or dataset.json with labels, "
-            f"or 1=name,2=name ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _label_table(path: Path, content: dict[str, Any]) -> LabelTable:
-    """Of a plan, whose regions and ignored value stand beside the labels, or of a dataset.json in any of its layouts."""
-    from medseg.datasets.description import label_names
-    from medseg.datasets.regions import region_table
-
-    if isinstance(content.get("regions"), list):
-        labels = {int(value): str(name) for value, name in content["labels"].items()}
-        regions = {str(region["name"]): tuple(int(v) for v in region["labels"]) for region in content["regions"]}
-        return LabelTable(labels, regions, content.get("ignore_label"))
-    labels, ignore = label_names(path, content)
-    return LabelTable(labels, region_table(path, content), ignore)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def parse_region(text: str) -> tuple[str, tuple[int, ...]]:
-    """Name and label values of `NAME=1,2`. Raises ConfigError."""
-    try:
-        name, values = text.split("=", 1)
-        return name, tuple(int(word) for word in _words(values))
-    except ValueError as error:
-        raise ConfigError(f"--region {text}: expected NAME=1,2") from error
 
 
 def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
@@ -173,7 +109,7 @@ def _worst_scenes(evaluation: Evaluation, images: Path | None, count: int = 6) -
 
     from medseg.evaluation.report import Scene
     from medseg.io.geometry import check_same_grid
-    from medseg.io.volume import case_name, is_volume_file, read_image, read_label
+    from medseg.io.volume import is_volume_file, read_image, read_label
 
     if images is not None and not images.is_dir():
         raise ConfigError(f"--images {images}: no such folder")

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from medseg.errors import ConfigError
+from medseg.errors import BundleError, ConfigError, printable
 
 from .consent import consent
 from .main import add_common_arguments
@@ -21,8 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", default="0", metavar="N|all", help="which fold (default: 0)")
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="JSON file stacked on train.json")
     parser.add_argument("--budget", type=parse_duration, default=None, metavar="2h", help="time per fold, such as 20m")
+    parser.add_argument(
+        "--keys", action="store_true", help="list every key::path of train.json with its value and meaning, and stop"
+    )
     parser.add_argument("--resume", action="store_true", help="continue where the run stopped")
     parser.add_argument("--init-from", default=None, metavar="BUNDLE", help="start from the weights of another bundle")
+    parser.add_argument("--partial", action="append", default=[], metavar="NAME",
+                        help="part of the network, such as head, that may stay as made with --init-from")  # fmt: skip
     add_common_arguments(parser, "device", "threads", "json", "quiet", "trust")
 
 
@@ -42,7 +47,13 @@ def parse_duration(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     from medseg.config import parse_overrides
 
+    bundles = [word for word in (arguments.bundle, *arguments.overrides) if "=" not in word]
+    if "=" in arguments.bundle and len(bundles) == 1:  # a key before the bundle
+        arguments.overrides = [word for word in (arguments.bundle, *arguments.overrides) if word != bundles[0]]
+        arguments.bundle = bundles[0]
     overrides = parse_overrides(arguments.overrides)
+    if arguments.keys:
+        return _list_keys(arguments)
     if arguments.fold != "all" and not arguments.fold.isdigit():
         raise ConfigError(f"--fold is {arguments.fold!r}; expected a number or `all`")
     from medseg.commands.fit import fit_bundle
@@ -55,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         budget_s=arguments.budget,
         init_from=arguments.init_from,
+        partial=arguments.partial,
         device=arguments.device,
         trust=consent(arguments),
     )
@@ -81,3 +93,31 @@ def _next(bundle: str) -> str:
         return f"next: {predict}"
     named = f"folds {', '.join(map(str, folds[:-1]))} and {folds[-1]}"
     return f"next: medseg cv {bundle}, or {predict}: averages {named}; --fold N takes one"
+
+
+def _list_keys(arguments: argparse.Namespace) -> int:
+    """Print every key that can be overridden, one a line."""
+    from medseg.bundle.catalogue import find_bundle
+    from medseg.commands.fit_keys import list_keys, shown
+    from medseg.config import apply_overrides, parse_overrides, read_config
+    from medseg.layout import Layout
+
+    layout = Layout(find_bundle(arguments.bundle))
+    if not layout.train.is_file():
+        raise BundleError(f"{layout.folder}: has no configs/train.json: it can predict, but not be trained")
+    files = [layout.train, *(Path(file) for file in arguments.config)]
+    keys = list_keys(apply_overrides(read_config(files), parse_overrides(arguments.overrides), foreign=False))
+    if arguments.json:
+        print(
+            json.dumps(
+                [
+                    {"key": key.name, "value": json.loads(shown(key.value) or "null"), "meaning": key.meaning}
+                    for key in keys
+                ]
+            )
+        )
+        return 0
+    for key in keys:
+        line = f"{key.name}={shown(key.value)}"
+        print(printable(f"{line:<56} {key.meaning}".rstrip()))
+    return 0

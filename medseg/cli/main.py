@@ -18,11 +18,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from medseg import __version__
-from medseg.errors import MedsegError, nearest
+from medseg.errors import MedsegError
 from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, listening
 
+from .confined import run_confined, stranger_of
 from .endings import GOES_ON, goes_on_by_itself, say_last_words
 from .screen import log_to_screen, safe_screen
+from .words import EXIT_USAGE as EXIT_USAGE
+from .words import Parser, UsageError, parse_words
 
 # verb -> what it does; the file medseg/cli/VERB.py holds its options.
 VERBS = {
@@ -37,18 +40,7 @@ VERBS = {
     "doctor": "say what this machine has and what will run on it",
 }
 
-EXIT_OK, EXIT_NOTHING_DONE, EXIT_USAGE, EXIT_SOME_FAILED = 0, 1, 2, 3
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line for a usage error, with the nearest verb or option."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        if "argument VERB: invalid choice" in message and "'" in message:
-            word = message.split("'")[1]
-            message = f"unknown verb {word!r}. {nearest(word, VERBS)}" if word not in VERBS else message
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE)
+EXIT_OK, EXIT_NOTHING_DONE, EXIT_SOME_FAILED = 0, 1, 3
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -66,9 +58,9 @@ def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser with the options of one verb, or of all of them when `verb` is None."""
-    parser = _Parser(prog="medseg", description=importlib.import_module("medseg").__doc__)
+    parser = Parser(prog="medseg", description=importlib.import_module("medseg").__doc__)
     parser.add_argument("--version", action="version", version=f"medseg {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     for name, text in VERBS.items():
         child = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
         if verb is None or verb == name:
@@ -76,17 +68,9 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(words: list[str], verb: str) -> argparse.Namespace:
-    """Parse a whole command line; `key::path=value` words may stand anywhere, which argparse alone does not allow."""
-    parser = build_parser(verb)
-    arguments, rest = parser.parse_known_args(words)
-    overrides = getattr(arguments, "overrides", None)
-    unknown = [word for word in rest if overrides is None or word.startswith("-") or "=" not in word]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if overrides is not None:
-        arguments.overrides = [*overrides, *rest]
-    return arguments
+def parse(words: Sequence[str], verb: str) -> argparse.Namespace:
+    """The options of a whole command line; see `parse_words`."""
+    return parse_words(build_parser(verb), words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -114,6 +98,9 @@ def _main(words: list[str]) -> int:
 
 def _run(words: list[str], verb: str) -> int:
     try:
+        if not words:
+            build_parser("").print_help()
+            return EXIT_OK
         arguments = parse(words, verb)
     except SystemExit as stop:
         return int(stop.code or 0)
@@ -125,11 +112,15 @@ def _run(words: list[str], verb: str) -> int:
         arguments.resume = True
         logging.getLogger(__name__).info("SLURM has started this job again: going on, as with %s", GOES_ON[verb])
     try:
+        stranger = stranger_of(arguments)
+        if stranger is not None:
+            return run_confined(words, stranger, arguments)
         return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
         if os.environ.get("MEDSEG_DEBUG"):
             traceback.print_exc()
-        return _refuse(str(error), as_json=getattr(arguments, "json", False))
+        code = _refuse(str(error), as_json=getattr(arguments, "json", False))
+        return EXIT_USAGE if isinstance(error, UsageError) else code
     except OSError as error:
         if os.environ.get("MEDSEG_DEBUG"):
             traceback.print_exc()

@@ -21,13 +21,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; 0 on success."""
     roi_size = parse_roi_size(args.roi_size)
     from medseg.networks import PRESETS
-    from medseg.networks.cost import measure
 
     unknown = [name for name in args.names if name not in PRESETS]
     if unknown:
         from medseg.errors import nearest
 
         raise ConfigError(f"preset: found {unknown[0]!r}. {nearest(unknown[0], PRESETS)}")
+    from medseg.networks.cost import measure
+
     rows: list[dict[str, Any]] = []
     for name in args.names or PRESETS:
         sizes = PRESETS[name].sizes if args.size == "all" else (args.size,)

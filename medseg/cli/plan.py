@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_USAGE
     from medseg.commands.plan import plan_bundle
 
-    from .evaluate import parse_region
+    from .label_table import parse_region
 
     if arguments.folds < 2:
         raise ConfigError(f"--folds is {arguments.folds}; expected at least 2")

@@ -8,10 +8,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from medseg.errors import ConfigError, DataError, printable
+from medseg.errors import ConfigError, printable
 
 from .consent import consent
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
+from .words import UsageError, bundle_first
 
 if TYPE_CHECKING:
     from medseg.cases.batch import CaseResult
@@ -20,11 +21,19 @@ UNITS = {"": 1, "B": 1, "K": 2**10, "KB": 2**10, "M": 2**20, "MB": 2**20, "G": 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder or name of a bundle")
+    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="folder or name of a bundle")
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="volume file, folder, pattern, csv list, DICOM folder"
     )
-    parser.add_argument("-i", "--input", action="append", default=[], metavar="INPUT", help="the same; repeatable")
+    parser.add_argument(
+        "-i",
+        "--input",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="INPUT",
+        help="the same; one or several, repeatable",
+    )
     parser.add_argument(
         "-o", "--output", default="predictions", metavar="DIR", help="folder to write to (default: predictions)"
     )
@@ -100,9 +109,11 @@ def parse_mirror(text: str | None) -> tuple[int, ...] | None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    inputs = [*arguments.inputs, *arguments.input]
+    arguments.bundle, inputs = bundle_first(arguments.bundle, [*arguments.inputs, *arguments.input])
+    if arguments.bundle is None:
+        raise UsageError("no BUNDLE is given; name its folder: medseg predict BUNDLE -i scans/ -o labels/")
     if not inputs:
-        raise DataError("no input given: name a file, a folder, a pattern, a csv list or a DICOM folder (-i INPUT)")
+        raise UsageError("no input is given; name a file, a folder, a pattern, a csv list or a DICOM folder: -i INPUT")
     from medseg.bundle.catalogue import find_bundle
     from medseg.cases.batch import first_look
 

@@ -1,7 +1,7 @@
-"""`medseg predict` of a stranger's bundle: a child process opens it, with limits; this is the parent's side.
+"""A stranger's bundle is opened in a child process with limits; this is the parent's side.
 
-The child (`contained_child`) sends one JSON line per event on its standard output. What it sends is data of a stranger:
-nothing of it is run, and its types are checked. Its error stream is ours.
+The child (`contained_child` for `medseg predict`, `medseg.cli.confined` for whole commands) sends one JSON line per event
+(`contained_events`) on its standard output; lines of its error stream pass on to ours, without what commands a terminal.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from typing import Any
 import medseg
 from medseg import errors
 from medseg.bundle.made_here import is_ours
-from medseg.bundle.opening.inventory import escaped
 from medseg.cases.batch import CaseResult
-from medseg.errors import BundleError, MedsegError, ResourceError
+from medseg.errors import BundleError, ResourceError, printable
 
-LONGEST_LINE = 16 << 20  # bytes of one event
+from .contained_events import READ
+
+LONGEST_LINE, LONGEST_WORDS = 16 << 20, 1 << 16  # bytes of one event, and of one line for people
 GRACE_S = 10.0  # between a request to stop and the end by force
-START = "import sys; sys.path.append(sys.argv.pop()); from medseg.commands.contained_child import main; main()"
+START = "import importlib, sys; sys.path.append(sys.argv.pop(1)); importlib.import_module(sys.argv.pop(1)).main()"
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,17 @@ class Watched:
     deadline: float = 0.0
     memory: int | None = None
     ended: bool = False
+    code: int = 0
     cases: list[CaseResult] = field(default_factory=list)
 
     def renew(self) -> None:
         self.deadline = time.monotonic() + self.limits.seconds
+
+    def advance(self) -> None:
+        """Move the deadline, as often as there can be cases."""
+        if self.renewals > 0:
+            self.renewals -= 1
+            self.renew()
 
     def check(self) -> None:
         """Raises ResourceError when a limit is passed."""
@@ -138,29 +146,33 @@ def run_contained(
     trust: Any,
     progress: Callable[[str, int, int], None] | None,
     finished: Callable[[CaseResult, int, int], None] | None,
-) -> list[CaseResult]:
-    """Predict in a child process; returns what became of the cases.
+    printed: Callable[[str], None] | None = None,
+    child: str = "medseg.commands.contained_child",
+) -> Watched:
+    """Work in a child process; returns what became of it: its cases, or its exit code.
 
     Args:
         bundle: the folder, for messages.
-        request: JSON-ready arguments of `predict_here`.
+        request: JSON-ready; what `child` makes of it is its matter.
         cases: how many there can be at most.
         trust: as `load_bundle` takes it; a function is asked here, in the parent.
         progress, finished: see `predict_bundle`.
+        printed: takes what the child wants on the standard output.
+        child: the module whose `main` runs there.
 
     Raises:
         MedsegError: of the child's, or ResourceError for a limit that was passed.
         KeyboardInterrupt: the user's; the child has ended.
     """
     limits = Limits.of_user()
-    with tempfile.TemporaryDirectory(prefix="medseg-contained-") as scratch, _child(scratch) as process:
+    with tempfile.TemporaryDirectory(prefix="medseg-contained-") as scratch, _child(scratch, child) as process:
         watched = Watched(process, limits, bundle, cases)
         watched.renew()
         order = {"request": dict(request), "limits": dataclasses.asdict(limits), "trust": "ask" if callable(trust) else trust,
                  "parent": os.getpid(), "level": _level()}  # fmt: skip
         _send(process, order)
         for event in _events(watched):
-            _take(event, watched, trust, progress, finished)
+            _take(event, watched, trust, progress, finished, printed)
             if watched.ended:
                 break
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -169,7 +181,7 @@ def run_contained(
     if not watched.ended:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise BundleError(f"{bundle}: the process that had it open ended early ({how})")
-    return watched.cases
+    return watched
 
 
 def _level() -> int:
@@ -186,13 +198,16 @@ def _send(process: subprocess.Popen[bytes], message: Any) -> None:
 
 
 @contextlib.contextmanager
-def _child(scratch: str) -> Iterator[subprocess.Popen[bytes]]:
+def _child(scratch: str, module: str) -> Iterator[subprocess.Popen[bytes]]:
     """The process; signals of ours pass on to it, and it has ended, with all it started, when the block is left."""
     root = str(Path(medseg.__file__).resolve().parents[1])
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", START, root],  # -P: no module out of the working directory, which may be the bundle
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env={**os.environ, "TMPDIR": scratch},
+        [sys.executable, "-P", "-c", START, root, module],  # -P: no module out of the working directory, maybe the bundle
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "TMPDIR": scratch},
     )  # fmt: skip
+    words = threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True)
+    words.start()
     told_to_stop: list[int] = []
     previous = None
     if threading.current_thread() is threading.main_thread():
@@ -211,10 +226,20 @@ def _child(scratch: str) -> Iterator[subprocess.Popen[bytes]]:
         raise
     finally:
         _end(process)
+        words.join(GRACE_S)
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
         if told_to_stop:
             signal.raise_signal(told_to_stop[0])
+
+
+def _pass_on(stream: Any) -> None:
+    """The child's error stream, line by line, onto ours."""
+    with contextlib.suppress(OSError, ValueError):
+        while line := stream.readline(LONGEST_WORDS):
+            sys.stderr.write(printable(line.decode("utf-8", "replace"), lines=True))
+            sys.stderr.flush()
+        stream.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -266,7 +291,9 @@ def _events(watched: Watched) -> Iterator[dict[str, Any]]:
         yield event
 
 
-def _take(event: dict[str, Any], watched: Watched, trust: Any, progress: Any, finished: Any) -> None:
+def _take(
+    event: dict[str, Any], watched: Watched, trust: Any, progress: Any, finished: Any, printed: Any = None
+) -> None:
     """Act on one event; it is read whole before anything of ours is called."""
     try:
         kind, content = next(iter(event.items()))
@@ -279,60 +306,19 @@ def _take(event: dict[str, Any], watched: Watched, trust: Any, progress: Any, fi
         trust(told)
         watched.renew()
         _send(watched.process, {"consent": True})
-    elif kind == "progress" and progress is not None:
-        progress(*told)
+    elif kind == "progress":
+        if printed is not None:  # a whole command: its cases are told by nothing else
+            watched.advance()
+        if progress is not None:
+            progress(*told)
     elif kind == "finished":
         watched.cases.append(told[0])
-        if watched.renewals > 0:
-            watched.renewals -= 1
-            watched.renew()
+        watched.advance()
         if finished is not None:
             finished(*told)
+    elif kind == "print" and printed is not None:
+        printed(told)
     elif kind == "end":
-        watched.ended = True
+        watched.ended, watched.code = True, told
     elif kind == "error":
         raise told
-
-
-def _progress_of(content: Any) -> tuple[str, int, int]:
-    name, done, total = content
-    return escaped(str(name)), int(done), int(total)
-
-
-def _finished_of(content: Any) -> tuple[CaseResult, int, int]:
-    fields, done, total = content
-    known = {entry.name for entry in dataclasses.fields(CaseResult)}
-    case = CaseResult(**{key: value for key, value in fields.items() if key in known})
-    texts = (case.name, case.error, *case.outputs, *case.steps, *case.out_of_scope)
-    rows = [entry for row in case.measures for entry in row.items()]  # each a table
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(key, str) for key, _ in rows):
-        raise TypeError
-    if case.status not in ("done", "skipped", "failed"):
-        raise ValueError
-    case.seconds, case.error = float(case.seconds), escaped(case.error)
-    return case, int(done), int(total)
-
-
-def _error_of(content: Any) -> MedsegError:
-    """The child's error by its name; any but ours is the bundle's."""
-    kind, text = content
-    found = getattr(errors, str(kind), BundleError)
-    line = escaped(" ".join(str(text).split()))
-    return found(line) if isinstance(found, type) and issubclass(found, MedsegError) else BundleError(line)
-
-
-def _shown_of(content: Any) -> Any:
-    from medseg.bundle.opening.listing import Shown
-
-    lines = tuple(escaped(str(line)) for line in content["lines"])
-    return Shown(Path(str(content["folder"])), str(content["digest"]), lines)
-
-
-READ: dict[str, Callable[[Any], Any]] = {
-    "memory": int,
-    "ask": _shown_of,
-    "progress": _progress_of,
-    "finished": _finished_of,
-    "end": bool,
-    "error": _error_of,
-}

@@ -1,4 +1,7 @@
-"""The child's side of `contained`: give up what is not needed, open the stranger's bundle, predict, tell events."""
+"""The child's side of `contained`: give up what is not needed, open the stranger's bundle, predict, tell events.
+
+`begin`, `limit_memory` and `report` serve every such child.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from medseg.bundle.opening.confine import close_network, die_with_parent, limit_addresses, write_no_core
@@ -53,23 +57,37 @@ class Channel:
             raise UntrustedBundleError(f"{shown.folder}: not trusted, nothing was run")
 
 
-def main() -> None:
-    """Runs one order and ends with exit code 0 when an event told how it went, else with that of the signal."""
+def begin() -> tuple[Channel, dict[str, Any]]:
+    """Take the order, and give up what a stranger's bundle needs not: call it first, while there is one thread."""
     channel = Channel()
     order = channel.order()
     die_with_parent(int(order["parent"]))
     write_no_core()
     logging.basicConfig(level=int(order["level"]), format="%(message)s", stream=sys.stderr)
-    limits = order["limits"]
-    if not limits["network"]:
-        why = close_network()  # while there is one thread
+    if not order["limits"]["network"]:
+        why = close_network()
         if why:
             log.info("%s, so only Python's own connections are closed to the bundle", why)
     channel.listen()
-    try:
-        channel.tell(memory=_limit_memory(order["request"], limits["memory"]))
+    return channel, order
+
+
+def main() -> None:
+    """Runs one order and ends with exit code 0 when an event told how it went, else with that of the signal."""
+    channel, order = begin()
+
+    def predict() -> int:
+        channel.tell(memory=limit_memory(order["request"]["options"]["device"], order["limits"]["memory"]))
         _predict(order, channel)
-        channel.tell(end=True)
+        return 0
+
+    report(predict, channel, str(order["request"]["bundle"]))
+
+
+def report(work: Callable[[], int], channel: Channel, bundle: str) -> None:
+    """Work, tell how it ended, and end the process."""
+    try:
+        channel.tell(end=work())
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
@@ -79,12 +97,13 @@ def main() -> None:
         if os.environ.get("MEDSEG_DEBUG"):
             traceback.print_exc()
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        channel.tell(error=["BundleError", f"{order['request']['bundle']}: {type(error).__name__}: {told}"])
+        channel.tell(error=["BundleError", f"{bundle}: {type(error).__name__}: {told}"])
     channel.out.flush()
+    sys.stderr.flush()
     os._exit(0)  # threads of a stranger's are not waited for
 
 
-def _limit_memory(request: dict[str, Any], asked: int | None) -> int:
+def limit_memory(device: str, asked: int | None) -> int:
     """Load the libraries, then limit what the bundle may take beyond them; returns the most resident bytes."""
     import psutil
     import torch
@@ -93,7 +112,7 @@ def _limit_memory(request: dict[str, Any], asked: int | None) -> int:
     from medseg.inference.windows.memory import free_bytes
 
     memory = free_bytes(torch.device("cpu")) if asked is None else asked
-    if choose_device(request["options"]["device"]).type == "cpu":
+    if choose_device(device).type == "cpu":
         limit_addresses(memory)  # CUDA reserves huge ranges: there the parent watches what is resident, as it does here
     return memory + int(psutil.Process().memory_info().rss)
 

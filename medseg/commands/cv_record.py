@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.load import Bundle
+from medseg.bundle.together import write_together
+from medseg.bundle.unfinished import staged
 from medseg.config import read_json
 from medseg.evaluation.report import (
     Scene,
@@ -20,11 +22,11 @@ from medseg.evaluation.report import (
     write_report,
 )
 from medseg.evaluation.result import MEAN
-from medseg.io.atomic import atomic_path, write_json
+from medseg.io.atomic import atomic_path
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
-from medseg.selection.averaging import use_networks
+from medseg.selection.averaging import configs_of, write_average
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
@@ -37,26 +39,27 @@ def record_choice(result: CrossValidation) -> Layout:
 
     `plan.json` and `inference.json` get the post-processing; `inference.json` lists the weights that are averaged (those
     of another bundle are copied in), `models/model.pt` holds them as one network; `metadata.json` gets the scores;
-    `docs/cross_validation.json` all of it.
+    `docs/cross_validation.json` all of it. A kill at any moment leaves the old choice or the new one.
     """
-    bundle = result.bundle
-    layout = bundle.layout
-    models, networks = _collect_weights(result)
+    layout = result.bundle.layout
+    models, networks, copied = _collect_weights(result)
+    places = [layout.folder / name for name in models]
+    with atomic_path(staged(layout.weights)) as temporary:
+        write_average([staged(path) if path in copied else path for path in places], temporary)
+    copied.append(layout.weights)
+    files: dict[Path, Any] = {}
+    for path, config in configs_of(layout, models, networks).items():
+        files[path] = _with_steps(config, result.selection.steps)
     plan = Plan.read(layout.plan)
     plan.inference["postprocessing"] = result.selection.steps
     plan.reasons["inference"] = _reason(result)
-    plan.write(layout.plan)
-    for path in (layout.inference, layout.evaluate):
-        if path.is_file():
-            write_json(path, _with_steps(read_json(path), result.selection.steps))
-    use_networks(layout, models, networks)
-    metadata = read_json(layout.metadata)
+    files[layout.plan] = plan.to_dict()
     means = {label: row["dice"].mean for label, row in result.final.summary().items() if row["dice"].count}
-    metadata["eval_metrics"] = {
-        f"mean_dice_{label.replace(' ', '_')}": round(value, 4) for label, value in means.items()
-    }
-    write_json(layout.metadata, metadata)
-    write_json(layout.readme.parent / "cross_validation.json", _without_nan(result.as_dict()))
+    metrics = {f"mean_dice_{label.replace(' ', '_')}": round(value, 4) for label, value in means.items()}
+    files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": metrics}
+    files[layout.cross_validation_record] = _without_nan(result.as_dict())
+    write_together(layout, files, copied)
+    layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     return layout
 
 
@@ -82,21 +85,22 @@ def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> P
     return write_report(path, f"Cross-validation of {', '.join(result.evaluations)}", sections, subtitle=subtitle)
 
 
-def _collect_weights(result: CrossValidation) -> tuple[list[str], dict[str, Any]]:
-    """Weight files to average, relative to the bundle, and the configuration of each that is another network."""
+def _collect_weights(result: CrossValidation) -> tuple[list[str], dict[str, Any], list[Path]]:
+    """Weight files to average, relative to the bundle, the configuration of each that is another network, and the copies."""
     home, *others = result.members[result.chosen]
     folds = result.folds[result.chosen]
     models = [f"models/fold_{fold}/model.pt" for fold in folds]
     networks: dict[str, Any] = {}
+    copied = []
     for other in others:
         for fold in folds:
             name = f"models/{other.name}/fold_{fold}/model.pt"
-            (home.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(home.folder / name) as temporary:
+            copied.append(home.folder / name)
+            with atomic_path(staged(copied[-1])) as temporary:
                 shutil.copyfile(other.layout.fold_weights(fold), temporary)
             models.append(name)
             networks[name] = other.own_network_def
-    return models, networks
+    return models, networks, copied
 
 
 def _with_steps(config: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:

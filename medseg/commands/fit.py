@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.bundle.card import update_figures
 from medseg.bundle.catalogue import find_bundle
-from medseg.bundle.checks.planned import LENGTHS
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
 from medseg.bundle.made_here import stays_ours
-from medseg.bundle.opening.parser import checked_config
-from medseg.bundle.opening.targets import TargetError, canonical_target
+from medseg.bundle.opening.parser import SafeConfig, checked_config
 from medseg.bundle.opening.trusted import TrustedConfig
-from medseg.config import TARGET, apply_overrides, read_config, read_json
+from medseg.config import apply_overrides, read_config, read_json
 from medseg.devices import choose_device
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
-from medseg.layout import Layout, RunFolder
+from medseg.io.locks import alone_in
+from medseg.layout import Layout
 from medseg.planning.folds import number_of_folds
 from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds
-from medseg.tracking.mlflow_logger import close_parent, open_parent
 from medseg.tracking.run_record import read_run_id, write_run_id
 
+from .fit_changes import tell_changes
+from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
+from .fit_values import check_values
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def fit_bundle(
     resume: bool = False,
     budget_s: float | None = None,
     init_from: str | Path | None = None,
+    partial: Sequence[str] = (),
     device: str = "auto",
     trust: Trust = False,
 ) -> dict[int, dict[str, float]]:
@@ -89,7 +91,8 @@ def fit_bundle(
         files: JSON files stacked on train.json.
         resume: continue where the run stopped.
         budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
-        init_from: another bundle (or a state dict) whose weights are the start.
+        init_from: another bundle (or a state dict, also one of published weights) whose weights are the start.
+        partial: beginnings of names (`head`, `decoder`) of what may stay as made where those weights do not fit.
         device: see `medseg.devices.choose_device`.
         trust: let the bundle's files name any Python object and run any expression; see `load_bundle`.
 
@@ -123,10 +126,10 @@ def fit_bundle(
             fit_bundle(
                 coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
             )
-            with stays_ours(folder):
+            with alone_in(Layout(folder).files_lock), stays_ours(folder):
                 attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
-        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained}
+        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
         return _fit_folds(
             folder, folds, overrides, files, settings, nested=fold == "all", device=device, trusted=trusted
         )
@@ -145,14 +148,18 @@ def _fit_folds(
 ) -> dict[int, dict[str, float]]:
     """Train one fold after the other; nested ones below one MLflow run."""
     resume = bool(run_settings["resume"])
+    keys = {key: value for key, value in run_settings.items() if key != "partial"}
     results: dict[int, dict[str, float]] = {}
     parent = None
     for number in folds:
-        if resume and _finished(folder, number):
+        if resume and is_finished(folder, number) and not learnt_from_other_data(folder, number):
             log.info("fold %d is finished", number)
+            send_leftovers(folder, number)
             continue
         shown = None if trusted is None else trusted.root
-        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **run_settings)
+        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **keys)
+        if run_settings["partial"]:  # a word of the function, not a key of train.json: bundles of 0.1 do not have it
+            config["run"] = {**config["run"], "partial": run_settings["partial"]}
         if device != "auto":
             config["device"] = {"_target_": "medseg.components.choose_device", "name": device}
         refuse_mixture(folder, config, _kept(folder, folds, resume=resume))
@@ -166,21 +173,24 @@ def _fit_folds(
             results[number] = run_config(
                 folder, number, config, resume=resume, shown=shown, trusted=trusted is not None
             )
+        with alone_in(Layout(folder).files_lock), stays_ours(folder):
             keep_definition(folder, config)
             update_figures(folder)
     if not results and not chosen_over_several(Layout(folder)):
         with stays_ours(folder):
             average_finished(Layout(folder))  # the last run may have been ended before it did
     if parent is not None:
+        from medseg.tracking.mlflow_logger import close_parent
+
         # the folds of an earlier, interrupted call belong to the mean as well
-        known = {number: metrics_of(folder, number) for number in folds if _finished(folder, number)}
+        known = {number: metrics_of(folder, number) for number in folds if is_finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
 
 
 def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
     """Folds whose weights stay as they are: those that were not asked for, and finished ones of a resumed run."""
-    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and _finished(folder, n))]
+    return [n for n in range(number_of_folds(folder)) if n not in folds or (resume and is_finished(folder, n))]
 
 
 def metrics_of(folder: Path, fold: int) -> dict[str, float]:
@@ -190,12 +200,14 @@ def metrics_of(folder: Path, fold: int) -> dict[str, float]:
     return {name: float(value) for name, value in facts.items() if name.startswith(("train_", "val_"))}
 
 
-def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str:
+def _parent_run(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The MLflow run that the folds are nested under; a resumed `--fold all` finds its first one again."""
+    from medseg.tracking.mlflow_logger import open_parent  # MLflow and Lightning, once there is something to train
+
     runs = Layout(folder).runs
     earlier = read_run_id(runs)
     parent = open_parent(runs, settings["experiment"], run_id=earlier)
-    if parent != earlier:
+    if parent is not None and parent != earlier:
         write_run_id(runs, parent, settings["experiment"])
     return parent
 
@@ -205,11 +217,6 @@ def mean_metrics(results: Mapping[int, Mapping[str, float]]) -> dict[str, float]
     names = {name for metrics in results.values() for name in metrics}
     values = {name: [metrics[name] for metrics in results.values() if name in metrics] for name in names}
     return {f"mean_{name}": sum(found) / len(found) for name, found in sorted(values.items())}
-
-
-def _finished(folder: Path, fold: int) -> bool:
-    layout = Layout(folder)
-    return layout.run(fold).result.is_file() and layout.fold_weights(fold).is_file()
 
 
 def _weights_of(source: str | Path) -> str:
@@ -246,22 +253,37 @@ def run_config(
         UntrustedBundleError: something in it needs trust that was not given.
     """
     from medseg.training.fit import prepare_run_folder
+    from medseg.training.processes import claim_run, is_helper
 
     layout = Layout(folder)
     run = layout.run(fold)
+    check_values(config)
     reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
-    run_folder = layout.run_folder(fold)
-    prepare_run_folder(run_folder, keep=resume)
-    if resume:
-        _tell_changes(run_folder, config)
-    write_json(run.config, dict(config))
-    if reader is None:
-        result = _run_trusted(run.config, Layout(shown or folder).metadata)
-    else:
-        if "initialize" in reader:
-            reader.get("initialize")
-        result = reader.get("run")
+    with claim_run(folder, fold):
+        if reader is not None:
+            _build_first(reader)
+        if not is_helper():
+            prepare_run_folder(run.folder, keep=resume)
+            if resume:
+                tell_changes(run.folder, config)
+        if not is_helper() or trusted:
+            write_json(run.config, dict(config))
+        if reader is None:
+            result = _run_trusted(run.config, Layout(shown or folder).metadata)
+        else:
+            result = reader.get("run")
     return dict(result[0] if isinstance(result, list) else result)
+
+
+def _build_first(reader: SafeConfig) -> None:
+    """Seed, then build the network, the loss and the list of cases: what is wrong with them leaves an earlier run alone."""
+    if "initialize" in reader:
+        reader.get("initialize")
+    if "train::module" in reader:
+        reader.get("train::module")
+    for part in ("train", "validate"):
+        if f"{part}::dataset" in reader:
+            getattr(reader.get(f"{part}::dataset"), "cases", None)
 
 
 def _run_trusted(config: Path, metadata: Path) -> Any:
@@ -279,47 +301,6 @@ def _run_trusted(config: Path, metadata: Path) -> Any:
     except RuntimeError as error:
         raise _first_cause(error) from error
     return result
-
-
-def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
-    """Warn when a run goes on with other settings than it was started with: it is then no longer the same training."""
-    try:
-        earlier = read_json(RunFolder(run_folder).config)
-    except (OSError, ValueError):
-        return
-    if not RunFolder(run_folder).checkpoint.is_file():
-        return
-    if RunFolder(run_folder).budget.is_file():  # the length is the budget's, whatever train.json says
-        earlier, config = (
-            {key: value for key, value in each.items() if key not in LENGTHS} for each in (earlier, config)
-        )
-    before, now = (dict(flat_settings(each)) for each in (earlier, json.loads(json.dumps(dict(config)))))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
-    if changed:
-        log.warning("%s goes on with other settings than it was started with: %s", run_folder.name, listed)
-
-
-def flat_settings(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a configuration with its path, but for those that differ between a run and its continuation."""
-    for key, value in config.items():
-        place = f"{path}::{key}" if path else str(key)
-        if place in ("resume", "budget_s", "pretrained", "train::trainer::parent_run"):
-            continue
-        if isinstance(value, dict):
-            yield from flat_settings(value, place)
-        elif key == TARGET:
-            yield place, _same_part(value)
-        else:
-            yield place, value
-
-
-def _same_part(target: Any) -> Any:
-    """A target by its definition: a part of medseg has kept its meaning under every name that it had."""
-    try:
-        return canonical_target(target)
-    except (TargetError, AttributeError):
-        return target
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -15,9 +15,9 @@ from typing import Any
 
 from medseg.bundle.checks.planned import plan_differences, refused
 from medseg.bundle.configs.inference import SHARED_KEYS, network_def
+from medseg.bundle.together import write_together
 from medseg.config import read_json
 from medseg.errors import ConfigError
-from medseg.io.atomic import write_json
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from medseg.selection.averaging import own_network, replaced_own
@@ -50,7 +50,7 @@ def refuse_mixture(folder: Path, config: Mapping[str, Any], kept: Iterable[int])
 
 
 def refuse_other_plan(folder: Path) -> None:
-    """Refuse to train what plan.json does not say; a length that was changed in train.json alone is told and counts.
+    """Refuse to train what plan.json does not say; a length or folds that were changed in their own file alone are told and count.
 
     Raises:
         ConfigError: with every value in which the two differ.
@@ -62,7 +62,7 @@ def refuse_other_plan(folder: Path) -> None:
             "plan.json's values; to train with the others, write them into plan.json as well."
         )
     for each in differences:
-        log.info("%s: %s; train.json counts", folder.name, each)
+        log.info("%s: %s; %s counts", folder.name, each, each.file)
 
 
 def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
@@ -73,6 +73,7 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
         config: the resolved train.json that made `models/model.pt`.
     """
     layout = Layout(folder)
+    files: dict[Path, Any] = {}
     for path in (layout.train, layout.inference, layout.evaluate):
         if not path.is_file():
             continue
@@ -87,13 +88,18 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
                 log.info("%s: %s is now as trained: %s", path.name, key, _differences(kept[key], value))
             if "network_def" in changes:  # of every network that is averaged
                 changes["network_def"] = replaced_own(content["network_def"], changes["network_def"])
-            write_json(path, content | changes)
-    _keep_plan(layout.plan, config)
+            files[path] = content | changes
+    plan = _plan_as_trained(layout.plan, config)
+    if plan is not None:
+        files[layout.plan] = plan.to_dict()
+    if files:
+        write_together(layout, files)
 
 
-def _keep_plan(path: Path, config: Mapping[str, Any]) -> None:
+def _plan_as_trained(path: Path, config: Mapping[str, Any]) -> Plan | None:
+    """The plan with what was trained; None where it says so already."""
     if not path.is_file() or "network_def" not in config:
-        return
+        return None
     plan = Plan.read(path)
     kept = plan
     if network_def(plan) != config["network_def"]:
@@ -105,8 +111,7 @@ def _keep_plan(path: Path, config: Mapping[str, Any]) -> None:
         if name == "spacing":  # a network of slices leaves the last one as each case has it
             value = [planned if step is None else step for step, planned in zip(value, kept.spacing, strict=True)]
         kept = replace(kept, **{name: value})
-    if kept != plan:
-        kept.write(path)
+    return kept if kept != plan else None
 
 
 def _trained_with(folder: Path, fold: int) -> dict[str, Any]:

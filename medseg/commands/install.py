@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from medseg.bundle.catalogue import find_bundle, installed_folder
+from medseg.bundle.catalogue import find_bundle, installed_folder, shipped_bundles
 from medseg.bundle.opening.archive import MAX_BYTES, unpacked
 from medseg.bundle.weights import sha256_of
 from medseg.errors import BundleError
 from medseg.interruption import run_to_the_end
-from medseg.io.atomic import vanishing
+from medseg.io.atomic import remove_leftovers
+from medseg.io.whole_folders import follow_umask, put_back, put_folder, temporary_folder
 from medseg.layout import bundle_name, check_name, is_bundle
 
 log = logging.getLogger(__name__)
@@ -76,20 +75,23 @@ def _put(source: Path, name: str, *, replace: bool) -> Path:
     """Move a finished folder to its final name.
 
     Raises:
-        BundleError: the name is taken and `replace` is False.
+        BundleError: the name is taken, by an installed bundle or a shipped one, and `replace` is False.
     """
     check_name(name)
     target = installed_folder() / name
-    run_to_the_end()
-    if target.exists():
+    put_back(target)
+    if not replace and target.exists():
+        raise BundleError(f"a bundle {name!r} is installed already in {target}; --force replaces it")
+    if name in shipped_bundles():
         if not replace:
-            raise BundleError(f"a bundle {name!r} is installed already in {target}; --force replaces it")
-        aside = Path(tempfile.mkdtemp(prefix=".replaced_", dir=target.parent))
-        os.replace(target, aside / name)
-        os.replace(source, target)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.replace(source, target)
+            raise BundleError(
+                f"{name!r} is the name of a bundle that comes with medseg, and would stand for the installed one instead; "
+                "change the name in its configs/metadata.json, or let it hide the other with --force"
+            )
+        log.warning("%s now stands for %s, no longer for the bundle of that name that comes with medseg", name, target)
+    follow_umask(source)
+    run_to_the_end()
+    put_folder(source, target)
     return target
 
 
@@ -99,18 +101,19 @@ def install_bundle(source: str, *, sha256: str | None = None, replace: bool = Fa
     Args:
         source: a zip, an http(s) address of one, `hf:owner/name[@revision]`, or a bundle folder.
         sha256: expected hash of the zip.
-        replace: allow an installed bundle of the same name to be replaced.
+        replace: allow an installed bundle of the same name to be replaced, and a shipped one to be hidden.
 
     Returns:
         The installed folder; its name can be used in place of a path from now on.
 
     Raises:
-        BundleError: unreadable, wrong hash, name taken.
+        BundleError: unreadable, wrong hash, name taken, by a shipped bundle too.
         UntrustedBundleError: the archive holds links, climbing paths, a bomb ...
     """
     home = installed_folder()
     home.mkdir(parents=True, exist_ok=True)
-    with vanishing(tempfile.mkdtemp(prefix=".fetching_", dir=home)) as place:
+    remove_leftovers(home)
+    with temporary_folder(home) as place:
         hub = HUB_PATTERN.match(source)
         if hub:
             folder = _from_hub(hub.group(1), hub.group(2), place / "snapshot")

@@ -71,6 +71,7 @@ def plan_bundle(
     output = Path(output)
     chosen = [word for word, value in (("preset", preset), ("size", size)) if value is not None]
     preset, size = preset or DEFAULT_PRESET, size or DEFAULT_SIZE
+    gpu = choose_device(device).type == "cuda"
     name = _bundle_name(output)
     check_place(output, overwrite=overwrite)
     dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
@@ -79,7 +80,6 @@ def plan_bundle(
         fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
     splits = dataset.splits or make_splits(labelled, folds)
     check_splits(splits, labelled)
-    gpu = choose_device(device).type == "cuda"
     dims, _ = choose_dimensions(fingerprint, spatial_dims)
     request = {
         "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medseg.bundle.catalogue import find_bundle
+from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Bundle, Trust, load_bundle
 from medseg.cases.anonymous import Mask, anonymous
-from medseg.cases.batch import CaseResult, Job, OutputOptions, Segmenter, run_cases
+from medseg.cases.batch import CaseResult, Job, Reading, Segmenter, run_cases
 from medseg.cases.measures import rows_to_csv
+from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, OutputOptions, check_outputs
+from medseg.cases.record import settings_hash
 from medseg.cases.scope import Scope
 from medseg.config import read_json
+from medseg.devices import choose_device
 from medseg.errors import ConfigError, DataError, MedsegError
 from medseg.inference.settings import PredictOptions
-from medseg.io import Case, Volume, find_inputs, write_json, write_text
+from medseg.io import Case, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
+from medseg.io.behind import content_digest
 from medseg.types import FilePath
 
 from .contained import needs_child, run_contained
 
 MANY = 100_000  # cases, where they cannot be counted
-CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".dcm")
 
 
@@ -60,7 +64,7 @@ def predict_bundle(
     resume: bool = False,
     trust: Trust = False,
     anonymous_names: bool = False,
-    read_already: dict[tuple[Path, ...], Volume] | None = None,
+    read_already: dict[tuple[Path, ...], Reading] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
 ) -> Prediction:
@@ -90,6 +94,9 @@ def predict_bundle(
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
     if suffix not in FORMATS:
         raise ConfigError(f"format {suffix!r}: expected one of {', '.join(FORMATS)}")
+    options.check()
+    if options.device not in ("auto", "cpu"):
+        choose_device(options.device)  # before anything is read or made
     words = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
     found = find_bundle(str(bundle))
     settings: dict[str, Any] = {
@@ -113,14 +120,14 @@ def predict_bundle(
         "options": dataclasses.asdict(options),
         **settings,
     }
-    cases = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
-    return Prediction(Path(output), cases)
+    done = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
+    return Prediction(Path(output), done.cases)
 
 
 def _at_most(words: Sequence[FilePath]) -> int:
     """How many cases the words can mean; the number of channels, which makes fewer of them, is the bundle's to say."""
     try:
-        return len(find_inputs(words))
+        return len(find_inputs(words, gaps=True))
     except MedsegError:
         return MANY  # such as a list with a column for each channel; what is wrong is told when the bundle is open
 
@@ -139,19 +146,21 @@ def predict_here(
     resume: bool,
     trust: Trust,
     anonymous_names: bool,
-    read_already: dict[tuple[Path, ...], Volume] | None = None,
+    read_already: dict[tuple[Path, ...], Reading] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
 ) -> Prediction:
     """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
     opened = load_bundle(str(bundle), trust=trust).of_shown_files()
-    cases = find_inputs(words, channels=len(opened.channels))
+    gaps = takes_missing_channels(opened.config, opened.plan)
+    cases = find_inputs(words, channels=opened.channels, gaps=gaps)
     mask = None
     if anonymous_names:
         renamed = anonymous(cases)
         cases, mask = renamed, Mask(cases, renamed, words)
     folder = Path(output)
-    _refuse_overwriting(cases, folder, suffix)
+    outputs = OutputOptions(folder, suffix, one_file_per_label, probabilities, preview, statistics, resume)
+    check_outputs(cases, opened.labels, outputs)
 
     def segmenter() -> Segmenter:
         from medseg.bundle.predictor import make_segmenter  # torch is imported here
@@ -162,12 +171,13 @@ def predict_here(
         segmenter=segmenter,
         labels=opened.labels,
         model=model_facts(opened, options.fold),
-        options=OutputOptions(folder, suffix, one_file_per_label, probabilities, preview, statistics, resume),
-        request=options.request(),
+        options=outputs,
+        request=options.request() | {"bundle": deciding_facts(opened, options)},
         progress=progress,
         codes=label_codes(opened),
         read_already=read_already or {},
         scope=scope_of(opened),
+        normalization=opened.config.get("preprocessing_def::normalization") if gaps else (),
     )
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -181,10 +191,15 @@ def _run(
     cases: Sequence[Case], job: Job, mask: Mask | None, finished: Callable[[CaseResult, int, int], None] | None
 ) -> Prediction:
     result = Prediction(job.options.folder)
-    for case in run_cases(cases, job):
-        result.cases.append(mask.result(case) if mask else case)
-        if finished is not None:
-            finished(result.cases[-1], len(result.cases), len(cases))
+    try:
+        for case in run_cases(cases, job):
+            result.cases.append(mask.result(case) if mask else case)
+            if finished is not None:
+                finished(result.cases[-1], len(result.cases), len(cases))
+    except MedsegError:  # an option or the model was refused: nothing is left that looks like a result
+        with suppress(OSError):
+            job.options.folder.rmdir()  # only an empty one goes
+        raise
     return result
 
 
@@ -207,6 +222,30 @@ def model_facts(bundle: Bundle, fold: int | None = None) -> dict[str, Any]:
     }
 
 
+def deciding_facts(bundle: Bundle, options: PredictOptions) -> dict[str, Any]:
+    """Everything in the bundle beside its weights that may change what a case's files hold, for `--continue`.
+
+    The whole inference.json rather than a list of keys: what is forgotten in a list would keep stale labels.
+    """
+    from medseg.bundle.weights import sha256_of
+
+    code = sorted(path for path in bundle.folder.rglob("*.py") if path.is_file())
+    facts: dict[str, Any] = {
+        "inference": bundle.config.raw,
+        "labels": {str(value): name for value, name in bundle.labels.items()},
+        "channels": {str(channel): name for channel, name in bundle.channels.items()},
+        "plan": {} if bundle.plan is None else bundle.plan.inference,
+        "codes": label_codes(bundle),
+        "code": {path.relative_to(bundle.folder).as_posix(): content_digest(path) for path in code},
+    }
+    if options.fast:
+        from medseg.bundle.low_resolution import settings_of
+
+        coarse = bundle.folder / str(settings_of(bundle)["checkpoint"])
+        facts["low_resolution"] = sha256_of(coarse) if coarse.is_file() else ""
+    return {key: settings_hash({"": value}) for key, value in facts.items()}
+
+
 def scope_of(bundle: Bundle) -> Scope:
     """What the bundle was made with, for warnings: its modalities, and the fingerprint that planning measured."""
     if bundle.plan is not None:
@@ -227,14 +266,6 @@ def label_codes(bundle: Bundle) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     listed = entries.values() if isinstance(entries, dict) else entries
     return {str(entry["name"]): entry["codes"] for entry in listed if "codes" in entry}
-
-
-def _refuse_overwriting(cases: Sequence[Case], folder: Path, suffix: str) -> None:
-    """An output that would replace an input is a typing error, not a wish."""
-    for case in cases:
-        target = (folder / f"{case.name}{suffix}").resolve()
-        if any(path.resolve() == target for path in case.images):
-            raise DataError(f"{target}: the output would replace the input; choose another folder with --output")
 
 
 def _write_summary(result: Prediction, *, resume: bool) -> None:

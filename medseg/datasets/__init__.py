@@ -11,7 +11,7 @@ from types import ModuleType
 from medseg.errors import ConfigError, DataError, UnreadableFileError, nearest
 from medseg.types import FilePath
 
-from . import csv, decathlon, folder, nnunet
+from . import csv, decathlon, folder, nnunet, patients
 from .dataset import Dataset, check_declared, check_headers, check_label_values, load_case, read_case_image
 
 __all__ = [
@@ -25,7 +25,13 @@ __all__ = [
     "read_case_image",
 ]
 
-DATASETS: dict[str, ModuleType] = {"decathlon": decathlon, "nnunet": nnunet, "csv": csv, "folder": folder}
+DATASETS: dict[str, ModuleType] = {
+    "decathlon": decathlon,
+    "nnunet": nnunet,
+    "csv": csv,
+    "folder": folder,
+    "patients": patients,
+}
 
 
 def open_dataset(folder: FilePath, kind: str | None = None, *, missing_channels: str = "error") -> Dataset:
@@ -72,5 +78,5 @@ def _without_gaps(dataset: Dataset, missing_channels: str) -> Dataset:
 
 _EXPECTED = (
     "expected images/ and labels/ with files of equal names, or dataset.json with imagesTr/ and labelsTr/ "
-    "(Decathlon, nnU-Net), or cases.csv."
+    "(Decathlon, nnU-Net), or cases.csv, or one folder per patient with image.nii.gz and label.nii.gz."
 )

@@ -13,6 +13,7 @@ import numpy as np
 from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.io.atomic import is_temporary
 from medseg.io.geometry import grid_difference, spacing_of
+from medseg.io.layouts import label_maps, near_match
 from medseg.io.volume import READABLE, case_name, is_volume_file, read_header, read_label
 from medseg.types import Affine, FilePath, LabelXYZ
 
@@ -29,8 +30,9 @@ def evaluate_folders(
     reference: FilePath,
     *,
     labels: Mapping[int, str] | None = None,
+    names: Mapping[int, str] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
-    cases: Literal["all", "predicted"] | Sequence[str] = "all",
+    cases: Literal["all", "predicted", "common"] | Sequence[str] = "all",
     settings: ScoreSettings | None = None,
     workers: int = 1,
     progress: Callable[[int, int, str], None] | None = None,
@@ -39,12 +41,13 @@ def evaluate_folders(
 
     Args:
         prediction: folder of label maps, or one file.
-        reference: folder of label maps, or one file.
+        reference: folder of label maps, of a dataset (its labels are taken), or one file.
         labels: value -> name of the labels that may occur; 0 is the background and is not scored. None takes the
             values found.
+        names: value -> name, for those of the values found that have one; only without `labels`.
         regions: name -> values of regions made of several labels, scored beside the labels.
-        cases: `all` asks for a prediction for each reference, `predicted` leaves references without one out, and a list
-            of names scores just these.
+        cases: `all` asks for a prediction for each reference, `predicted` leaves references without one out, `common` leaves
+            out what one side lacks, and a list of names scores just these.
         settings: what to compute.
         workers: cases scored at the same time.
         progress: called with (done, total, case name) after each case.
@@ -57,7 +60,7 @@ def evaluate_folders(
     """
     pairs, skipped = pair_cases(prediction, reference, cases=cases)
     evaluation = evaluate_pairs(
-        pairs, labels=labels, regions=regions, settings=settings, workers=workers, progress=progress
+        pairs, labels=labels, names=names, regions=regions, settings=settings, workers=workers, progress=progress
     )
     return dataclasses.replace(evaluation, skipped=skipped)
 
@@ -66,6 +69,7 @@ def evaluate_pairs(
     pairs: Sequence[Pair],
     *,
     labels: Mapping[int, str] | None = None,
+    names: Mapping[int, str] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
     settings: ScoreSettings | None = None,
     workers: int = 1,
@@ -77,7 +81,7 @@ def evaluate_pairs(
 
     Args:
         pairs: (case name, prediction file, reference file).
-        labels, regions, settings, workers, progress: as in `evaluate_folders`.
+        labels, names, regions, settings, workers, progress: as in `evaluate_folders`.
         change: applied to each prediction before it is scored, such as a post-processing.
         declared: case name -> label values that were annotated in it, for cases with partial annotation; the scores of
             other labels are NaN with that reason. Cases that are not named are fully annotated.
@@ -89,7 +93,7 @@ def evaluate_pairs(
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        jobs = [(pair, pool.submit(_score_pair, pair, wanted, known, settings, change)) for pair in pairs]
+        jobs = [(pair, pool.submit(_score_pair, pair, wanted, known, settings, change, names or {})) for pair in pairs]
         for done, ((name, *_), job) in enumerate(jobs, start=1):
             try:
                 scored.append(job.result())
@@ -97,35 +101,49 @@ def evaluate_pairs(
                 failed[name] = str(error)
             if progress:
                 progress(done, len(pairs), name)
-    found = wanted if labels is not None else _union_of_labels(scored) | wanted
+    found = wanted if labels is not None else _union_of_labels(scored, names or {}) | wanted
     complete = [dataclasses.replace(case, labels=_with_absent(case.labels, found, settings)) for case in scored]
     complete = [_only_declared(case, found, (declared or {}).get(case.name)) for case in complete]
     return Evaluation(complete, found, settings, failed)
 
 
 def pair_cases(
-    prediction: FilePath, reference: FilePath, *, cases: Literal["all", "predicted"] | Sequence[str] = "all"
+    prediction: FilePath, reference: FilePath, *, cases: Literal["all", "predicted", "common"] | Sequence[str] = "all"
 ) -> tuple[list[Pair], list[str]]:
     """Pairs of files by case name, and the names of references left out; see `evaluate_folders`."""
     left, right = Path(prediction), Path(reference)
     if left.is_file() and right.is_file():
         return [(case_name(right), left, right)], []
     predicted, true = _label_files(left), _label_files(right)
+    both = sorted(predicted.keys() & true.keys())
     if isinstance(cases, str):
-        if cases not in ("all", "predicted"):
-            raise ValueError(f"cases is 'all', 'predicted' or a list of names, not {cases!r}")
-        names = sorted(true if cases == "all" else predicted)
-        _refuse_missing("prediction", sorted(predicted.keys() - true.keys()), "reference", right)
+        if cases not in ("all", "predicted", "common"):
+            raise ValueError(f"cases is 'all', 'predicted', 'common' or a list of names, not {cases!r}")
+        if cases == "common" and not both:
+            way_out = _way_out(sorted(predicted), true, both, predicted_helps=False)
+            _refuse_missing("prediction", sorted(predicted), "reference", right, way_out)
+        names = both if cases == "common" else sorted(true if cases == "all" else predicted)
+        extra = [] if cases == "common" else sorted(predicted.keys() - true.keys())
+        _refuse_missing("prediction", extra, "reference", right, _way_out(extra, true, both, predicted_helps=False))
     else:
         names = sorted(set(cases))
-    _refuse_missing("case", [name for name in names if name not in true], "reference", right)
-    _refuse_missing("reference", [name for name in names if name not in predicted], "prediction", left)
+    unknown = [name for name in names if name not in true]
+    _refuse_missing("case", unknown, "reference", right, _way_out(unknown, true, both, predicted_helps=False))
+    lacking = [name for name in names if name not in predicted]
+    helps = _way_out(lacking, predicted, both, predicted_helps=predicted.keys() <= true.keys())
+    _refuse_missing("reference", lacking, "prediction", left, helps)
     return [(name, predicted[name], true[name]) for name in names], sorted(true.keys() - set(names))
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise UnreadableFileError(f"{folder}: no such folder of label maps")
+        raise UnreadableFileError(f"{folder}: no such folder of label maps; check the path")
+    listed = [] if any(is_volume_file(path) for path in folder.iterdir()) else label_maps(folder)
+    if listed:
+        twice = sorted({name for name, _ in listed if [other for other, _ in listed].count(name) > 1})
+        if twice:
+            raise DataError(f"{folder}: two label maps belong to case {twice[0]!r}; name the folder of those to score")
+        return dict(listed)
     files = [path for path in sorted(folder.iterdir()) if is_volume_file(path) and not is_temporary(path)]
     files = [path for path in files if not _beside_labels(path, {case_name(other) for other in files})]
     if not files:
@@ -151,12 +169,23 @@ def _beside_labels(path: Path, cases: Collection[str]) -> bool:
     return header.channels > 1 or np.dtype(header.dtype).kind == "f"
 
 
-def _refuse_missing(whose: str, names: Sequence[str], what: str, folder: Path) -> None:
+def _refuse_missing(whose: str, names: Sequence[str], what: str, folder: Path, way_out: str) -> None:
     if not names:
         return
     some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    way_out = "Score the predicted cases only with cases='predicted' (--cases predicted), or name them."
     raise DataError(f"{folder}: no {what} for the {whose}{'s' if len(names) > 1 else ''} {some}. {way_out}")
+
+
+def _way_out(missing: Sequence[str], there: Collection[str], both: Sequence[str], *, predicted_helps: bool) -> str:
+    """What works: another name, the cases that were predicted, or those that both sides have."""
+    near = near_match(missing[0], [name for name in there if name not in both]) if missing else None
+    if near is not None:
+        return f"Case {near!r} there looks like {missing[0]!r}: give both files one name."
+    if not both:
+        return f"The two folders have no case name in common; there are {', '.join(sorted(there)[:3])}, ... Rename the files."
+    if predicted_helps:
+        return "Score the predicted cases only with --cases predicted (cases='predicted')."
+    return "Score what both folders have with --cases common (cases='common')."
 
 
 def _score_pair(
@@ -165,6 +194,7 @@ def _score_pair(
     known: set[int] | None,
     settings: ScoreSettings,
     change: Callable[[LabelXYZ, Affine], LabelXYZ] | None,
+    names: Mapping[int, str],
 ) -> CaseScores:
     name, prediction_path, reference_path = pair
     reference, prediction = read_label(reference_path), read_label(prediction_path)
@@ -179,7 +209,7 @@ def _score_pair(
     if known is None:
         known = (_values(reference.array) | _values(prediction.array)) - {settings.ignore_label}
         plain = sorted(known - {0})
-        regions = {str(value): (value,) for value in plain} | dict(regions)
+        regions = {names.get(value, str(value)): (value,) for value in plain} | dict(regions)
     try:
         scores = score_case(
             reference.array,
@@ -200,9 +230,11 @@ def _values(array: LabelXYZ) -> set[int]:
     return set(np.unique(array).tolist())
 
 
-def _union_of_labels(cases: Iterable[CaseScores]) -> dict[str, tuple[int, ...]]:
-    found = {name for case in cases for name in case.labels if name.lstrip("-").isdigit()}
-    return {name: (int(name),) for name in sorted(found, key=int)}
+def _union_of_labels(cases: Iterable[CaseScores], names: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+    found = {name for case in cases for name in case.labels}
+    named = {value for value, name in names.items() if name in found}
+    values = named | {int(name) for name in found if name.lstrip("-").isdigit()}
+    return {names.get(value, str(value)): (value,) for value in sorted(values)}
 
 
 def _with_absent(

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from medseg.errors import ConfigError, nearest
+
+# Names only, for a check before torch is imported; engines/choice.py and engines/engine.py hold what they stand for.
+ENGINES = ("auto", "eager", "compile", "openvino")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 @dataclass(frozen=True)
 class LabelSettings:
@@ -90,6 +96,22 @@ class PredictOptions:
     slab_type: str = "auto"
     fast: bool = False
     fold: int | None = None
+
+    def check(self) -> None:
+        """Refuse what no model can do, before anything is read.
+
+        Raises:
+            ConfigError: naming the option, the value and what is expected.
+        """
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise ConfigError(f"overlap is {self.overlap}; expected at least 0 and below 1, such as --overlap 0.5")
+        if self.window_batch is not None and self.window_batch < 1:
+            raise ConfigError(f"window_batch is {self.window_batch}; expected at least 1: --window-batch 1")
+        if self.max_memory is not None and self.max_memory < 1 << 20:
+            raise ConfigError(f"max_memory is {self.max_memory} bytes; expected such as --max-memory 8GB")
+        for name, value, known in (("engine", self.engine, ENGINES), ("precision", self.precision, PRECISIONS)):
+            if value is not None and value not in known:
+                raise ConfigError(f"{name} is {value!r}; expected such as --{name} {known[0]}. {nearest(value, known)}")
 
     def request(self) -> dict[str, Any]:
         """The settings that decide the labels (not how fast they come), for `--continue`."""

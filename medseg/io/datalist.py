@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medseg.errors import DataError, nearest
 
+from .file_names import same_file
 from .formats.stream import open_file
 from .volume import case_name
 
@@ -44,7 +45,7 @@ def check_unique(cases: Iterable[Case], *, whose: str) -> None:
     seen: dict[str, Case] = {}
     for case in cases:
         # upper and lower case are one name on Windows and macOS
-        other = seen.setdefault(case.name.casefold(), case)
+        other = seen.setdefault(same_file(case.name), case)
         if other is not case:
             raise DataError(
                 f"{whose}: two cases are named {case.name!r} ({other.images[0]} and {case.images[0]}); rename one file, or give "

@@ -103,8 +103,8 @@ def check_affine(affine: Affine, path: str | Path, *, allow_shear: bool = False)
     if shear > SHEAR_LIMIT and not allow_shear:
         raise GeometryError(
             f"{path}: the affine is sheared: voxel axes are {np.degrees(np.arcsin(min(shear, 1.0))):.2f} degrees away "
-            "from right angles (a tilted gantry or a 12-parameter registration). Resample it to a straight grid, or "
-            "read it with allow_shear=True."
+            "from right angles (a tilted gantry or a 12-parameter registration). Resample it to a straight grid: "
+            f"python -m medseg.io.straighten {path} STRAIGHT.nii.gz (--label for a label map)."
         )
 
 

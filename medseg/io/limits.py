@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medseg.devices import free_memory
 from medseg.errors import ConfigError, ResourceError, UnreadableFileError
 
 # 512 x 512 x 5700: beyond any clinical scan, within what a workstation holds as float32 (6 GB)
@@ -50,9 +51,7 @@ def check_memory(path: Path, needed_bytes: int) -> None:
     """Refuse an array that this machine cannot hold now. Raises ResourceError with both numbers."""
     if needed_bytes < _ASK_ABOVE_BYTES:
         return
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
+    free = free_memory()
     if needed_bytes > free:
         raise ResourceError(
             f"{path}: needs {needed_bytes / 2**30:.1f} GiB for its voxels, {free / 2**30:.1f} GiB of memory are free; "

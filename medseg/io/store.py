@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ from medseg.errors import DataError, ResourceError
 from .atomic import remove_leftovers, temporary_beside
 from .behind import case_files, content_digest, read_unchanged
 from .datalist import Case
+from .locks import alone_in, is_held
 
 VERSION = 1
 CHUNK = 16 * 2**20
+# How long a process waits for another that builds nothing, before it builds a case itself.
+OTHERS_MAY_IDLE_S = 20.0
 log = logging.getLogger(__name__)
 
 
@@ -129,16 +133,59 @@ class Store:
         )
 
     def ensure(self, case: Case, build: Callable[[Case], StoredArrays]) -> StoredArrays:
-        """The stored arrays, built first (again) where they are missing, damaged or stale."""
+        """The stored arrays, built first (again) where they are missing, damaged or stale; one process builds, others wait."""
         folder = self.case_folder(case)
-        existed = folder.exists()
-        try:
-            return self.open(case, verify=True)
-        except DamagedStoreError as error:
-            if existed:
-                log.warning("%s; preprocessing it again", error)
-        self._write(folder, case, *_built(case, build))
+        with alone_in(self._lock(case)):
+            existed = folder.exists()
+            try:
+                return self.open(case, verify=True)
+            except DamagedStoreError as error:
+                if existed:
+                    log.warning("%s; preprocessing it again", error)
+            self._write(folder, case, *_built(case, build))
+            return self._reopen(case)
+
+    def _lock(self, case: Case) -> Path:
+        folder = self.case_folder(case)
+        return folder.with_name(f".{folder.name}.lock")
+
+    def _reopen(self, case: Case) -> StoredArrays:
+        """`open`, where another process may be exchanging the folder: on drives without locks both build, and one is last."""
+        for pause in (0.05, 0.2, 1.0):
+            try:
+                return self.open(case)
+            except DamagedStoreError:
+                time.sleep(pause)
         return self.open(case)
+
+    def await_all(
+        self,
+        cases: Iterable[Case],
+        build: Callable[[Case], StoredArrays],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """What `ensure_all` of another process on this machine makes; built here only where nobody else does for a while."""
+        todo = list(cases)
+        left, idle_since = todo, time.monotonic()
+        while left:
+            missing = [case for case in left if not self._is_whole(case)]
+            if len(missing) < len(left) or any(is_held(self._lock(case)) for case in missing):
+                idle_since = time.monotonic()
+            left = missing
+            if progress:
+                progress(len(todo) - len(left), len(todo))
+            if left and time.monotonic() - idle_since > OTHERS_MAY_IDLE_S:
+                self.ensure(left[0], build)
+            elif left:
+                time.sleep(0.2)
+
+    def _is_whole(self, case: Case) -> bool:
+        try:
+            self.open(case, verify=True)
+        except DamagedStoreError:
+            return False
+        return True
 
     def ensure_all(
         self,
@@ -183,6 +230,8 @@ class Store:
                 json.dump(record, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if self._is_whole(case):  # another process was quicker, on a drive without locks
+                return
             if folder.exists():  # set aside by one rename: a kill never leaves half of an old case under its name
                 old = temporary_beside(folder)
                 with contextlib.suppress(FileNotFoundError):  # another process was quicker

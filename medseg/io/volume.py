@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError, GridMismatchError, LabelError, UnreadableFileError
 from medseg.types import FilePath
 
+from .file_names import readable_name
 from .formats import dicom, metaimage, mgh, nifti, nifti_write, nrrd
 from .formats.voxels import check_payload, read_float32, read_integers, smallest_type
 from .geometry import check_same_grid
@@ -175,7 +176,7 @@ def write_image(path: FilePath, array: NDArray[Any], like: Header | Volume) -> N
 
 
 def case_name(path: FilePath) -> str:
-    """A file's name without its volume suffix; a folder's own name.
+    """A file's name without its volume suffix; a folder's own name. In readable letters, whatever its bytes are.
 
     Example:
         >>> case_name("scans/patient.1.nii.gz")
@@ -183,7 +184,7 @@ def case_name(path: FilePath) -> str:
     """
     path = Path(path)
     suffix = _suffix(path, (*READABLE, DICOM_SUFFIX))
-    return path.name[: -len(suffix)] if suffix else path.name
+    return readable_name(path.name[: -len(suffix)] if suffix else path.name)
 
 
 def is_volume_file(path: Path) -> bool:
@@ -216,7 +217,7 @@ def _suffix(path: Path, known: Iterable[str]) -> str:
 
 
 def _is_series(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() == DICOM_SUFFIX
+    return path.is_dir() or dicom.is_dicom_file(path)
 
 
 def _module_for(path: Path) -> ModuleType:

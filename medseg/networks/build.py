@@ -1,7 +1,7 @@
 """From a preset's name to a network: `build_network`, the target that bundles name in their configuration."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +9,14 @@ from torch import nn
 
 from medseg.errors import ConfigError, nearest
 
-from .build_stage import StageBuilder, count_branches, flat_names
+from .build_stage import StageBuilder, count_branches, flat_names, made
 from .contract import Site
 from .decoders import DECODERS
 from .layers.common import per_axis
 from .mixers import MIXERS
 from .network import DualEncoder, Encoder, EncoderLevel, SegmentationNetwork
 from .presets import PRESETS
+from .published import settle
 from .recipe import Layer, Level, NetworkSpec
 from .skips import SKIPS
 from .steps_down import ENTRIES
@@ -23,17 +24,18 @@ from .strides import kernel_sizes, resolve_strides
 
 
 def build_network(
-    preset: str,
+    preset: str | None = None,
     spatial_dims: int = 3,
     in_channels: int = 1,
     out_channels: int = 2,
-    size: str = "nano",
+    size: str | None = None,
     mixer: str | None = None,
     strides: Sequence[int | Sequence[int]] | None = None,
     roi_size: Sequence[int] | None = None,
     deep_supervision: bool = True,
     *,
-    padding: str = "masked",
+    published: str | None = None,
+    padding: str | None = None,
     norm: str | None = None,
     condition_width: int = 0,
     checkpointing: bool = False,
@@ -46,19 +48,22 @@ def build_network(
         spatial_dims: 2 or 3.
         in_channels: image channels.
         out_channels: classes, background included.
-        size: `nano`, or a published size of the preset.
+        size: `nano` (None), or a published size of the preset.
         mixer: name in `MIXERS` that takes the place of every token mixer; `identity` is the ablation.
         strides: per level, per axis; the preset's if None (and nothing else is known).
         roi_size: training patch; without `strides`, axes that are too short for the preset's strides are not halved.
         deep_supervision: make a head for every decoded scale.
-        padding: `masked` (tokens beyond the grid do not exist) or `published` (zeros take part in windows).
+        published: name in `PUBLISHED`, such as `mambavision_t`: sets preset, size, padding, norm and what else published
+            weights were trained with; nothing that it sets may be given another value.
+        padding: `masked` (None; tokens beyond the grid do not exist) or `published` (zeros take part in windows).
         norm: `instance` or `batch` for the convolutions, the preset's if None.
         condition_width: channels of a conditioning vector, for `time_attention`.
         checkpointing: recompute sub-layers in the backward pass, for less memory.
-        options: any field of `NetworkSpec` to replace (decoder, drop_path, layer_scale ...).
+        options: any field of `NetworkSpec` to replace (decoder, drop_path, layer_scale, layer_options ...).
 
     Returns:
-        A module with `forward(image) -> logits` and `forward_scales(image) -> list of logits`, finest first.
+        A module with `forward(image) -> logits` and `forward_scales(image) -> list of logits`, finest first; its
+        `configuration` holds the arguments that build the same network again.
 
     Raises:
         ConfigError: an unknown name, or sizes that do not fit together; found and expected are named.
@@ -67,16 +72,35 @@ def build_network(
         >>> build_network("mambavision", spatial_dims=2).divisor
         (16, 16)
     """
-    spec = find_spec(preset, size, spatial_dims)
-    spec = replace(spec, **check_options(spec, options | ({} if norm is None else {"norm": norm})))
+    given = options | {"padding": padding, "norm": norm}
+    form = settle(published, preset, size, spatial_dims, {k: v for k, v in given.items() if v is not None})
+    spec = form.adjust(find_spec(form.preset, form.size, spatial_dims), spatial_dims)
+    spec = replace(spec, **check_options(spec, form.options))
+    check_layers(spec, mixer)
     if mixer is not None and mixer not in MIXERS:
         raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, MIXERS)}")
-    if padding not in ("masked", "published"):
-        raise ConfigError(f"padding: found {padding!r}, expected masked or published")
+    if form.padding not in ("masked", "published"):
+        raise ConfigError(f"padding: found {form.padding!r}, expected masked or published")
     if min(in_channels, out_channels) < 1:
         raise ConfigError(f"channels: found {in_channels} in and {out_channels} out, expected at least 1 of each")
     steps = resolve_strides(spec, spatial_dims, strides, roi_size)
-    make = LevelBuilder(spec, spatial_dims, in_channels, mixer, padding, condition_width, checkpointing)
+    patch = None if roi_size is None else per_axis(list(roi_size), spatial_dims, "roi_size")
+    make = LevelBuilder(spec, spatial_dims, in_channels, mixer, form.padding, condition_width, checkpointing, patch)
+    encoder, decoder = assemble(make, steps)
+    network = SegmentationNetwork(
+        encoder, decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
+    )
+    network.configuration = plain(
+        {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels, "mixer": mixer,
+         "strides": steps, "roi_size": patch, "deep_supervision": deep_supervision, "condition_width": condition_width,
+         "checkpointing": checkpointing, **form.words}
+    )  # fmt: skip
+    return network
+
+
+def assemble(make: "LevelBuilder", steps: Sequence[tuple[int, ...]]) -> tuple[nn.Module, nn.Module]:
+    """Encoder (both towers joined) and decoder of a specification."""
+    spec = make.spec
     encoder: nn.Module = make.encoder(spec.levels, steps)
     channels = [level.width for level in spec.levels]
     if spec.second:
@@ -87,10 +111,14 @@ def build_network(
     decoder_options = dict(spec.decoder_options)
     if "layers" in decoder_options:
         decoder_options["bodies"] = make.bodies(decoder_options.pop("layers"), sites)
-    decoder = DECODERS[spec.decoder](sites, channels, steps, **decoder_options)
-    return SegmentationNetwork(
-        encoder, decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
-    )
+    return encoder, DECODERS[spec.decoder](sites, channels, steps, **decoder_options)
+
+
+def plain(value: Any) -> Any:
+    """Mappings, tuples and their contents as a JSON file holds them; entries that are None are left out."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items() if entry is not None}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def find_spec(preset: str, size: str, spatial_dims: int) -> NetworkSpec:
@@ -113,16 +141,41 @@ def check_options(spec: NetworkSpec, options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def check_layers(spec: NetworkSpec, mixer: str | None) -> None:
+    """Refuse settings of sub-layers and entries that no level has.
+
+    Raises:
+        ConfigError: the name, and the nearest one that the network has.
+    """
+    levels = (*spec.levels, *spec.second)
+    names = {name for level in levels for name in (*flat_names(level.layers), level.entry)} | {mixer or ""}
+    names.update(name for layers in spec.decoder_options.get("layers", ()) for name in flat_names(layers))
+    for name, settings in spec.layer_options.items():
+        if name not in names:
+            raise ConfigError(
+                f"layer_options: found {name!r}, which this network does not have. {nearest(name, names)}"
+            )
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"layer_options: {name} is {settings!r}, expected settings by name")
+
+
 class LevelBuilder:
     """What all levels of a network share while they are built."""
 
     def __init__(self, spec: NetworkSpec, spatial_dims: int, in_channels: int, mixer: str | None, padding: str,
-                 condition_width: int, checkpointing: bool) -> None:  # fmt: skip
+                 condition_width: int, checkpointing: bool, patch: tuple[int, ...] | None) -> None:  # fmt: skip
         self.spec, self.spatial_dims, self.in_channels = spec, spatial_dims, in_channels
         self.mixer, self.padding, self.condition_width = mixer, padding, condition_width
-        self.checkpointing = checkpointing
+        self.checkpointing, self.patch = checkpointing, patch
 
-    def site(self, level: Level, kernel: tuple[int, ...]) -> Site:
+    def grid(self, steps: Sequence[tuple[int, ...]], index: int) -> tuple[int, ...] | None:
+        """Voxels per axis that the training patch leaves on a level, where a patch is known."""
+        left = self.patch
+        for step in steps[: index + 1]:
+            left = None if left is None else tuple(-(-n // s) for n, s in zip(left, step, strict=True))
+        return left
+
+    def site(self, level: Level, kernel: tuple[int, ...], grid: tuple[int, ...] | None = None) -> Site:
         """What the sub-layers of a level know about it."""
         spec = self.spec
         window: tuple[int, int, int] | None = None
@@ -133,7 +186,7 @@ class LevelBuilder:
             width=level.width, num_heads=level.num_heads, window_size=window, spatial_dims=self.spatial_dims,
             kernel_size=kernel, norm=spec.norm, activation=spec.activation, token_norm=spec.token_norm,
             token_norm_eps=spec.token_norm_eps, layer_scale=spec.layer_scale, padding=self.padding,
-            condition_width=self.condition_width,
+            condition_width=self.condition_width, grid=grid,
         )  # fmt: skip
 
     def encoder(self, levels: Sequence[Level], steps: Sequence[tuple[int, ...]], start: int = 0) -> Encoder:
@@ -143,14 +196,19 @@ class LevelBuilder:
         rates = [self.spec.drop_path * i / max(total - 1, 1) for i in range(total)]
         built, channels, index_above = [], self.in_channels, -1
         for index, level in enumerate(levels, start):
-            site = self.site(level, kernels[index])
+            site = self.site(level, kernels[index], self.grid(steps, index))
             above = -1 if level.from_image else index_above
             step = tuple(math.prod(s[axis] for s in steps[above + 1 : index + 1]) for axis in range(self.spatial_dims))
-            entry = ENTRIES[level.entry](
-                site, self.in_channels if level.from_image else channels, step, **level.options.get("entry", {})
+            entry = made(
+                level.entry,
+                ENTRIES[level.entry],
+                site,
+                self.in_channels if level.from_image else channels,
+                step,
+                **{**level.options.get("entry", {}), **self.spec.layer_options.get(level.entry, {})},
             )
             own, rates = rates[: count_branches(level)], rates[count_branches(level) :]
-            body = StageBuilder(site, level.options, self.mixer, own, self.checkpointing).stage(level.layers)
+            body = StageBuilder(site, self.settings(level), self.mixer, own, self.checkpointing).stage(level.layers)
             built.append(
                 EncoderLevel(
                     entry, body, SKIPS[level.skip](site), step=step, from_image=level.from_image,
@@ -160,12 +218,17 @@ class LevelBuilder:
             channels, index_above = level.width, index
         return Encoder(built)
 
+    def settings(self, level: Level) -> dict[str, Mapping[str, Any]]:
+        """Settings per sub-layer: the level's, and above them the network's."""
+        above = self.spec.layer_options
+        return {name: {**level.options.get(name, {}), **above.get(name, {})} for name in {*level.options, *above}}
+
     def bodies(self, layers: Sequence[Sequence[Layer]], sites: Sequence[Site]) -> list[nn.Module]:
         """What runs on the decoder's levels, finest first: the sub-layers of `layers`, without drop path."""
         return [
-            StageBuilder(site, level.options, self.mixer, [0.0] * len(flat_names(names)), self.checkpointing).stage(
-                names
-            )
+            StageBuilder(
+                site, self.settings(level), self.mixer, [0.0] * len(flat_names(names)), self.checkpointing
+            ).stage(names)
             if names
             else nn.Identity()
             for names, site, level in zip(layers, sites, self.spec.levels, strict=False)

@@ -1,6 +1,8 @@
 """From a level's names to its stage: each name becomes a residual sub-layer with the settings of its place."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +13,14 @@ from medseg.errors import ConfigError, nearest
 from .contract import Site
 from .convolutions import CONVOLUTIONS
 from .mixers import CHANNEL_MIXERS, MIXERS
-from .recipe import Layer, Level, Parallel, Replace
-from .stages import Branches, ConvStage, OnImage, Replacing, Residual, TokenStage, Unchanged
+from .recipe import Layer, Level, Parallel, Replace, TokensOrChannels
+from .stages import Branches, ConvStage, OnChannels, OnImage, Replacing, Residual, TokenStage, Unchanged
 from .stages import Sequence as LayerSequence
 
 # Mixers that compute within windows and whose released networks fill the grid with zeros at the entry of the stage.
 PADDED_AT_ENTRY = ("mambavision", "carrier_attention")
+# Sub-layers that have no branch which could be dropped.
+WITHOUT_BRANCH = ("carrier_spread", "depthwise")
 
 
 @dataclass
@@ -57,11 +61,15 @@ class StageBuilder:
         if isinstance(layer, Parallel):
             branches = [LayerSequence([self.layer(name) for name in branch]) for branch in layer.branches]
             return Branches(list(branches), residual=layer.residual)
+        if isinstance(layer, TokensOrChannels):
+            return self.tokens_or_channels(layer)
         if isinstance(layer, Replace):
             name = self.mixer or layer.mixer
             return Unchanged() if name == "identity" else Replacing(self.site, self.token_mixer(name))
         if layer in CONVOLUTIONS:
             return OnImage(self.site, self.convolution(layer))
+        if layer == "carrier_spread":
+            return self.token_mixer(layer)
         name = self.mixer if layer in MIXERS and self.mixer is not None else layer
         if name == "identity":
             self.rates.pop(0)
@@ -70,10 +78,20 @@ class StageBuilder:
         mixer = self.token_mixer(name, rate)
         return mixer if getattr(mixer, "whole", False) else Residual(replace(self.site, drop_path=rate), mixer)
 
+    def tokens_or_channels(self, layer: TokensOrChannels) -> nn.Module:
+        """The sub-layer along the tokens, or along the channels where the patch leaves no more tokens than them."""
+        grid = self.site.grid
+        if grid is None or math.prod(grid) > self.site.width:
+            return self.layer(layer.layer)
+        site = replace(self.site, width=math.prod(grid), window_size=None, grid=None)
+        inner = StageBuilder(site, self.options, self.mixer, self.rates, self.checkpointing, self.mixers_so_far)
+        self.mixers_so_far += 1
+        return OnChannels(inner.layer(layer.layer), site.width)
+
     def convolution(self, name: str) -> nn.Module:
         """A convolution kind by name."""
-        site = replace(self.site, drop_path=self.rates.pop(0))
-        return CONVOLUTIONS[name](site, **self.options.get(name, {}))
+        site = replace(self.site, drop_path=0.0 if name in WITHOUT_BRANCH else self.rates.pop(0))
+        return made(name, CONVOLUTIONS[name], site, **self.options.get(name, {}))
 
     def token_mixer(self, name: str, rate: float = 0.0) -> nn.Module:
         """A token or channel mixer by name, without norm and residual."""
@@ -82,7 +100,7 @@ class StageBuilder:
             raise ConfigError(f"sub-layer: found {name!r}. {nearest(name, [*MIXERS, *CHANNEL_MIXERS, *CONVOLUTIONS])}")
         site = replace(self.site, index=self.mixers_so_far, drop_path=rate)
         self.mixers_so_far += name in MIXERS
-        return kind(site, **self.options.get(name, {}))
+        return made(name, kind, site, **self.options.get(name, {}))
 
     def preparations(self, layers: Sequence[Layer]) -> list[nn.Module]:
         """What the mixers of these layers need made at stage entry, each once."""
@@ -91,15 +109,30 @@ class StageBuilder:
         for name in dict.fromkeys(names):
             make = getattr(MIXERS.get(name), "prepare", None)
             if make is not None:
-                steps.append(make(self.site, **self.options.get(name, {})))
+                steps.append(made(name, make, self.site, **self.options.get(name, {})))
         return steps
+
+
+def made(name: str, kind: Callable[..., nn.Module], *places: Any, **settings: Any) -> nn.Module:
+    """`kind(*places, **settings)`.
+
+    Raises:
+        ConfigError: a setting that this kind does not have.
+    """
+    known = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for word in settings:
+        if word not in known:
+            raise ConfigError(f"settings of {name}: found {word!r}. {nearest(word, known)}")
+    return kind(*places, **settings)
 
 
 def flat_names(layers: Sequence[Layer]) -> list[str]:
     """Every name in a list of layers, those inside branches included."""
     names: list[str] = []
     for layer in layers:
-        if isinstance(layer, Parallel):
+        if isinstance(layer, TokensOrChannels):
+            names += flat_names([layer.layer])
+        elif isinstance(layer, Parallel):
             for branch in layer.branches:
                 names += flat_names(branch)
         else:
@@ -109,6 +142,7 @@ def flat_names(layers: Sequence[Layer]) -> list[str]:
 
 def count_branches(level: Level) -> int:
     """Sub-layers of a level that have a drop-path rate."""
-    return sum(not isinstance(layer, Replace) for layer in level.layers) + sum(
-        len(flat_names([layer])) - 1 for layer in level.layers if isinstance(layer, Parallel)
+    layers = [layer.layer if isinstance(layer, TokensOrChannels) else layer for layer in level.layers]
+    return sum(not isinstance(layer, Replace) and layer not in WITHOUT_BRANCH for layer in layers) + sum(
+        len(flat_names([layer])) - 1 for layer in layers if isinstance(layer, Parallel)
     )

@@ -18,6 +18,7 @@ class Context(NamedTuple):
         carriers: (B, Xc, Yc, Zc, C) carrier tokens of FasterViT on their own grid, a block of them per window.
         query: (B, *window, H, C // H) global query of GC ViT, the same for every window of a volume.
         condition: (B, C_condition) vector of the sample (time, label embedding) for `time_attention`.
+        gain: (C,) layer scale of the last attention among carriers, which also weighs what they give back to the map.
         valid: (B, X, Y, Z) booleans, False where a token is padding; None where all are real. Mixers leave padding out.
     """
 
@@ -25,6 +26,7 @@ class Context(NamedTuple):
     query: Optional[Tensor] = None
     condition: Optional[Tensor] = None
     valid: Optional[Tensor] = None
+    gain: Optional[Tensor] = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Site:
         layer_scale: initial gain of the branch, None without.
         padding: `masked` (windows that reach beyond the grid leave the missing tokens out) or `published` (zeros take
             part, as in the released networks).
+        grid: tokens per axis that the training patch leaves here, None where it is not known.
     """
 
     width: int
@@ -61,6 +64,7 @@ class Site:
     drop_path: float = 0.0
     layer_scale: Optional[float] = None
     padding: str = "masked"
+    grid: Optional[tuple[int, ...]] = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that no sub-layer can work with.

@@ -6,12 +6,13 @@ from typing import List
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .contract import Site
 from .convolutions.mednext import MedNeXt, MedNeXtUp
-from .convolutions.plain import ConvNormAct, ResidualConv
+from .convolutions.plain import BasicResidual, ConvNormAct, ResidualConv
 from .convolutions.unetr import UnetrBlock
-from .layers.common import TRANSPOSED, convolution, crop_like, resize
+from .layers.common import TRANSPOSED, convolution, crop_like, image_norm, resize
 
 
 class UpBlock(nn.Module):
@@ -200,9 +201,102 @@ class MedNeXtDecoder(nn.Module):
         return decoded
 
 
+class NearestUp(nn.Module):
+    """1x1 convolution, every voxel repeated, concatenation [up, skip], residual blocks (U-Mamba, xLSTM-UNet)."""
+
+    def __init__(
+        self, site: Site, channels_below: int, channels_skip: int, stride: tuple[int, ...], count: int
+    ) -> None:
+        super().__init__()
+        self.match = convolution(site.spatial_dims, channels_below, site.width, 1)
+        first = BasicResidual(site, site.width + channels_skip)
+        self.blocks = nn.Sequential(first, *(ResidualConv(site) for _ in range(count - 1)))
+        self.stride: List[float] = [float(s) for s in stride]
+
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+        up = functional.interpolate(self.match(below), scale_factor=self.stride, mode="nearest")
+        return self.blocks(torch.cat([crop_like(up, skip), skip], dim=1))
+
+
+class NearestDecoder(nn.Module):
+    """U-Mamba's way up.
+
+    Args:
+        sites, channels, strides: as in `UNetDecoder`.
+        num_blocks: per level but the lowest, finest first.
+    """
+
+    def __init__(self, sites: Sequence[Site], channels: Sequence[int], strides: Sequence[tuple[int, ...]], *,
+                 num_blocks: Sequence[int]) -> None:  # fmt: skip
+        super().__init__()
+        depth = len(channels) - 1
+        self.channels = [site.width for site in sites[:depth]]
+        below = [*self.channels[1:], channels[-1]]
+        self.ups = nn.ModuleList(
+            NearestUp(sites[i], below[i], channels[i], strides[i + 1], num_blocks[i]) for i in reversed(range(depth))
+        )
+
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
+        x = features[-1]
+        decoded: List[Tensor] = []
+        for index, up in enumerate(self.ups):
+            x = up(x, features[len(features) - 2 - index])
+            decoded.insert(0, x)
+        return decoded
+
+
+class PreNormUp(nn.Module):
+    """Norm, PReLU, transposed convolution; concatenation [skip, up]; norm, PReLU, convolution (PCT-Net)."""
+
+    def __init__(self, site: Site, channels_below: int, channels_skip: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        dims, both = site.spatial_dims, channels_skip + site.width
+        self.up_norm, self.up_act = image_norm(site.norm, dims, channels_below), nn.PReLU()
+        self.up: nn.Module = TRANSPOSED[dims](channels_below, site.width, stride, stride)
+        self.norm, self.act = image_norm(site.norm, dims, both), nn.PReLU()
+        self.convolution = convolution(dims, both, site.width, site.kernel_size)
+
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+        up = crop_like(self.up(self.up_act(self.up_norm(below))), skip)
+        return self.convolution(self.act(self.norm(torch.cat([skip, up], dim=1))))
+
+
+class PreNormDecoder(nn.Module):
+    """PCT-Net's way up: a step, a body, and before every head a norm and PReLU.
+
+    Args:
+        sites, channels, strides: as in `UNetDecoder`.
+        bodies: what runs behind each step, one per level but the lowest, finest first.
+    """
+
+    def __init__(self, sites: Sequence[Site], channels: Sequence[int], strides: Sequence[tuple[int, ...]], *,
+                 bodies: Sequence[nn.Module]) -> None:  # fmt: skip
+        super().__init__()
+        order = list(reversed(range(len(channels) - 1)))
+        self.channels = [site.width for site in sites[: len(order)]]
+        below = [*self.channels[1:], channels[-1]]
+        self.ups = nn.ModuleList(PreNormUp(sites[i], below[i], channels[i], strides[i + 1]) for i in order)
+        self.bodies = nn.ModuleList(reversed(bodies))
+        self.finish = nn.ModuleList(
+            nn.Sequential(image_norm(sites[i].norm, sites[i].spatial_dims, sites[i].width), nn.PReLU()) for i in order
+        )
+
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
+        x = features[-1]
+        decoded: List[Tensor] = []
+        index = len(features) - 2
+        for up, body, finish in zip(self.ups, self.bodies, self.finish):  # noqa: B905 - TorchScript knows no strict=
+            x = body(up(x, features[index]))
+            decoded.insert(0, finish(x))
+            index -= 1
+        return decoded
+
+
 DECODERS: dict[str, type[nn.Module]] = {
     "unet": UNetDecoder,
     "unetr": UnetrDecoder,
     "light": LightDecoder,
     "mednext": MedNeXtDecoder,
+    "nearest": NearestDecoder,
+    "pre_norm": PreNormDecoder,
 }

@@ -1,7 +1,7 @@
 """The segmentation network, as one reads the figure: encoder levels going down, decoder going up, one head per scale."""
 
 import math
-from typing import Final, List, Optional
+from typing import Any, Dict, Final, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,7 @@ class SegmentationNetwork(nn.Module):
     Attributes:
         strides: list of per-axis tuples, one per level, the first all ones.
         divisor: their product, per axis: sizes that are multiples of it waste nothing.
+        configuration: the arguments of `build_network` that build the same network again.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, *, out_channels: int, strides: List[tuple[int, ...]],
@@ -120,6 +121,7 @@ class SegmentationNetwork(nn.Module):
         self.head = make(finest, out_channels, 1)
         self.coarse_heads = nn.ModuleList(make(width, out_channels, 1) for width in coarser if deep_supervision)
         self.strides = strides
+        self.configuration: Dict[str, Any] = {}
         self.divisor = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
     def forward(self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None) -> Tensor:

@@ -20,7 +20,7 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Replace:
-    """A norm and a mixer whose output takes the place of the tokens: no residual (U-Mamba, xLSTM-UNet).
+    """A norm and a mixer whose output takes the place of the tokens: no residual (U-Mamba).
 
     Args:
         mixer: name of the token mixer.
@@ -29,7 +29,21 @@ class Replace:
     mixer: str
 
 
-Layer = Union[str, Parallel, Replace]
+@dataclass(frozen=True)
+class TokensOrChannels:
+    """A token sub-layer; where the training patch leaves no more tokens than channels, the channels are its tokens.
+
+    A network that does this has a map of fixed size there (U-Mamba, xLSTM-UNet): it needs `roi_size`. Without one the tokens
+    are the tokens.
+
+    Args:
+        layer: name of a residual sub-layer, or `Replace`.
+    """
+
+    layer: Union[str, Replace]
+
+
+Layer = Union[str, Parallel, Replace, TokensOrChannels]
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class NetworkSpec:
         decoder_options: settings of the decoder; `layers` are names of sub-layers for each of its levels, finest first.
         second: levels of a second tower (ParaTransCNN); its features join those of the first, scale by scale.
         second_from: index of the first level that the second tower's first level is on.
+        layer_options: settings per name of a sub-layer or entry, for every level that has it; above those of the levels.
     """
 
     levels: tuple[Level, ...]
@@ -88,6 +103,7 @@ class NetworkSpec:
     decoder_options: Mapping[str, Any] = field(default_factory=dict)
     second: tuple[Level, ...] = ()
     second_from: int = 0
+    layer_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def repeat(words: str, count: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .contract import Site
-from .layers.common import ImageLayerNorm, convolution, image_norm
+from .layers.common import ImageLayerNorm, RMSNorm, convolution, image_norm
 
 
 class PlainLayerNorm(nn.Module):
@@ -14,6 +14,17 @@ class PlainLayerNorm(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return functional.layer_norm(image.movedim(1, -1), [image.shape[1]]).movedim(-1, 1)
+
+
+class ImageRMSNorm(nn.Module):
+    """Root-mean-square norm over the channels (the end of Vim)."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.norm = RMSNorm(site.width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.norm(image.movedim(1, -1)).movedim(-1, 1)
 
 
 class NormMLP(nn.Module):
@@ -34,4 +45,5 @@ SKIPS: dict[str, Callable[[Site], nn.Module]] = {
     "layer_norm": lambda site: ImageLayerNorm(site.width, eps=1e-6),
     "plain_layer_norm": lambda site: PlainLayerNorm(),
     "norm_mlp": NormMLP,
+    "rms_norm": ImageRMSNorm,
 }

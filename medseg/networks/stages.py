@@ -34,7 +34,7 @@ class Unchanged(nn.Module):
 
 
 class Replacing(nn.Module):
-    """mixer(norm(x)) in the place of x: U-Mamba's and xLSTM-UNet's layers have no residual."""
+    """mixer(norm(x)) in the place of x: U-Mamba's layers have no residual."""
 
     def __init__(self, site: Site, mixer: nn.Module) -> None:
         super().__init__()
@@ -43,6 +43,31 @@ class Replacing(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         return self.mixer(self.norm(x), context)
+
+
+class OnChannels(nn.Module):
+    """A sub-layer that sees every channel as a token, whose channels are the voxels of the map (U-Mamba, xLSTM-UNet).
+
+    Args:
+        layer: made for `count` channels.
+        count: voxels of the map; another number is an error, since the layer's weights belong to places.
+    """
+
+    count: Final[int]
+
+    def __init__(self, layer: nn.Module, count: int) -> None:
+        super().__init__()
+        self.layer, self.count = layer, count
+
+    def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        tokens = hide(x, context.valid).flatten(1, 3)
+        assert tokens.shape[1] == self.count, (
+            "the channels are the tokens here: only patches of roi_size can be computed"
+        )
+        y, _ = self.layer(
+            tokens.transpose(1, 2)[:, :, None, None, :].contiguous(), Context(None, None, None, None, None)
+        )
+        return y[:, :, 0, 0].transpose(1, 2).reshape(x.shape), context
 
 
 class Branches(nn.Module):

@@ -12,7 +12,7 @@ from medseg.errors import ConfigError
 from .contract import Site
 from .convolutions.gated import FusedMBConv
 from .convolutions.mednext import MedNeXtDown
-from .convolutions.plain import ConvNormAct, ResidualDown
+from .convolutions.plain import BasicResidual, ConvNormAct, ResidualDown
 from .convolutions.unetr import UnetrBlock
 from .layers.common import CONVOLUTION, MAX_POOL, convolution, image_norm, pad_to_multiple, to_image, to_tokens
 
@@ -102,6 +102,39 @@ class Patchify(nn.Module):
         return self.position(self.norm(self.convolution(pad_to_multiple(image, self.stride))))
 
 
+class StemPatchify(nn.Module):
+    """A strided convolution of 7 and more of 3, each with norm and ReLU, then patches of half the stride (PlainMamba).
+
+    Args:
+        site, channels_in, stride: as in every entry.
+        width: of the stem.
+        convolutions: of kernel 3 behind the first.
+        position: length per axis of the learned position table; see `AxisPosition`.
+    """
+
+    def __init__(self, site: Site, channels_in: int, stride: tuple[int, ...], *, width: int = 64, convolutions: int = 1,
+                 position: int = 14) -> None:  # fmt: skip
+        super().__init__()
+        first = tuple(2 if s % 2 == 0 else 1 for s in stride)
+        rest = tuple(s // f for s, f in zip(stride, first, strict=True))
+        steps: list[nn.Module] = []
+        for index in range(1 + convolutions):
+            kernels = tuple(7 if f > 1 else k for f, k in zip(first, site.kernel_size, strict=True))
+            steps += [
+                convolution(
+                    site.spatial_dims, width if index else channels_in, width, site.kernel_size if index else kernels,
+                    1 if index else first, bias=False,
+                ),
+                image_norm(site.norm, site.spatial_dims, width),
+                nn.ReLU(inplace=True),
+            ]  # fmt: skip
+        self.stem = nn.Sequential(*steps)
+        self.patches = Patchify(site, width, rest, position=position)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.patches(self.stem(image))
+
+
 class WideConvolution(nn.Module):
     """A convolution wider than its stride, with a bias: the stems of SegMamba (7 / 2) and CSWin (7 / 4).
 
@@ -152,8 +185,12 @@ class PatchMerging(nn.Module):
         if max(stride) > 2:
             raise ConfigError(f"patch merging: found stride {stride}, expected 1 or 2 per axis")
         corners = list(range(math.prod(stride)))
+        if order not in ("raster", "monai"):
+            raise ConfigError(f"patch merging: found order {order!r}, expected raster or monai")
         if order == "monai" and tuple(stride) == (2, 2, 2):
             corners = [0, 4, 2, 1, 6, 5, 3, 7]  # corner (x, y, z) of a cube is number 4 x + 2 y + z
+        elif order == "monai" and tuple(stride) == (2, 2):
+            corners = [0, 2, 1, 3]  # the first axis fastest
         self.stride = list(stride)
         self.norm = nn.LayerNorm(len(corners) * channels_in)
         self.reduction = nn.Linear(len(corners) * channels_in, site.width, bias=False)
@@ -168,20 +205,18 @@ class PatchMerging(nn.Module):
         return to_image(self.reduction(self.norm(blocks[:, :, :, :, self.corners].flatten(4))), image.ndim - 2)
 
 
-class ConvPyramidStep(nn.Module):
-    """Max pooling, then two convolution-norm-PReLU steps (the first levels of PCT-Net); stride 1 does not pool."""
+class PooledConvolution(nn.Module):
+    """Max pooling, then norm, PReLU and a convolution that changes the width (PCT-Net's way down)."""
 
     def __init__(self, site: Site, channels_in: int, stride: tuple[int, ...]) -> None:
         super().__init__()
         self.pool: nn.Module = MAX_POOL[site.spatial_dims](stride, stride, ceil_mode=True)
-        steps: list[nn.Module] = []
-        for channels in (channels_in, site.width):
-            steps.append(convolution(site.spatial_dims, channels, site.width, site.kernel_size))
-            steps += [image_norm(site.norm, site.spatial_dims, site.width), nn.PReLU(site.width)]
-        self.steps = nn.Sequential(*steps)
+        self.norm = image_norm(site.norm, site.spatial_dims, channels_in)
+        self.act = nn.PReLU()
+        self.convolution = convolution(site.spatial_dims, channels_in, site.width, site.kernel_size)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.steps(self.pool(image))
+        return self.convolution(self.act(self.norm(self.pool(image))))
 
 
 class AxisPosition(nn.Module):
@@ -262,16 +297,18 @@ def reach(site: Site, stride: tuple[int, ...]) -> tuple[int, ...]:
 
 ENTRIES: dict[str, type[nn.Module]] = {
     "convolution": StridedConvolution,
+    "basic_residual": BasicResidual,
     "residual": ResidualDown,
     "bare": BareConvolution,
     "stem": Stem,
     "norm_convolution": NormConvolution,
     "patchify": Patchify,
+    "stem_patchify": StemPatchify,
     "wide": WideConvolution,
     "reduce_size": ReduceSize,
     "patch_merging": PatchMerging,
     "mednext": MedNeXtDown,
-    "pyramid": ConvPyramidStep,
+    "pooled": PooledConvolution,
     "biased": BiasedConvolution,
     "pointwise": Pointwise,
     "convolution_norm": ConvolutionNorm,

@@ -22,6 +22,7 @@ from .recipe import (
     choose_regions,
     default_optimization,
     find_warnings,
+    has_fixed_patch,
     has_tokens,
 )
 
@@ -139,6 +140,9 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
     if anisotropic:
         network["strides"] = strides
         reasons["network"] += "; strides spare the coarse axis until it is within 2x of the finest"
+    if has_fixed_patch(asked.preset, asked.size, dims):
+        network["roi_size"] = list(roi_size)
+        reasons["network"] += "; its weights belong to this patch, whose coarse maps have channels for tokens"
     return {"spacing": grid.spacing, "roi_size": roi_size, "batch_size": batch_size, "network": network}
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from medseg.datasets import Dataset
 from medseg.networks import MIXERS, PRESETS
-from medseg.networks.recipe import Layer, Replace
+from medseg.networks.recipe import Layer, Replace, TokensOrChannels
 
 from .fingerprint import Fingerprint
+from .sides import tells_sides
 
 # Share of training crops of a multi-channel dataset with absent channels that lose one more at random.
 CHANNEL_DROPOUT = 0.2
@@ -96,20 +96,28 @@ def has_tokens(preset: str, size: str, spatial_dims: int) -> bool:
     return any(_mixes(layer) for level in (*spec.levels, *spec.second) for layer in level.layers)
 
 
+def has_fixed_patch(preset: str, size: str, spatial_dims: int) -> bool:
+    """Whether a preset's weights belong to one size of patch: channels are its tokens on coarse maps."""
+    spec = PRESETS[preset].build(size, spatial_dims)
+    return any(isinstance(layer, TokensOrChannels) for level in spec.levels for layer in level.layers)
+
+
 def _mixes(layer: Layer) -> bool:
     if isinstance(layer, str):
         return layer in MIXERS
+    if isinstance(layer, TokensOrChannels):
+        return True
     return isinstance(layer, Replace) or any(_mixes(name) for branch in layer.branches for name in branch)
 
 
 def choose_augmentation(labels: Sequence[str], spacing: Sequence[float], gpu: bool) -> tuple[dict[str, Any], str]:
     """Strength by the length of training; no mirroring where labels tell left from right."""
-    sided = [name for name in labels if re.search(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", name.lower())]
+    sided = tells_sides(labels)
     settings: dict[str, Any] = {"preset": "default" if gpu else "light"}
     if len(set(spacing)) > 1:
         settings["spacing"] = list(spacing)
     if sided:
-        return settings | {"mirror": 0.0}, f"no mirroring, since label {sided[0]!r} tells left from right"
+        return settings | {"mirror": 0.0}, f"no mirroring, since label {sided!r} tells left from right"
     if gpu:
         return settings, "the usual recipe, mirrored along every axis, for a long training"
     return settings | {

@@ -8,13 +8,13 @@ for each case only networks that were trained without it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import TARGET, read_json
 from medseg.io.atomic import atomic_path, write_json
+from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def average_finished(layout: Layout) -> list[int]:
 
     Parallel trainings of one bundle end one after the other here, so that the last one sees all of them.
     """
-    with _alone(layout):
+    with alone_in(layout.files_lock):
         folds = finished_folds(layout)
         if folds:
             files = [_inside(layout, layout.fold_weights(fold)) for fold in folds]
@@ -99,25 +99,38 @@ def use_networks(
         others: files of these whose network is not the bundle's own -> its `network_def`.
         listed: name the files in inference.json; a single one may be left to `models/model.pt`.
     """
-    if layout.inference.is_file():
-        config = read_json(layout.inference)
-        own = own_network(config["network_def"]) if isinstance(config.get("network_def"), Mapping) else None
-        if own is not None:
-            config = _predicting(config, models, [others.get(name, own) for name in models])
-            if not listed:
-                del config["models"]
-            write_json(layout.inference, config)
+    for path, content in configs_of(layout, models, others, listed=listed).items():
+        write_json(path, content)
+    with atomic_path(layout.weights) as temporary:
+        write_average([layout.folder / name for name in models], temporary)
+    layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
+
+
+def configs_of(
+    layout: Layout, models: Sequence[str], others: Mapping[str, Mapping[str, Any]], *, listed: bool = True
+) -> dict[Path, dict[str, Any]]:
+    """inference.json and evaluate.json with these networks, by path; the arguments are those of `use_networks`."""
+    found = {}
+    for path in (layout.inference, layout.evaluate):
+        config = read_json(path) if path.is_file() else {}
+        if not isinstance(config.get("network_def"), Mapping):
+            continue
+        if path == layout.evaluate:
+            found[path] = _held_out(config, several=bool(others))
+            continue
+        own = own_network(config["network_def"])
+        found[path] = _predicting(config, models, [others.get(name, own) for name in models])
+        if not listed:
+            del found[path]["models"]
+    return found
+
+
+def write_average(paths: Sequence[Path], target: Path) -> None:
+    """Write the state dict of the averaged module of these weight files."""
     import torch
 
-    state = averaged_state([layout.folder / name for name in models])
-    layout.models.mkdir(parents=True, exist_ok=True)
-    with atomic_path(layout.weights) as temporary:
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, temporary)
-    layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
-    if layout.evaluate.is_file():
-        config = read_json(layout.evaluate)
-        if isinstance(config.get("network_def"), Mapping):
-            write_json(layout.evaluate, _held_out(config, several=bool(others)))
+    state = averaged_state(paths)
+    torch.save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, target)
 
 
 def replaced_own(definition: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,20 +166,3 @@ def _with_loader(config: dict[str, Any], checkpoint: str) -> dict[str, Any]:
 
 def _inside(layout: Layout, path: Path) -> str:
     return path.relative_to(layout.folder).as_posix()
-
-
-@contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
-    """One process at a time, where the system and the file system have locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    layout.models.mkdir(parents=True, exist_ok=True)
-    with open(layout.models / ".averaging", "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # a network file system without locks
-            log.debug("%s cannot be locked: %s", layout.models, error)
-        yield

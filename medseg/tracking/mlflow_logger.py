@@ -1,27 +1,28 @@
-"""Lightning's MLflow logger with a store that works out of the box.
+"""Lightning's logger of a run: MLflow, with a store that works out of the box and may fail without harm.
 
 Without a server the runs go into an SQLite file. Lightning's own default, a folder of files, is refused by MLflow since
 3.13; artifacts would land in the working directory unless their place is named when the experiment is first created.
+Everything is handed to an `Outbox`, whose thread talks to the store.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import MLFlowLogger
+from pytorch_lightning.loggers.logger import Logger
 
-from medseg.config import read_json
-from medseg.interruption import deferred
-from medseg.layout import Layout, RunFolder
+from medseg.layout import RunFolder
 
-from .own_store import artifact_place, database, knows_run, set_foreign_store_aside
-from .run_report import curves_picture, plan_record, run_page
+from .mlflow_run import Destination, MlflowRun
+from .outbox import Entry, Outbox, Patience
+from .own_store import database, sqlite_uri
 
-log = logging.getLogger(__name__)
+# Of a run that ended as it should; a file may be slow on a busy machine, a server that says nothing is not worth minutes.
+OWN_STORE, SERVER = Patience(15.0, 300.0), Patience(15.0, 60.0)
+BROKEN = Patience(2.0, 3.0)  # of one that a signal or an error ended
 
 
 def tracking_uri(store: Path, uri: str | None = None) -> str:
@@ -29,11 +30,11 @@ def tracking_uri(store: Path, uri: str | None = None) -> str:
 
     The argument must be the user's own word; an address that a bundle's file names is none.
     """
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database(store).absolute()}"
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(database(store))
 
 
-class RunLogger(MLFlowLogger):
-    """The MLflow logger of one training run.
+class RunLogger(Logger):
+    """The MLflow record of one training run; no call of it fails or waits for the store.
 
     Args:
         store: folder of the default SQLite file and its artifacts.
@@ -41,8 +42,9 @@ class RunLogger(MLFlowLogger):
         run_name: such as `fold_0`.
         uri: a tracking server, see `tracking_uri`.
         run_id: an earlier run to continue.
-        system_metrics: also record use of processor, memory and GPU. Lightning starts runs through the client, where
-            MLflow's own switch has no effect, so its monitor is started here with the first metrics.
+        tags: of a new run.
+        system_metrics: also record use of processor, memory and GPU.
+        notes_id: whether the run's folder, where there is one, notes the run's id.
     """
 
     def __init__(
@@ -55,124 +57,108 @@ class RunLogger(MLFlowLogger):
         run_id: str | None = None,
         tags: dict[str, str] | None = None,
         system_metrics: bool = True,
+        notes_id: bool = True,
     ) -> None:
-        # MLflow's import sets its loggers to INFO: the first run of a bundle would begin with its database's migrations
-        for name in ("mlflow", "alembic", "pytorch_lightning.loggers.mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        where = tracking_uri(store, uri)
-        local = where.startswith("sqlite:")
-        if local:
-            store.mkdir(parents=True, exist_ok=True)
-        if where == f"sqlite:///{database(store).absolute()}":
-            set_foreign_store_aside(store)
-            run_id = run_id if run_id is not None and knows_run(store, run_id) else None
-        with deferred():  # MLflow makes its tables here, and a store with half of them is of no use
-            super().__init__(
-                experiment_name=experiment,
-                run_name=run_name,
-                tracking_uri=where,
-                run_id=run_id,
-                tags=tags,
-                artifact_location=artifact_place(store) if local else None,
-            )
-        self.store = store
-        _opens_on_runs(self)
+        super().__init__()
+        self._tracking_uri = tracking_uri(store, uri)
+        destination = Destination(store, self._tracking_uri, experiment, run_name, tags, notes_id)
         self.run_folder = store / run_name
-        self.resumed = run_id is not None
-        self.monitor: Any = None
+        kept = RunFolder(self.run_folder).untracked if notes_id else None
+        self.run = MlflowRun(destination, run_id)
+        self.outbox = Outbox(self.run.send, destination.shown, kept)
         self.wants_monitor = system_metrics
+        self.patience = OWN_STORE if self._tracking_uri.startswith("sqlite:") else SERVER
+        self._name = experiment
 
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str | None:
+        return self.run.run_id
+
+    @property
+    def monitor(self) -> Any:
+        """MLflow's monitor of the machine, while it runs."""
+        return self.run.monitor
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None where the store does not answer."""
+        if self.run.run_id is None:
+            self.outbox.put(Entry("settings"))
+            self.outbox.flush(self.patience)
+        return self.run.run_id
+
+    def begin_anew(self) -> None:
+        """Forget the earlier run: what comes is another one. To be called before anything is recorded."""
+        self.run.earlier = None
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self.wants_monitor:
             self.wants_monitor = False
-            self._start_monitor()
-        super().log_metrics(metrics, step)
+            self.outbox.put(Entry("monitor"))
+        values = {name: float(value) for name, value in metrics.items()}
+        self.outbox.put(Entry("metrics", {"values": values, "step": step}))
 
-    def finalize(self, status: str = "success") -> None:
-        """End the run; a successful one keeps its plan, curves and page."""
-        if self.monitor is not None:
-            self.monitor.finish()
-            self.monitor = None
-        if status == "success" and self._initialized:
-            try:
-                self._keep_results()
-            except (OSError, ValueError, KeyError) as error:
-                log.warning("the run's plan and curves were not recorded: %s", error)
-        super().finalize(status)
-
-    def _start_monitor(self) -> None:
-        from mlflow.exceptions import MlflowException
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        try:
-            monitor = SystemMetricsMonitor(self.run_id, resume_logging=self.resumed, tracking_uri=self._tracking_uri)
-            monitor.start()
-        except (MlflowException, OSError) as error:
-            log.info("system metrics are not recorded: %s", str(error).splitlines()[0])
-            return
-        self.monitor = monitor
-
-    def _keep_results(self) -> None:
-        run = RunFolder(self.run_folder)
-        plan, metrics = Layout(self.store.parent).plan, run.metrics
-        if plan.is_file():
-            self.log_json(plan.name, plan_record(plan))
-        if not metrics.is_file():
-            return
-        rows = read_json(metrics)
-        record = run.manifest
-        manifest = read_json(record) if record.is_file() else {}
-        picture = curves_picture(rows)
-        with tempfile.TemporaryDirectory() as place:
-            (Path(place) / "curves.png").write_bytes(picture)
-            self.log_file(Path(place) / "curves.png", "pictures")
-        page = run_page(f"{self.name} {self.run_folder.name}", rows, manifest, picture)
-        self.experiment.log_text(self.run_id, page, "report.html")
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        self.log_once(dict(params) if isinstance(params, dict) else vars(params))
 
     def log_once(self, settings: dict[str, Any]) -> None:
-        """Record settings of the run; where a continued run has other values, the new ones become tags `resumed.NAME`.
-
-        MLflow refuses to change a parameter, and a resumed run differs at least in its date.
-        """
-        known = self.experiment.get_run(self.run_id).data.params
-        self.log_hyperparams({name: value for name, value in settings.items() if name not in known})
-        for name, value in settings.items():
-            if name in known and known[name] != str(value):
-                self.experiment.set_tag(self.run_id, f"resumed.{name}", str(value))
+        """Record settings of the run."""
+        self.outbox.put(Entry("settings", {name: _plain(value) for name, value in settings.items()}))
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Keep a file with the run."""
-        self.experiment.log_artifact(self.run_id, str(path), folder)
+        self.outbox.put(Entry("file", {"path": str(path), "folder": folder}))
 
     def log_json(self, name: str, content: dict[str, Any]) -> None:
         """Keep a JSON object with the run."""
-        self.experiment.log_dict(self.run_id, content, name)
+        self.outbox.put(Entry("json", {"name": name, "content": content}))
+
+    def finalize(self, status: str = "success") -> None:
+        """End the run; a successful one keeps its plan, curves and page."""
+        if not self.outbox.pending and not self.outbox.sent:
+            return
+        if status == "success":
+            self.outbox.put(Entry("results"))
+        self.outbox.put(Entry("end", {"status": status}))
+        self.outbox.close(self.patience if status in ("success", "finished") else BROKEN)
 
 
-def _opens_on_runs(logger: RunLogger) -> None:
-    """Let MLflow's page of the experiment open on training runs and not on traces of language models."""
-    key, value = "mlflow.experimentKind", "custom_model_development"
-    found = logger.experiment.get_experiment(logger.experiment_id)
-    if found is not None and key not in found.tags:
-        logger.experiment.set_experiment_tag(logger.experiment_id, key, value)
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
-def open_parent(store: Path, experiment: str, *, uri: str | None = None, run_id: str | None = None) -> str:
-    """Start, or find again, the run under which the runs of the folds are nested; returns its id.
+def open_parent(store: Path, experiment: str, *, uri: str | None = None, run_id: str | None = None) -> str | None:
+    """Start, or find again, the run under which the runs of the folds are nested; returns its id, None without a store.
 
     Args:
         store, experiment, uri: as in `RunLogger`.
         run_id: an earlier parent to continue with.
     """
-    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id, system_metrics=False)
-    return str(logger.run_id)
+    return _parent(store, experiment, uri, run_id).run_id
 
 
 def close_parent(
     store: Path, experiment: str, run_id: str, metrics: dict[str, float], *, uri: str | None = None
 ) -> None:
     """Log the means over the folds and mark the parent run as finished."""
-    logger = RunLogger(store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id, system_metrics=False)
+    logger = _parent(store, experiment, uri, run_id)
     logger.log_metrics(metrics)
-    logger.finalize("success")
+    logger.finalize("finished")
+
+
+def _parent(store: Path, experiment: str, uri: str | None, run_id: str | None) -> RunLogger:
+    return RunLogger(
+        store, experiment=experiment, run_name="all folds", uri=uri, run_id=run_id, system_metrics=False, notes_id=False
+    )
+
+
+def send_leftovers(store: Path, experiment: str, run_name: str, run_id: str | None) -> None:
+    """Try again to record what an earlier process could not, see `Outbox`."""
+    if not RunFolder(store / run_name).untracked.is_file():
+        return
+    logger = RunLogger(store, experiment=experiment, run_name=run_name, run_id=run_id, system_metrics=False)
+    logger.outbox.close(logger.patience)

@@ -6,15 +6,26 @@ or with a folder that was moved, is set aside under another name; nothing of it 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from medseg.io.atomic import atomic_path
+from medseg.io.locks import alone_in
 
 log = logging.getLogger(__name__)
 
+LOCK = ".mlflow.lock"
+BUSY_S = 5.0  # for which a reader waits for a writer
 QUESTIONS = (
     "select artifact_location from experiments where experiment_id != 0",
     "select artifact_uri from runs",
@@ -33,9 +44,68 @@ def database(store: Path) -> Path:
     return store / "mlflow.db"
 
 
+def sqlite_uri(file: Path) -> str:
+    """The store's address. A question mark would begin its options, so that such a folder is reached by a link without one."""
+    folder = file.absolute().parent
+    return f"sqlite:///{_without_question_mark(folder) if '?' in str(folder) else folder}/{file.name}"
+
+
+@functools.cache
+def _without_question_mark(folder: Path) -> Path:
+    place = Path(tempfile.mkdtemp(prefix="medseg-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    link = place / "to"
+    link.symlink_to(folder, target_is_directory=True)
+    return link
+
+
+def ensure_store(store: Path) -> None:
+    """Make the store where there is none, whole or not at all; one process at a time.
+
+    Raises:
+        sqlite3.OperationalError: it is there and cannot be read now: locked by somebody, or the disk fails.
+        ResourceError: it cannot be written.
+    """
+    with alone_in(store / LOCK):
+        set_foreign_store_aside(store)
+        file = database(store)
+        if file.is_file():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        with atomic_path(file) as temporary, _unsynced():
+            SqlAlchemyStore(sqlite_uri(temporary), artifact_place(store)).engine.dispose()
+
+
+@contextlib.contextmanager
+def _unsynced() -> Iterator[None]:
+    """Leave out the hundred flushes of MLflow's migrations: the file is flushed once, when it gets its name."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hasten(connection: Any, _: Any) -> None:
+        if threading.current_thread() is here and isinstance(connection, sqlite3.Connection):
+            connection.execute("pragma synchronous = off")
+
+    here = threading.current_thread()
+    event.listen(Engine, "connect", hasten)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", hasten)
+
+
+def dispose(logger: Any) -> None:
+    """Close a logger's connections: they may lead to a file that is gone from its place."""
+    client = getattr(logger, "_mlflow_client", None)
+    engine = getattr(getattr(getattr(client, "_tracking_client", None), "store", None), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
 @contextlib.contextmanager
 def _read_only(file: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
     try:
         yield connection
     finally:
@@ -60,13 +130,19 @@ def _places(file: Path) -> list[str]:
 
 
 def set_foreign_store_aside(store: Path) -> bool:
-    """Rename a store that was not made in this folder; returns whether there was one."""
+    """Rename a store that was not made in this folder, or that is no store; returns whether there was one.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be read now, such as one that another program has locked.
+    """
     file = database(store)
     if not file.is_file():
         return False
     own = artifact_place(store)
     try:
         foreign = any(place != own and not place.startswith(f"{own}/") for place in _places(file))
+    except sqlite3.OperationalError:
+        raise  # it may be read later
     except sqlite3.Error:
         foreign = True
     if not foreign:
@@ -82,13 +158,17 @@ def set_foreign_store_aside(store: Path) -> bool:
 
 
 def knows_run(store: Path, run_id: str) -> bool:
-    """Whether the local store holds a run."""
+    """Whether the local store holds a run. Raises sqlite3.OperationalError where it cannot be read now."""
     file = database(store)
     if not file.is_file():
         return False
     try:
         with _read_only(file) as connection:
             found = connection.execute("select count(*) from runs where run_uuid = ?", (run_id,)).fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return False
+        raise
     except sqlite3.Error:
         return False
     return bool(found[0])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
+from medseg.errors import printable
 
 # Values of plan.json that hold places and the names of cases.
 NOT_RECORDED = ("data_folder", "splits")
@@ -43,7 +44,9 @@ def curves_picture(rows: Sequence[Mapping[str, float]]) -> bytes:
         for key in (key for key in keys if key.startswith(prefix)):
             points = [(row["step"], row[key]) for row in rows if key in row]
             axis.plot(
-                *zip(*points, strict=True), label=key.replace("$", r"\$"), marker="." if len(points) < 20 else None
+                *zip(*points, strict=True),
+                label=printable(key).replace("$", r"\$"),
+                marker="." if len(points) < 20 else None,
             )
         axis.set_xlabel("step")
         if axis.lines:
@@ -61,10 +64,8 @@ def run_page(title: str, rows: Sequence[Mapping[str, float]], manifest: Mapping[
     facts = {key: value for key, value in manifest.items() if not isinstance(value, Mapping)}
 
     def table(values: Mapping[str, Any]) -> str:
-        cells = "".join(
-            f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in values.items()
-        )
-        return f"<table>{cells}</table>"
+        rows = [[html.escape(printable(str(one))) for one in row] for row in values.items()]
+        return "<table>" + "".join(f"<tr><td>{k}</td><td>{v}</td></tr>" for k, v in rows) + "</table>"
 
     image = base64.b64encode(picture).decode()
     return (

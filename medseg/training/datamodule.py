@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from medseg.transforms.crops.device_augmentation import cut_box, finish_crops
 from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
 from medseg.transforms.preprocessing import Preprocessing
 
+from .data_record import Record, record_of
 from .prepare import preprocess_case
+from .processes import is_first_here
 from .progress import progress_bar
 from .supervision import Watch
 
@@ -82,7 +85,10 @@ class CaseDataset(Dataset[dict[str, Any]]):
         store = self._store()
         build = preprocess_case(self.preprocessing, self.labels, ignore_label=self.ignore_label)
         with progress_bar(f"preprocessing {self.part}", len(self.cases), unit="case") as advance:
-            store.ensure_all(self.cases, build, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
+            if is_first_here():
+                store.ensure_all(self.cases, build, workers=os.cpu_count() or 1, progress=lambda done, _: advance(done))
+            else:
+                store.await_all(self.cases, build, progress=lambda done, _: advance(done))
 
     def report(self) -> dict[str, Any]:
         """What preparation found: the cases, the channels that some of them lack, and how odd headers were read.
@@ -290,6 +296,11 @@ class SegmentationData(pl.LightningDataModule):
             self.train_dataset.prepare()
             self.validation_dataset.prepare()
             self._prepared = True
+
+    @cached_property
+    def record(self) -> Record:
+        """What `data_record.record_of` says of the cases."""
+        return record_of(self.train_dataset.cases, self.validation_dataset.cases)
 
     def setup(self, stage: str | None = None) -> None:
         self.train_dataset.open()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +15,26 @@ import pytorch_lightning as pl
 import torch
 
 from medseg.config import read_json
-from medseg.errors import BundleError, MedsegError, ResourceError
+from medseg.errors import BundleError, ConfigError, MedsegError, ResourceError
 from medseg.interruption import deferred
 from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
 from medseg.selection.averaging import average_finished
-from medseg.tracking.manifest import data_fingerprint, make_manifest
+from medseg.tracking.manifest import make_manifest
+from medseg.tracking.mlflow_logger import RunLogger
 from medseg.tracking.privacy import without_paths
-from medseg.tracking.run_record import write_run_id
 from medseg.tracking.run_settings import run_settings
 
 from .budget import fit_into_budget, keep_to_recorded
 from .budget_keeper import KeepBudget, missed
 from .callbacks import defined_metrics
 from .checkpoint_io import AtomicCheckpointIO, progress_of, write_weights
+from .data_record import changes_since, data_hash
 from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .initialize import load_matching
 from .module import SegmentationModule
+from .processes import claim_run, is_helper
 from .run_files import draw, kept_log, note_length
 from .stop import StopOnSignal
 from .trainer import run_folder
@@ -48,6 +52,7 @@ def run_fit(
     resume: bool = False,
     budget_s: float | None = None,
     pretrained: str | None = None,
+    partial: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fit, then write the fold's weights, and `models/model.pt` for predict.
 
@@ -57,58 +62,67 @@ def run_fit(
         resume: continue from the fold's `last.ckpt`; without one, start.
         budget_s: stop after about this many seconds: a timed probe turns it into a number of epochs, or of steps where not
             even one epoch fits; it is recorded, so that a resumed run keeps its learning-rate schedule.
-        pretrained: a state dict to start from; what fits is loaded, the rest is listed.
+        pretrained: a state dict to start from.
+        partial: beginnings of names of what may stay as made where it does not fit; it is listed.
 
     Returns:
         The last metrics, by name; one that is not defined is left out.
 
     Raises:
         BundleError: the checkpoint belongs to another network.
-        ResourceError: the run's folder cannot be written, or a loader process died; the case it read is named.
+        ResourceError: the run's folder cannot be written, another process trains this fold, or a loader process died; the
+            case it read is named.
     """
-    started = time.monotonic()
     folder = run_folder(bundle_root, fold)
-    if trainer.is_global_zero:
-        prepare_run_folder(folder, keep=resume)
-    start = Start(bundle_root, fold, folder, started, resume=resume, budget_s=budget_s, pretrained=pretrained)
-    with kept_log(folder, writes=trainer.is_global_zero):
-        return _run(trainer, module, data, start)
+    with claim_run(bundle_root, fold), kept_log(folder, writes=trainer.is_global_zero and not is_helper()):
+        start = Start(resume, budget_s, pretrained, tuple(partial))
+        return _run(trainer, module, data, start, bundle_root=bundle_root, fold=fold)
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a run begins: the arguments of `run_fit`, the run's folder, and when the clock was started."""
+    """How a run begins: see `run_fit`."""
 
-    bundle_root: str
-    fold: int
-    folder: Path
-    started: float
     resume: bool
     budget_s: float | None
     pretrained: str | None
+    partial: tuple[str, ...] = ()
 
 
-def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, start: Start) -> dict[str, float]:
-    folder, resume = start.folder, start.resume
+def _run(
+    trainer: pl.Trainer,
+    module: SegmentationModule,
+    data: SegmentationData,
+    start: Start,
+    *,
+    bundle_root: str,
+    fold: int,
+) -> dict[str, Any]:
+    started = time.monotonic()
+    folder = run_folder(bundle_root, fold)
     checkpoint = RunFolder(folder).checkpoint
-    resuming = resume and checkpoint.is_file()
-    if resume and not resuming:
-        log.info("fold %d: nothing to resume in %s, starting", start.fold, folder)
+    if start.resume and checkpoint.is_file() and not is_helper():
+        start = _start_anew_on_other_data(start, trainer, data, folder)
+    resuming = start.resume and checkpoint.is_file()
+    if start.resume and not resuming:
+        log.info("fold %d: nothing to resume in %s, starting", fold, folder)
     if trainer.is_global_zero:
-        for place in (folder, *weights_folders(start.bundle_root, start.fold)):
+        prepare_run_folder(folder, keep=start.resume)
+        for place in (folder, *weights_folders(bundle_root, fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
     if resuming:
         data.first_epoch, data.first_step = progress_of(checkpoint)
     _prepare_data(trainer, data, folder)
     if start.pretrained is not None and not resuming:
-        load_matching(module.network, Path(start.pretrained), record=RunFolder(folder).initialization)
+        weights, record = Path(start.pretrained), RunFolder(folder).initialization
+        load_matching(module.network, weights, record=record, partial=start.partial)
     keepers = [callback for callback in trainer.callbacks if isinstance(callback, KeepBudget)]  # type: ignore[attr-defined]
     for keeper in keepers:
-        keeper.started = start.started
+        keeper.started = started
     if resuming and RunFolder(folder).budget.is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
     elif start.budget_s is not None:
-        length = fit_into_budget(start.budget_s, module, data, trainer, folder, started=start.started)
+        length = fit_into_budget(start.budget_s, module, data, trainer, folder, started=started)
         for keeper in keepers:
             keeper.begin(start.budget_s, length.validation_s, trainer.check_val_every_n_epoch or 1)
     if trainer.is_global_zero:
@@ -121,13 +135,35 @@ def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData
     if trainer.is_global_zero:
         note_length(folder, trainer, steps_per_epoch(trainer, data))
         if start.budget_s is not None and not resuming:
-            why = missed(length, time.monotonic() - start.started, trainer)
+            why = missed(length, time.monotonic() - started, trainer)
             if why is not None:
-                log.warning("fold %d %s", start.fold, why)
-        _write_results(
-            trainer, module, start.bundle_root, start.fold, metrics, seconds=time.monotonic() - start.started
-        )
+                log.warning("fold %d %s", fold, why)
+        _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
     return metrics
+
+
+def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: SegmentationData, folder: Path) -> Start:
+    """A run goes on with the data that it was started with; with others it begins again, and what it had is set aside.
+
+    Raises:
+        ConfigError: several processes train together: they have looked at the checkpoint already.
+    """
+    data.prepare_data()  # errors of a file are told by its case
+    changed = changes_since(folder, data.record)
+    if not changed:
+        return start
+    what = f"{folder.name}: the data are other ones than this run was started with: {changed}"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{what}; train without --resume, or restore the data")
+    log.warning("%s; it begins again, and what it had is kept beside it", what)
+    config = RunFolder(folder).config
+    settings = read_json(config) if config.is_file() else None
+    prepare_run_folder(folder, keep=False)
+    if settings is not None:
+        write_json(config, settings)
+    if isinstance(trainer.logger, RunLogger):
+        trainer.logger.begin_anew()
+    return replace(start, resume=False)
 
 
 def _prepare_data(trainer: pl.Trainer, data: SegmentationData, folder: Path) -> None:
@@ -246,11 +282,13 @@ def _record(
     trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, folder: Path, *, resuming: bool
 ) -> None:
     parameters = sum(p.numel() for p in module.network.parameters())
-    cases = [*data.train_dataset.cases, *data.validation_dataset.cases]
+    record = data.record
+    if not resuming or not RunFolder(folder).cases.is_file():
+        write_json(RunFolder(folder).cases, record)
     manifest = make_manifest(
         seed=module.seed,
         device=str(trainer.strategy.root_device),
-        data_hash=data_fingerprint(cases),
+        data_hash=data_hash(record),
         precision=str(trainer.precision),
         parameters=parameters,
         training_cases=len(data.train_dataset.cases),
@@ -268,7 +306,6 @@ def _record(
         settings = run_settings(read_json(run.config)) if run.config.is_file() else {}
         plain = {key: value for key, value in manifest.items() if not isinstance(value, dict)}
         logger.log_once({**settings, **plain})  # type: ignore[attr-defined]
-        write_run_id(folder, str(logger.run_id), str(logger.name))  # type: ignore[attr-defined]
         if run.manifest.is_file():
             logger.log_file(run.manifest)
         if run.config.is_file():

@@ -1,52 +1,57 @@
-"""Start from another model's weights: load what fits, list what does not."""
+"""Start from another model's weights: all of them, or those beside the parts that were named; list what stays as made."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from medseg.errors import BundleError
+from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
+from medseg.networks.imported.fitting import plain_state
+from medseg.networks.imported.recognise import load_weights
 
 log = logging.getLogger(__name__)
 
 
-def load_matching(network: nn.Module, path: Path, *, record: Path | None = None) -> tuple[list[str], list[str]]:
-    """Copy every tensor of equal name and shape; heads of another label set or stems of other channels stay as made.
+def load_matching(
+    network: nn.Module, path: Path, *, record: Path | None = None, partial: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Copy another model's weights: all of them, but for the parts that may stay as made.
 
     Args:
-        network: to be filled.
-        path: a state dict.
+        network: to be filled; nothing is copied unless everything else fits.
+        path: a state dict of a bundle, or published weights under their own names (see networks/imported).
         record: JSON file to list the names in: `loaded`, `not_loaded` with the reason of each, and `unused` ones of the file.
+        partial: beginnings of names that may stay as made where they do not fit (`head`, `encoder.levels.0`); "" is all.
 
     Returns:
         Names loaded, and names of the network that were not.
 
     Raises:
-        BundleError: the file is no state dict, or nothing in it fits.
+        BundleError: the file is no state dict, or something in it does not fit: the first entry, and the share that does.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise BundleError(f"{path}: cannot be read as weights: {type(error).__name__}: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BundleError(f"{path}: is no state dict of tensors; expected a bundle's models/model.pt")
-    own = network.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise BundleError(f"{path}: none of its {len(state)} tensors fits this network; is it another preset or size?")
-    network.load_state_dict(fitting, strict=False)
-    missed = {name: _why(own[name], state.get(name)) for name in sorted(set(own) - set(fitting))}
-    log.info("loaded %d of %d tensors from %s", len(fitting), len(own), path)
+    try:
+        kept = load_weights(network, state, source=str(path), partial=partial)
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
+    own, plain = network.state_dict(), plain_state(state, str(path))
+    loaded = sorted(set(own) - set(kept))
+    missed = {name: _why(own[name], plain.get(name)) for name in sorted(kept)}
+    log.info("loaded %d of %d tensors from %s", len(loaded), len(own), path)
     if missed:
         log.warning("not loaded, as initialised: %s", "; ".join(f"{name} ({why})" for name, why in missed.items()))
     if record is not None:
-        unused = sorted(set(state) - set(own))
-        write_json(record, {"loaded": sorted(fitting), "not_loaded": missed, "unused": unused})
-    return sorted(fitting), list(missed)
+        unused = sorted(set(plain) - set(own)) if set(plain) & set(own) else []
+        write_json(record, {"loaded": loaded, "not_loaded": missed, "unused": unused})
+    return loaded, list(missed)
 
 
 def _why(own: torch.Tensor, found: torch.Tensor | None) -> str:

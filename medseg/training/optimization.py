@@ -10,6 +10,9 @@ from torch import nn
 
 from medseg.errors import ConfigError, nearest
 
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("poly", "cosine", "constant")
+
 
 def parameter_groups(network: nn.Module, weight_decay: float, without_decay: set[str]) -> list[dict[str, Any]]:
     """Two groups: matrices and kernels decay; biases, norms and the names in `without_decay` (decay rates, skips) do not."""
@@ -33,7 +36,7 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     if name == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=0.99, nesterov=True, weight_decay=weight_decay)
-    raise ConfigError(f"unknown optimizer {name!r}. {nearest(name, ['adamw', 'sgd'])}")
+    raise ConfigError(f"unknown optimizer {name!r}. {nearest(name, OPTIMIZERS)}")
 
 
 def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callable[[float], float]:
@@ -44,8 +47,8 @@ def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callab
     Raises:
         ConfigError: unknown name.
     """
-    if name not in ("poly", "cosine", "constant"):
-        raise ConfigError(f"unknown schedule {name!r}. {nearest(name, ['poly', 'cosine', 'constant'])}")
+    if name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {name!r}. {nearest(name, SCHEDULES)}")
     warmup_steps = min(warmup_steps, total_steps // 5)
 
     def factor(step: float) -> float:

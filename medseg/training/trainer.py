@@ -203,7 +203,8 @@ def _take_over(handlers: Sequence[Any]) -> str | None:
             uri = str(address)
         elif hasattr(handler, "load_path") and hasattr(handler, "load_dict"):
             for network in handler.load_dict.values():
-                load_matching(network, Path(handler.load_path))
+                everything = () if getattr(handler, "strict", False) else ("",)  # as MONAI's handler was told
+                load_matching(network, Path(handler.load_path), partial=everything)
         else:
             log.warning("train handler %s is ignored: Lightning trains this bundle, not Ignite", type(handler).__name__)
     return uri

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.errors import ConfigError
 from medseg.types import Affine, ImageCXYZ
 
 from .grid import GridMap
 from .preprocessing import Prepared
+from .room import room_for_image
 
 # An axis counts as coarse when its spacing is more than this many times the finest (nnU-Net's ANISO_THRESHOLD).
 ANISOTROPY = 3.0
@@ -69,6 +69,8 @@ def _spline_along(values: NDArray[np.floating], axis: int, new: int) -> NDArray[
     for begin in range(0, values.shape[across], step):
         here = tuple(slice(begin, begin + step) if a == across else slice(None) for a in range(values.ndim))
         padded = np.pad(values[here].astype(np.float64), pads, mode="edge")
+        from scipy import ndimage  # a fifth of a second: not for bundles that never ask for it
+
         nodes = ndimage.spline_filter1d(padded, 3, axis, mode="nearest")
         total = np.take(nodes, first - 1, axis=axis) * shares[0].reshape(column)
         for offset, share in enumerate(shares[1:]):
@@ -148,13 +150,14 @@ class NnunetPreprocessing:
             raise ConfigError(f"image with {image.shape[0]} channels: the plans file has {len(self.normalization)}")
         affine = np.asarray(affine, dtype=np.float64)
         grid, current = self.grid_map(image, affine)
-        inside = np.array(grid.cut(grid.turn(image)), dtype=np.float32, order="C", copy=True)
-        mask = ndimage.binary_fill_holes((inside != 0).any(axis=0)) if any(self.masked) else None
-        separate = coarse_axis(current, self.spacing)
-        result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
-        for channel in range(image.shape[0]):
-            values = self._normalized(inside[channel], channel, mask if self.masked[channel] else None)
-            result[channel] = resize_cubic(values, grid.shape, separate)
+        with room_for_image(grid, image.shape[0] + 2):  # splines are evaluated in float64
+            inside = np.array(grid.cut(grid.turn(image)), dtype=np.float32, order="C", copy=True)
+            mask = _filled((inside != 0).any(axis=0)) if any(self.masked) else None
+            separate = coarse_axis(current, self.spacing)
+            result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
+            for channel in range(image.shape[0]):
+                values = self._normalized(inside[channel], channel, mask if self.masked[channel] else None)
+                result[channel] = resize_cubic(values, grid.shape, separate)
         return Prepared(result, affine @ grid.matrix(), grid.source_shape, affine, grid)
 
     def _normalized(self, values: NDArray[np.float32], channel: int, mask: Any) -> NDArray[np.float32]:
@@ -172,3 +175,9 @@ class NnunetPreprocessing:
             low, high = float(values.min()), float(values.max())
             return ((values - low) / max(high - low, 1e-8)).astype(np.float32)
         return values
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy import ndimage  # see above
+
+    return np.asarray(ndimage.binary_fill_holes(mask), dtype=bool)

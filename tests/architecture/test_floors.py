@@ -16,7 +16,20 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     name: number
     for number, names in {
-        1: ("layout", "interruption", "renamed", "devices", "config", "documents", "documents_yaml", "types", "errors"),
+        1: (
+            "layout",
+            "record",
+            "interruption",
+            "record",
+            "renamed",
+            "telemetry",
+            "devices",
+            "config",
+            "documents",
+            "documents_yaml",
+            "types",
+            "errors",
+        ),
         2: ("transforms", "networks", "io", "losses"),
         3: ("inference", "evaluation", "datasets", "tracking"),
         4: ("planning", "cases", "selection"),
@@ -33,6 +46,7 @@ HOMES = {
     "pytorch_lightning": ("medseg/training", "medseg/tracking"),
     "lightning": (),
     "mlflow": ("medseg/tracking",),
+    "jinja2": ("medseg/evaluation",),
     "argparse": ("medseg/cli",), "typer": ("medseg/cli",), "rich": ("medseg/cli",),
 }  # fmt: skip
 # monai above floor 1 and in config.py, never in the kernels nor in evaluation's formulas

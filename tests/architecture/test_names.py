@@ -30,6 +30,7 @@ SAME_THING = {
     "retention.py": "the mixer and the preset around it",
     "mambavision.py": "the mixer and the preset around it",
     "common.py": "what the files of one folder share",
+    "record.py": "what stands beside a label map: how it is known again, and how it is made",
     "grid.py": "of a plan and of a transform",
 }
 FAMILY_FILES = {

@@ -132,3 +132,17 @@ def test_errors_and_warnings_that_end_the_run_are_masked(tmp_path: Path, caplog:
     assert caplog.messages == ["case_1 is odd", "highdicom: what it says is not shown with anonymous names"]
     logging.getLogger("medseg.x").warning("%s is odd", path)
     assert CANARY in caplog.messages[-1], "the mask ends with the run"
+
+
+def test_anonymous_names_follow_the_voxels_wherever_they_lie(tmp_path: Path) -> None:
+    cases = []
+    for number, text in enumerate(("one", "two", "one")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "scan.mhd").write_text("NDims = 3\nElementDataFile = scan.raw\n")
+        (tmp_path / str(number) / "scan.raw").write_text(text)
+        cases.append(Case("scan", (tmp_path / str(number) / "scan.mhd",)))
+    gone = [Case("gone", (tmp_path / f"gone{number}.nii",)) for number in range(2)]
+    names = [case.name for case in anonymous([*cases, *gone])]
+    assert len(set(names)) == 5
+    assert names[2] == f"{names[0]}_2"
+    assert names[3:] == ["case_unreadable_1", "case_unreadable_2"]

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.cases.batch import Job, OutputOptions, first_look, run_cases, safe_name
+from medseg.cases.batch import Job, OutputOptions, first_look, run_cases
 from medseg.cases.measures import measure, rows_to_csv, surface_area_mm2
 from medseg.errors import UnreadableFileError
 from medseg.io import Case, Header, Volume, read_label, write_image
@@ -158,12 +158,6 @@ def test_measures_state_what_they_saw() -> None:
     table = list(csv.DictReader(rows_to_csv(rows).splitlines()))
     assert table[1]["mean"] == ""
     assert table[0]["name"] == "a"
-
-
-def test_label_names_become_file_names() -> None:
-    assert safe_name("left kidney / cyst") == "left_kidney_cyst"
-    assert safe_name("../..") not in ("..", "../..")
-    assert safe_name("//") == "label"
 
 
 @pytest.mark.parametrize("turn", ["axial", "oblique"])

@@ -57,7 +57,7 @@ EDITS: dict[str, tuple[tuple[str, ...], Any]] = {
     "train::dataset::augmentation::mirror": (("augmentation", "mirror"), 0.0),
     "labels::1": (("labels", "1"), "ball"),
     "train::inferer::overlap": (("inference", "overlap"), 0.25),
-    "splits": (("splits",), [{"train": ["ball_0", "ball_1"], "val": ["ball_2"]}] * 3),
+    "splits": (("splits",), [{"train": [f"ball_{n}" for n in "012" if n != i], "val": [f"ball_{i}"]} for i in "201"]),
 }
 
 
@@ -95,6 +95,9 @@ def test_a_length_may_be_said_in_train_json_alone_and_other_values_may_not(bundl
         "plan.json and configs/train.json differ: max_epochs: plan.json 9, configs/train.json 3"
     ]
     edit(bundle.train, "max_epochs", value=9)
+    folds = json.loads(bundle.splits.read_text())
+    bundle.splits.write_text(json.dumps(folds[:1]))  # folds made elsewhere, such as nnU-Net's
+    assert [each.allowed for each in plan_differences(bundle) if each.place == "splits"] == [True]
     edit(bundle.train, "batch_size", value=3)
     with pytest.raises(ConfigError, match="batch_size"):
         fit_bundle(bundle.folder)

@@ -39,7 +39,7 @@ def test_a_training_leaves_its_artifacts_and_a_resumed_one_continues_the_run(tmp
     assert str(tmp_path) not in json.dumps(plan)
     assert "case0" not in json.dumps(plan)
     metrics = set(client.get_run(run_id).data.metrics)
-    assert {"val_dice/liver_left", "val_dice/a_b_c"} <= metrics
+    assert {"val_dice/liver_left_9bbe7c", "val_dice/a_b_c_212e4b"} <= metrics
 
     fit_bundle(layout.folder, fold=0, resume=True, overrides={"max_epochs": 2})
     assert read_run_id(layout.run_folder(0)) == run_id
@@ -69,10 +69,11 @@ def test_system_metrics_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("label", "name"),
     [
-        ("liver (left)", "val_dice/liver_left"),
-        ("dice@0.5", "val_dice/dice_0.5"),
-        ("a:b/c", "val_dice/a_b_c"),
+        ("liver (left)", "val_dice/liver_left_9bbe7c"),
+        ("dice@0.5", "val_dice/dice_0.5_fa0473"),
+        ("a:b/c", "val_dice/a_b_c_fb7456"),
         ("größe", "val_dice/größe"),
+        ("left kidney", "val_dice/left kidney"),
     ],
 )
 def test_names_are_made_in_one_place(label: str, name: str) -> None:
@@ -83,6 +84,17 @@ def test_names_are_made_in_one_place(label: str, name: str) -> None:
         if "_FORBIDDEN" in path.read_text(encoding="utf-8") and "metric_name" in path.read_text(encoding="utf-8")
     ]
     assert [path.name for path in used] == ["names.py"]
+
+
+def test_labels_that_differ_have_metrics_that_differ_and_mlflow_takes_them() -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    labels = ["T1+", "T1", "T1-", "left kidney", "left_kidney", " left kidney", "C1/C2", "C1 C2", "tumour (core)", "tumour core",
+              "..", ".", "", "()", "a//b", "liver_left_9bbe7c", "liver (left)", "a\nb", "a\x85b"]  # fmt: skip
+    names = {metric_name("val_dice", label) for label in labels}
+    assert len(names) == len(labels)
+    for name in names:
+        _validate_metric_name(name)
 
 
 def test_the_address_is_the_argument_then_the_environment_then_a_file(

@@ -160,8 +160,10 @@ def test_weights_of_another_bundle_are_the_start_and_misfits_are_listed(
     config["network_def"]["out_channels"] = 3
     config["labels"]["2"] = "another ball"
     (tmp_path / "next" / "configs" / "train.json").write_text(json.dumps(config))
-    with caplog.at_level(logging.INFO):
+    with pytest.raises(BundleError, match=r"'head.weight' is \(2, .*nothing was loaded.*--partial"):
         fit_bundle(tmp_path / "next", overrides=QUICK, init_from=bundle)
+    with caplog.at_level(logging.INFO):
+        fit_bundle(tmp_path / "next", overrides=QUICK, init_from=bundle, partial=["head", "coarse_heads"])
     assert "not loaded, as initialised" in caplog.text
     listed = json.loads((tmp_path / "next" / "runs" / "fold_0" / "initialization.json").read_text())
     own = weights(tmp_path / "next")

@@ -56,7 +56,7 @@ def test_regions_are_learnt_and_come_back_as_one_label_map(data: Path, tmp_path:
     assert plan.regions == REGIONS
     assert plan.network["out_channels"] == 2
     metrics = fit_bundle(bundle, overrides=QUICK)[0]
-    assert metrics["val_dice/whole_tumour"] > 0.6
+    assert metrics["val_dice/whole tumour"] > 0.6
     assert metrics["val_dice/core"] > 0.6
     assert [fault for check in verify_bundle(bundle) for fault in check.faults] == []
     output = tmp_path / "labels"

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..dispatch import refuse_forward_mode
 from ..selective_scan.checks import MERGES
 from ..selective_scan.chunked import CHECKPOINT
-from ..selective_scan.op import scan_backward_op, scan_op, work_dtype
-from ..short_conv.op import conv_backward_op, conv_op
+from ..selective_scan.op import run_scan, scan_backward_op, work_dtype
+from ..short_conv.op import conv_backward_op, run_conv
+from ..straight import straight
 from ..traversals.checks import check_traversals
 from ..traversals.orders import Traversal
 from ..traversals.tables import SEPARATOR, split
@@ -38,7 +39,7 @@ def _inner(
     u: Tensor, taps: Tensor, taps_bias: Optional[Tensor], project: Tensor, expand: Tensor, state: int, layout: Tuple
 ) -> _Inner:  # type: ignore[type-arg]
     grid, traversals, mode, kernel = layout
-    convolved = conv_op(u, taps, taps_bias, grid, traversals, mode, kernel, True, None)
+    convolved = run_conv(u, taps, taps_bias, grid, traversals, mode, kernel, True, None)
     mixed = torch.matmul(convolved, project.to(convolved.dtype).transpose(-1, -2))
     low, write, read = mixed.split([expand.shape[-1], state, state], dim=-1)
     steps = torch.matmul(low, expand.to(low.dtype).transpose(-1, -2))
@@ -74,7 +75,7 @@ def convolved_op(
     """
     with torch.autocast(u.device.type, enabled=False):
         parts = _inner(u, taps, taps_bias, project, expand, rate.shape[2], (grid, traversals, mode, kernel))
-        out, _, kept = scan_op(
+        out, _, kept = run_scan(
             parts.convolved, parts.steps, rate, parts.write, parts.read, skip, z, bias, None, None, grid, traversals, True,
             merge, save, None,
         )  # fmt: skip
@@ -154,6 +155,8 @@ def _backward(ctx, grad: Tensor, grad_kept: Optional[Tensor]):  # type: ignore[n
 
 
 convolved_op.register_autograd(_backward, setup_context=_save)
+# what a caller without gradients or a compiler runs; see straight.py
+run_convolved = straight(convolved_op)
 
 
 def _wrong(argument: str, found: object, expected: object) -> ValueError:
@@ -223,7 +226,7 @@ def convolved_scan(
     refuse_forward_mode("convolved_scan", *tensors)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     names = SEPARATOR.join(Traversal.parse(text).text for text in traversals)
-    out, _ = convolved_op(*tensors, grid, names, mode, kernel, merge, save)
+    out, _ = run_convolved(*tensors, grid, names, mode, kernel, merge, save)
     return out.view(u.shape[0], *grid, channels)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from . import cpu
 from .checks import check_pieces, check_values
 from .chunked import chunkwise
@@ -177,3 +178,7 @@ def _backward(ctx, grad_output: Tensor, grad_final: Tensor):  # type: ignore[no-
 
 
 recurrence_op.register_autograd(_backward, setup_context=_save)
+
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_recurrence = straight(recurrence_op)

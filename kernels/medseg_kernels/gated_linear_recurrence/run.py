@@ -14,7 +14,7 @@ from ..dispatch import refuse_forward_mode
 from ..traversals.orders import Traversal
 from .checks import check_shapes
 from .chunked import chunkwise
-from .op import recurrence_op
+from .op import run_recurrence
 from .visits import piece_count, visit
 
 
@@ -191,7 +191,7 @@ def eager(
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
         return portable(q, k, v, g, beta, scale, initial_state, cu_seqlens, grid, text, delta)
     refuse_forward_mode("gated_linear_recurrence", q, k, v, g, beta, initial_state)
-    return recurrence_op(q, k, v, g, beta, initial_state, cu_seqlens, grid, text, scale, delta, backend)
+    return run_recurrence(q, k, v, g, beta, initial_state, cu_seqlens, grid, text, scale, delta, backend)
 
 
 def common_dtype(q: Tensor, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ goes the same way from the end with M transposed.
 
 from __future__ import annotations
 
+import functools
 from typing import List, Tuple
 
 import torch
@@ -70,6 +71,7 @@ def chain(first: Tensor, ends: Tensor, transfers: Tensor, owners: List[int], *, 
     return torch.stack(before, 1).flatten(0, 1).contiguous()
 
 
+@functools.lru_cache(maxsize=8)
 def probe(size_k: int, count: int, size_h: int, delta: bool, device: torch.device) -> Tensor:
     """Start states whose ends, when nothing is written, are the transfers: ones (K, 1), the identity for the delta rule."""
     start = torch.eye(size_k, device=device) if delta else torch.ones(size_k, 1, device=device)
@@ -78,8 +80,19 @@ def probe(size_k: int, count: int, size_h: int, delta: bool, device: torch.devic
 
 def of_each_piece(states: Tensor, owners: List[int], *, last: bool) -> Tensor:
     """From (B * S, ...) per segment to (B * W, ...): that of each piece's last (or first) segment."""
+    count, pieces = len(owners), owners[-1] + 1
+    if count == pieces:
+        return states
+    split = states.view(-1, count, *states.shape[1:])
+    if pieces == 1:
+        return split[:, -1 if last else 0]
+    return split.index_select(1, _edges(tuple(owners), last, str(states.device))).flatten(0, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _edges(owners: Tuple[int, ...], last: bool, device: str) -> Tensor:
     count = len(owners)
-    edges = [
+    found = [
         s for s in range(count) if (s + 1 == count if last else s == 0) or owners[s] != owners[s + 1 if last else s - 1]
     ]
-    return states.view(-1, count, *states.shape[1:])[:, edges].flatten(0, 1)
+    return torch.tensor(found, device=device)

@@ -1,5 +1,6 @@
 # mypy: ignore-errors
-"""Forward kernels: cumulative decay; the delta rule's triangular solve; the state from chunk to chunk; the outputs.
+"""Forward kernels: cumulative decay; the delta rule's triangular solve; the state from chunk to chunk; the outputs; the chain
+of segments.
 
 Legend in triton_shared.py. Workspaces are dense by (sample and head, chunk, step); tokens are addressed by strides.
 """
@@ -171,3 +172,61 @@ def output_kernel(
         result += tl.dot(read, state, input_precision=PRECISION)
         at = out + ((wide_b * size_n + tokens[:, None]) * size_h + h) * size_v + values[None, :]
         tl.store(at, result.to(out.dtype.element_ty), mask=exists[:, None] & (values < size_v)[None, :])
+
+
+@triton.jit
+def chain_kernel(
+    first, ends, transfers, before, edges, size_h, size_k, size_v, count, pieces,
+    DELTA: tl.constexpr, BACKWARD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+):  # fmt: skip
+    """State before each segment of a piece, or adjoint after each (BACKWARD): S -> M S + E from segment to segment.
+
+    first (B * W, H, K, V); ends, before (B * S, H, K, V); transfers (B * S, H, K, 1), or (B * S, H, K, K) for DELTA, then
+    transposed for BACKWARD; edges (W + 1,) int32: first segment of each piece. One program: a piece, a head, BV channels.
+    """
+    w, b, h = tl.program_id(0) % pieces, tl.program_id(0) // pieces, tl.program_id(2)
+    keys, values = tl.arange(0, BK), tl.program_id(1) * BV + tl.arange(0, BV)
+    wide_b = b.to(tl.int64)
+    state = load_state(first + ((wide_b * pieces + w) * size_h + h) * size_k * size_v, size_k, size_v, keys, values)
+    begin, end = tl.load(edges + w), tl.load(edges + w + 1)
+    others = tl.arange(0, BK)
+    for i in range(0, end - begin):
+        s = begin + i
+        if BACKWARD:
+            s = end - 1 - i
+        segment = (wide_b * count + s) * size_h + h
+        own = load_state(ends + segment * size_k * size_v, size_k, size_v, keys, values)
+        if DELTA:
+            at = keys[:, None] * size_k + others[None, :]
+            if BACKWARD:
+                at = others[None, :] * size_k + keys[:, None]
+            square = (keys < size_k)[:, None] & (others < size_k)[None, :]
+            transfer = tl.load(transfers + segment * size_k * size_k + at, mask=square, other=0.0)
+            moved = tl.dot(transfer, state, input_precision="ieee")
+        else:
+            fade = tl.load(transfers + segment * size_k + keys, mask=keys < size_k, other=0.0)
+            moved = fade[:, None] * state
+        store_state(before + segment * size_k * size_v, size_k, size_v, keys, values, state)
+        state = moved + own
+
+
+@triton.jit
+def transfer_kernel(
+    cum, transfers, counts, piece_chunks, size_h, size_k, size_w, chunks,
+    DECAY: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """What is left of a state at each piece's end when nothing is written (no delta rule): transfers (B * W, H, K)."""
+    w, b, h = tl.program_id(0), tl.program_id(1) // size_h, (tl.program_id(1) % size_h).to(tl.int64)
+    keys = tl.arange(0, BK)
+    total = tl.zeros([1, BK], tl.float32)
+    for c in range(tl.load(piece_chunks + w), tl.load(piece_chunks + w + 1)):
+        chunk = tl.program_id(1).to(tl.int64) * chunks + c
+        if DECAY == 3:
+            at = cum + chunk * C * size_k + (C - 1) * size_k + keys[None, :]
+            total += tl.load(at, mask=(keys < size_k)[None, :], other=0.0)
+        elif DECAY == 2:
+            total += tl.load(cum + chunk * C + C - 1)
+        elif DECAY == 1:
+            total += tl.load(cum + h) * tl.load(counts + c)
+    at = transfers + ((b.to(tl.int64) * size_w + w) * size_h + h) * size_k + keys[None, :]
+    tl.store(at, tl.exp2(total), mask=(keys < size_k)[None, :])

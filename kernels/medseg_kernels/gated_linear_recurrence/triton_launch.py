@@ -170,10 +170,35 @@ def starts_of_segments(call: Call, owners: List[int], state: Tensor) -> Tuple[Te
         return state, None
     ends = call.walk(None, store=False)[0]
     count = call.size_b * call.size_w
-    transfers = call.walk(
-        segments.probe(call.size_k, count, call.size_h, call.delta, call.device), store=False, values=False
-    )[0]
-    return segments.chain(state, ends, transfers, owners), transfers
+    if call.delta:
+        start = segments.probe(call.size_k, count, call.size_h, True, call.device)
+        transfers = call.walk(start, store=False, values=False)[0]
+    else:
+        transfers = torch.empty(count, call.size_h, call.size_k, 1, device=call.device)
+        call.launch(triton_forward.transfer_kernel, (call.size_w, call.heads), 1, transfers=transfers)
+    return chain(call, state, ends, transfers, owners), transfers
+
+
+@functools.lru_cache(maxsize=64)
+def edges(owners: Tuple[int, ...], device: str) -> Tensor:
+    """First segment of each piece, and the end, int32."""
+    firsts = [s for s in range(len(owners)) if s == 0 or owners[s] != owners[s - 1]]
+    return torch.tensor([*firsts, len(owners)], dtype=torch.int32, device=device)
+
+
+def chain(
+    call: Call, first: Tensor, ends: Tensor, transfers: Tensor, owners: List[int], *, backward: bool = False
+) -> Tensor:
+    """As `segments.chain`, in one kernel."""
+    before, block = torch.empty_like(ends), min(16, block_of(call.size_v))
+    pieces = owners[-1] + 1
+    grid = (call.size_b * pieces, triton.cdiv(call.size_v, block), call.size_h)
+    triton_forward.chain_kernel[grid](
+        first, ends, transfers, before, edges(tuple(owners), str(call.device)), call.size_h, call.size_k, call.size_v,
+        len(owners), pieces, DELTA=call.delta, BACKWARD=backward, BK=block_of(call.size_k), BV=block,
+        num_warps=2 if call.delta else 1,
+    )  # fmt: skip
+    return before
 
 
 def zeros_or(state: Optional[Tensor], q: Tensor, v: Tensor, count: int) -> Tensor:
@@ -229,7 +254,7 @@ def backward(
 
     after = d_final.float().contiguous()
     if transfers is not None:
-        after = segments.chain(after, walk_back(None, False)[0], transfers, owners, backward=True)
+        after = chain(call, after, walk_back(None, False)[0], transfers, owners, backward=True)
     d_start, d_states = walk_back(after, True)
     grads = _gradients(call, d_out, states, d_states, written, d_written)
     return grads._replace(initial_state=segments.of_each_piece(d_start, owners, last=False))

@@ -17,7 +17,7 @@ from ..traversals.orders import Traversal
 from ..traversals.tables import SEPARATOR
 from .checks import check_call
 from .chunked import CHUNK_RECORDED, chunked_scan
-from .op import scan_op
+from .op import run_scan
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _eager(
         return out, last
     refuse_forward_mode("selective_scan", *flat)
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in flat)
-    out, last, _ = scan_op(*flat, grid, SEPARATOR.join(names), delta_softplus, merge, save, backend)  # type: ignore[arg-type]
+    out, last, _ = run_scan(*flat, grid, SEPARATOR.join(names), delta_softplus, merge, save, backend)  # type: ignore[arg-type]
     return out, last
 
 

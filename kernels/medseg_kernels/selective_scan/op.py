@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from ..traversals.tables import split
 from . import cpu
 from .chunked import CHECKPOINT, chunked_scan
@@ -172,3 +173,6 @@ def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad
 
 
 scan_op.register_autograd(_backward, setup_context=_save)
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_scan = straight(scan_op)

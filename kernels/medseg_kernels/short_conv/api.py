@@ -12,7 +12,7 @@ from ..dispatch import refuse_forward_mode
 from ..traversals.checks import check_traversals
 from ..traversals.orders import Traversal
 from ..traversals.tables import SEPARATOR
-from .op import conv_op
+from .op import run_conv
 from .reference import torch_short_conv
 
 MODES = ("causal", "same", "grid")
@@ -79,7 +79,7 @@ def _eager(
         sides = [int(side) for side in grid]
         return torch_short_conv(x, weight, bias, sides, names, mode, [int(side) for side in kernel], silu)
     refuse_forward_mode("short_conv", x, weight, bias)
-    return conv_op(x, weight, bias, grid, SEPARATOR.join(names), mode, kernel, silu, backend)
+    return run_conv(x, weight, bias, grid, SEPARATOR.join(names), mode, kernel, silu, backend)
 
 
 def _wrong(argument: str, found: object, expected: object) -> ValueError:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from ..traversals.tables import split
 from . import cpu
 from .reference import torch_short_conv
@@ -127,3 +128,6 @@ def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
 
 
 conv_op.register_autograd(_backward, setup_context=_save)
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_conv = straight(conv_op)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..straight import straight
 from . import reference
 from .reference import NonFiniteLogitsError, label_dtype
 from .tables import AxisTable, axis_table
@@ -92,6 +93,10 @@ def _(values, weight, x_index, x_fraction, y_index, y_fraction, z_index, z_fract
     return values.new_empty(shape, dtype=label_dtype(values.shape[0]))
 
 
+# what a caller without gradients or a compiler runs; see straight.py
+_run_add, _run_labels = straight(_stitch_add), straight(_stitch_labels)
+
+
 def stitch_window(
     values: Tensor,
     weight: Tensor,
@@ -134,7 +139,7 @@ def stitch_window(
     if len(start) != 3 or min(start) < 0 or any(n > e for n, e in zip(window.shape[1:], values.shape[1:], strict=True)):
         raise ValueError(f"start {list(start)} with window {_kind(window)} does not fit the slab {_kind(values)}")
     dispatch.refuse_forward_mode("stitch_window", values, weight, window, importance, offset)
-    _stitch_add(values, weight, window, importance, offset, [int(s) for s in start], backend)
+    _run_add(values, weight, window, importance, offset, [int(s) for s in start], backend)
 
 
 def stitch_labels(
@@ -166,7 +171,7 @@ def stitch_labels(
     if values.shape[0] > 32767:
         raise ValueError(f"values: found {values.shape[0]} classes; expected at most 32767")
     flat = [part.to(values.device) for table in (x, y, z) for part in (table.index, table.fraction)]
-    return _stitch_labels(values, weight, *flat, rounded, backend)
+    return _run_labels(values, weight, *flat, rounded, backend)
 
 
 def stitch_logits(values: Tensor, weight: Optional[Tensor], x: AxisTable, y: AxisTable, z: AxisTable) -> Tensor:

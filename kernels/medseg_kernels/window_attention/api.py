@@ -14,7 +14,7 @@ from torch import Tensor
 from medseg_kernels import dispatch
 
 from . import checks
-from .op import BACKENDS, attention_op
+from .op import BACKENDS, run_attention
 from .reference import attend
 from .windows import effective_window, product, windows_per_axis
 
@@ -283,7 +283,7 @@ def _one_geometry(
         many = [None if t is None else t.to(kind) for t in (qkv, kv, global_query, carriers, sample, padding)]
         if not _outside_the_op():
             dispatch.refuse_forward_mode("window_attention", *many, bias_table, dense_bias)
-            out, extra, _ = attention_op(
+            out, extra, _ = run_attention(
                 *many, bias_table, dense_bias, seed, table_window, shift_size, radius, causal, geometry, pad_mode,
                 bias_index, scale, dropout, backend or "",
             )  # fmt: skip

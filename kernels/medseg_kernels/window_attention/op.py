@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medseg_kernels import dispatch
 from medseg_kernels.dispatch import Backend
+from medseg_kernels.straight import straight
 
 from .call import Problem, output_shapes
 from .windows import effective_window
@@ -162,3 +163,6 @@ def _backward(ctx: Any, grad: Tensor, grad_carriers: Tensor, _: Tensor) -> Tuple
 
 
 attention_op.register_autograd(_backward, setup_context=_setup)
+
+# what a caller without gradients or a compiler runs; see straight.py
+run_attention = straight(attention_op)

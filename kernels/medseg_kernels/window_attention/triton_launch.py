@@ -10,12 +10,13 @@ from torch import Tensor
 
 from .call import Gradients, Problem
 from .dropout import threshold
-from .windows import bias_center, bias_codes, product
+from .tables import BiasTables, bias_tables, pitch, window_tables
+from .windows import bias_center, product
 
 LOG2E = math.log2(math.e)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MOST_CHANNELS = 128
-MOST_ROWS = 64  # of a tile, at most
+MOST_BYTES = 64 * 2**20  # of a bias expanded to all pairs
 
 
 def refuse(*tensors: Tensor) -> str | None:
@@ -31,10 +32,9 @@ def refuse(*tensors: Tensor) -> str | None:
 
 
 def tile_options(kernel: str, tokens: int, channels: int, carriers: int, amd: bool) -> dict[str, int]:
-    """BQ and BK (queries and keys of a tile), warps and stages of one kernel.
+    """BQ and BK (queries and keys of a tile), warps and stages of one kernel, by what the cost model (tests/kernels/model) says.
 
-    Chosen so that next to nothing spills on any architecture of the ahead-of-time gate, not by time: no GPU was at hand. The
-    backward kernels hold more tiles, so there the side that the loop goes along is half as long.
+    A warp of NVIDIA's matrix units takes 16 rows at least: more warps than rows / 16 would all do the same work.
 
     Args:
         kernel: "forward", "query", "key" or "bias".
@@ -48,9 +48,21 @@ def tile_options(kernel: str, tokens: int, channels: int, carriers: int, amd: bo
     short = min(size, 32)
     if amd:
         return {"BQ": size, "BK": short if kernel == "forward" else size, "num_warps": 4, "num_stages": 2}
-    wide = short if carriers else size
-    queries, keys = {"query": (size, short), "key": (short, wide), "bias": (short, size)}.get(kernel, (size, size))
-    return {"BQ": queries, "BK": keys, "num_warps": 8 if size >= 32 else 4, "num_stages": 2}
+    queries, keys = {"forward": (size, short), "query": (size, short), "key": (short, size), "bias": (size, short)}[
+        kernel
+    ]
+    rows = queries if kernel != "key" else keys
+    return {"BQ": queries, "BK": keys, "num_warps": max(1, min(4, rows // 16)), "num_stages": 2}
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B, X, Y, Z, H, E) -> (B, N, H, E) with neighbouring channels side by side; a copy only of what is no such view."""
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        x = x.contiguous()
+    try:
+        return x.view(x.shape[0], -1, *x.shape[4:])
+    except RuntimeError:
+        return x.contiguous().view(x.shape[0], -1, *x.shape[4:])
 
 
 class _Launch:
@@ -59,69 +71,88 @@ class _Launch:
     def __init__(self, p: Problem) -> None:
         self.problem = p
         q, k, v = p.roles(p.qkv, p.kv, p.global_query)
-        empty = p.qkv.new_empty(0, dtype=torch.float32)
-        self.carriers = p.qkv.new_empty(0)
+        k, v = _flat(k), _flat(v)
+        if p.global_query is None:
+            q = _flat(q)
+        elif q.stride(-1) != 1:
+            q = q.contiguous()
+        if k.stride() != v.stride():
+            k, v = k.contiguous(), v.contiguous()
+        self.carriers = q  # any pointer will do for what is absent
         if p.carriers is not None:  # (B * W * H, M, 3, E): small, and read by rows
             self.carriers = p.carriers.permute(0, 1, 4, 2, 3, 5).contiguous()
-        self.sample = empty if p.sample is None else p.sample.float().contiguous()
-        self.padding = empty if p.padding is None else p.padding.float().contiguous()
-        self.bias, self.entries, self.free = empty, 0, 0
-        self.rows = self.columns = torch.zeros(1, dtype=torch.int32, device=p.qkv.device)
-        self._bias()
-        self.seed = p.seed if p.seed is not None else torch.zeros(1, dtype=torch.int64, device=p.qkv.device)
-        self.tensors = {"q": q, "k": k, "v": v, "carriers": self.carriers, "sample": self.sample, "padding": self.padding,
-                        "bias": self.bias, "row_code": self.rows, "column_code": self.columns, "seed": self.seed}  # fmt: skip
+        sample = q if p.sample is None else p.sample.float().contiguous()
+        padding = q if p.padding is None else p.padding.float().contiguous()
+        self.tables, self.bias, self.kind, self.plane = window_tables(p), q, 0, 0
+        self.codes: BiasTables | None = None
+        if p.bias_table is not None or p.dense_bias is not None:
+            self._bias()
+        row, column = (
+            (self.tables.rows, self.tables.rows) if self.codes is None else (self.codes.row, self.codes.column)
+        )
+        self.tensors = {
+            "q": q, "k": k, "v": v, "carriers": self.carriers, "sample": sample, "padding": padding, "bias": self.bias,
+            "row_code": row, "column_code": column, "rows": self.tables.rows, "groups": self.tables.groups,
+            "seed": q if p.seed is None else p.seed,
+        }  # fmt: skip
 
     def _bias(self) -> None:
+        """The bias as the kernels read it: expanded to a tile of all pairs, or gathered where that would be too large."""
+        from .triton_backward import expand_kernel
+
         p = self.problem
-        if p.bias_table is not None:
-            self.bias = (p.bias_table.detach().float() * LOG2E).t().contiguous()
-            self.code = bias_codes(p.table_window, p.window, p.bias_index, p.qkv.device)
-            # a code of 0 for carriers and beyond the end: with any other code it makes an entry that exists
-            code = torch.nn.functional.pad(self.code, (p.extra, MOST_ROWS))
-            self.rows, self.columns = (code + bias_center(p.table_window)).to(torch.int32), (-code).to(torch.int32)
-            self.entries, self.free = p.bias_table.shape[0], p.extra
-        elif p.dense_bias is not None:
-            self.bias = (p.dense_bias.detach().float() * LOG2E).contiguous()
-            token = torch.arange(p.tokens, dtype=torch.int32, device=p.qkv.device)
-            self.columns = torch.nn.functional.pad(token, (0, MOST_ROWS))
-            self.rows = self.columns * p.tokens
-            self.entries = p.tokens * p.tokens
+        given, self.kind = (p.bias_table, 1) if p.bias_table is not None else (p.dense_bias, 2)
+        assert given is not None
+        self.bias, self.codes, side = given.detach().contiguous(), bias_tables(p), pitch(p.tokens)
+        self.plane = p.tokens * p.tokens
+        # a table holds small numbers; a dense bias may hide pairs by numbers that 16 bits have not
+        small = p.qkv.dtype != torch.float32 and self.kind == 1
+        dense = p.qkv.new_empty(p.heads, side, side, dtype=torch.float16 if small else torch.float32)
+        if dense.numel() * dense.element_size() > MOST_BYTES:
+            return
+        expand_kernel[((side // 32) * (side // 64), p.heads)](
+            self.bias,
+            dense,
+            self.codes.row,
+            self.codes.column,
+            p.heads,
+            side,
+            self.plane,
+            **self._pairs(),
+            BQ=32,
+            BK=64,
+        )
+        self.bias, self.kind, self.plane = dense, 3, side * side
 
-    def strides(self) -> dict[str, int]:
-        """qb ... ve: strides in elements of q, k and v; a shared query has qx for its tokens."""
-        q, k, v = self.tensors["q"], self.tensors["k"], self.tensors["v"]
-        found: dict[str, int] = {}
-        if self.problem.global_query is not None:
-            found.update(zip(("qb", "qx", "qh", "qe"), q.stride(), strict=True), qy=0, qz=0)
-        else:
-            found.update(zip(("qb", "qx", "qy", "qz", "qh", "qe"), q.stride(), strict=True))
-        for letter, tensor in (("k", k), ("v", v)):
-            found.update(zip([letter + axis for axis in "bxyzhe"], tensor.stride(), strict=True))
-        return found
-
-    def settings(self) -> dict[str, Any]:
-        """Sizes, factors and compile-time flags."""
+    def _pairs(self) -> dict[str, Any]:
+        """Compile-time settings of the predicate and the bias."""
         p = self.problem
-        names = ("X", "Y", "Z", "n0", "n1", "n2", "s0", "s1", "s2", "W0", "W1", "W2", "R0", "R1", "R2")
-        values = (*p.grid, *p.counts, *p.shift, *p.window, *p.radius)
-        return dict(
-            zip(names, values, strict=True), H=p.heads, E=p.channels, entries=self.entries, scale=p.scale * LOG2E,
-            threshold=threshold(p.dropout), kept=1.0 / (1.0 - p.dropout), M=p.extra, FREE=self.free,
-            EB=max(16, 1 << (p.channels - 1).bit_length()), DILATED=p.geometry == "grid", HIDE=p.pad_mode == "mask",
-            SHARED=p.global_query is not None, HAS=(p.sample is not None) + 2 * (p.padding is not None),
-            HAS_BIAS=p.bias_table is not None or p.dense_bias is not None, CAUSAL=p.causal, DROP=p.dropout > 0.0,
-        )  # fmt: skip
+        free = p.extra if p.bias_table is not None else 0
+        return {"U": p.tokens, "M": p.extra, "W1": p.window[1], "W2": p.window[2], "FREE": free, "KIND": self.kind,
+                "CAUSAL": p.causal, "R0": p.radius[0], "R1": p.radius[1], "R2": p.radius[2]}  # fmt: skip
 
-    def tiles(self, kernel: str) -> tuple[dict[str, int], int, int]:
-        """(launch options, tiles of queries, tiles of keys) of one kernel."""
-        p, tokens = self.problem, self.problem.tokens
-        options = tile_options(kernel, tokens, p.channels, p.extra, torch.version.hip is not None)
-        return options, -(-tokens // options["BQ"]), -(-tokens // options["BK"])
+    def settings(self, kernel: str) -> dict[str, Any]:
+        """Sizes, strides, factors, compile-time flags and tiles of one kernel; "blocks" are its tiles of a window-head."""
+        p, q, k = self.problem, self.tensors["q"], self.tensors["k"]
+        options = tile_options(kernel, p.tokens, p.channels, p.extra, torch.version.hip is not None)
+        queries, keys = -(-p.tokens // options["BQ"]), -(-p.tokens // options["BK"])
+        tail = p.tokens % options["BQ"] + p.tokens % options["BK"]
+        blocks = {"key": keys, "bias": keys}.get(kernel, queries)
+        return {
+            **self.tensors, **self._pairs(), **options, "blocks": blocks, "qb": q.stride(0), "qn": q.stride(1),
+            "qh": q.stride(2), "kb": k.stride(0), "kn": k.stride(1), "kh": k.stride(2), "H": p.heads, "windows": p.windows,
+            "size_n": product(p.grid), "pitch": self.tables.rows.shape[1], "plane": self.plane, "scale": p.scale * LOG2E,
+            "threshold": threshold(p.dropout), "kept": 1.0 / (1.0 - p.dropout), "E": p.channels,
+            "EB": max(16, 1 << (p.channels - 1).bit_length()), "MASKED": self.tables.masked or tail > 0,
+            "SHARED": p.global_query is not None, "HAS": (p.sample is not None) + 2 * (p.padding is not None),
+            "DROP": p.dropout > 0.0,
+        }  # fmt: skip
 
 
 def _by_task(tensor: Tensor, heads: int) -> Tensor:
     """(B, W, M, H * E) -> (B, W, H, M, E), as the kernels read carriers."""
+    if tensor.shape[2] == 0:
+        return tensor
     return tensor.unflatten(-1, (heads, -1)).transpose(2, 3).contiguous()
 
 
@@ -133,11 +164,17 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     out = p.qkv.new_empty(p.batch, *p.grid, p.heads * p.channels)
     carriers = p.qkv.new_empty(p.batch, p.windows, p.heads, p.extra, p.channels)
     lse = p.qkv.new_empty(p.batch, p.windows, p.heads, p.tokens, dtype=torch.float32)
-    options, blocks, _ = launch.tiles("forward")
-    forward_kernel[(p.batch * p.windows * p.heads, blocks)](
-        out=out, out_carriers=carriers, lse=lse, **launch.tensors, **launch.strides(), **launch.settings(), **options
-    )
-    return out, carriers.transpose(2, 3).flatten(3).contiguous(), lse
+    settings = launch.settings("forward")
+    grid = (p.batch * p.windows * p.heads * settings["blocks"],)
+    forward_kernel[grid](out=out, out_carriers=carriers, lse=lse, **settings)
+    return out, _by_window(carriers), lse
+
+
+def _by_window(carriers: Tensor) -> Tensor:
+    """(B, W, H, M, E) -> (B, W, M, H * E)."""
+    if carriers.shape[3] == 0:
+        return carriers.new_empty(*carriers.shape[:2], 0, carriers.shape[2] * carriers.shape[4])
+    return carriers.transpose(2, 3).flatten(3).contiguous()
 
 
 def backward(
@@ -149,7 +186,7 @@ def backward(
     p, launch = problem, _Launch(problem)
     shared = {
         "grad": grad.contiguous(), "lse": lse, "delta": torch.empty_like(lse),
-        "grad_carriers": _by_task(grad_carriers, p.heads), **launch.tensors, **launch.strides(), **launch.settings(),
+        "grad_carriers": _by_task(grad_carriers, p.heads),
     }  # fmt: skip
     found = Gradients(qkv=torch.empty_like(p.qkv, memory_format=torch.contiguous_format))
     if p.kv is not None:
@@ -159,19 +196,27 @@ def backward(
         shape = (p.batch, p.windows, p.tokens - p.extra, p.heads, p.channels)
         per_window = p.qkv.new_empty(shape, dtype=torch.float32)
     dq, dk, dv = p.roles(found.qkv, found.kv, per_window)
-    dcarriers = torch.empty_like(launch.carriers)
-    (query_options, blocks_q, _), (key_options, _, blocks_k) = launch.tiles("query"), launch.tiles("key")
+    dcarriers = launch.carriers if p.carriers is None else torch.empty_like(launch.carriers)
+    query, key = launch.settings("query"), launch.settings("key")
     tasks, sums = p.batch * p.windows * p.heads, p.padded and p.pad_mode == "input"
-    dpadding = p.qkv.new_empty(p.batch, p.windows, p.heads, blocks_k if sums else 0, 2, p.channels, dtype=torch.float32)
+    parts = key["blocks"] if sums else 0
+    dpadding = p.qkv.new_empty(p.batch, p.windows, p.heads, parts, 2, p.channels, dtype=torch.float32)
     to_q = dq if per_window is None else dk  # a shared query's gradient needs no strides
-    query_kernel[(tasks, blocks_q)](
-        out=out, out_carriers=_by_task(out_carriers, p.heads), dq=dq, dcarriers=dcarriers, factor=p.scale,
-        **_steps(to_q), **shared, **query_options,
+    query_kernel[(tasks * query["blocks"],)](
+        out=out, out_carriers=_by_task(out_carriers, p.heads), dq=dq, dcarriers=dcarriers, factor=p.scale, **_steps(to_q),
+        **shared, **query,
     )  # fmt: skip
-    key_kernel[(tasks, blocks_k)](
-        dk=dk, dv=dv, dcarriers=dcarriers, dpadding=dpadding, factor=p.scale, SUM_PADDING=sums, **_steps(dk), **shared,
-        **key_options,
-    )  # fmt: skip
+    key_kernel[(tasks * key["blocks"],)](
+        dk=dk,
+        dv=dv,
+        dcarriers=dcarriers,
+        dpadding=dpadding,
+        factor=p.scale,
+        SUM_PADDING=sums,
+        **_steps(dk),
+        **shared,
+        **key,
+    )
     if p.carriers is not None:
         found.carriers = dcarriers.permute(0, 1, 3, 4, 2, 5).contiguous()
     if p.bias_table is not None or p.dense_bias is not None:
@@ -181,33 +226,32 @@ def backward(
 
 
 def _steps(tensor: Tensor) -> dict[str, int]:
-    """db ... dh: strides of a gradient (B, X, Y, Z, H, E) with dense channels."""
-    return dict(zip(("db", "dx", "dy", "dz", "dh"), tensor.stride()[:5], strict=True))
+    """db, dn, dh: strides of a gradient (B, X, Y, Z, H, E), dense by tokens and channels."""
+    return {"db": tensor.stride(0), "dn": tensor.stride(3), "dh": tensor.stride(4)}
 
 
 def _bias_gradients(launch: _Launch, shared: dict[str, Any], found: Gradients) -> None:
     """Gradient of the bias of all pairs per group of windows, then of the table or the dense bias."""
     from .triton_backward import bias_kernel, table_kernel
 
-    p = launch.problem
-    options, blocks_q, blocks_k = launch.tiles("bias")
-    tiles = blocks_q * blocks_k
+    p, settings = launch.problem, launch.settings("bias")
+    tiles = -(-p.tokens // settings["BQ"]) * settings["blocks"]
     groups = max(1, min(p.batch * p.windows // 4, 1024 // max(1, tiles * p.heads), 16))
     pairs = p.qkv.new_empty(groups, p.heads, p.tokens, p.tokens, dtype=torch.float32)
-    bias_kernel[(tiles, p.heads, groups)](dpairs=pairs, B=p.batch, **shared, **options)
+    bias_kernel[(tiles, p.heads, groups)](dpairs=pairs, B=p.batch, **shared, **settings)
+    total = pairs.sum(0) if groups > 1 else pairs[0]
     if p.dense_bias is not None:
-        found.dense_bias = pairs.sum(0).to(p.dense_bias.dtype)
+        found.dense_bias = total.to(p.dense_bias.dtype)
         return
     assert p.bias_table is not None
+    assert launch.codes is not None
     rows, tokens = p.bias_table.shape[0], product(p.window)
-    inverse = torch.full((rows,), -1, dtype=torch.int32, device=pairs.device)
-    inverse[launch.code] = torch.arange(tokens, dtype=torch.int32, device=pairs.device)
-    table = p.qkv.new_empty(rows, p.heads, dtype=torch.float32)
-    table_kernel[(-(-rows // 128), p.heads)](
-        pairs, launch.code.to(torch.int32), inverse, table, p.heads, tokens, p.tokens, bias_center(p.table_window), rows,
-        groups, M=p.extra, BR=128,
+    table = torch.empty_like(p.bias_table, memory_format=torch.contiguous_format)
+    table_kernel[(-(-rows // 64), p.heads)](
+        total, launch.codes.codes, launch.codes.inverse, table, p.heads, tokens, p.tokens, bias_center(p.table_window), rows,
+        M=p.extra, BR=64, BI=32,
     )  # fmt: skip
-    found.bias_table = table.to(p.bias_table.dtype)
+    found.bias_table = table
 
 
 def _sum_partials(p: Problem, found: Gradients, per_window: Tensor | None, dpadding: Tensor | None) -> None:
@@ -215,6 +259,8 @@ def _sum_partials(p: Problem, found: Gradients, per_window: Tensor | None, dpadd
     shared_query = None if per_window is None else per_window.sum(1)
     if shared_query is not None:
         found.global_query = shared_query.to(p.qkv.dtype)
+    if p.padding is None and p.sample is None:
+        return
     per_sample = p.qkv.new_zeros(p.batch, 3, p.heads, p.channels, dtype=torch.float32)
     if dpadding is not None:
         per_sample[:, 1:] = dpadding.sum((1, 3)).transpose(1, 2)

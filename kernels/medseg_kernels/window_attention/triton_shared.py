@@ -4,12 +4,12 @@ B batch, H heads, E per-head channels, T tokens of a window, M carriers, U = M +
 Only offsets of a tile's rows are 64-bit; the bias is addressed with 32-bit numbers from a scalar base.
 
 Arguments that always travel together are tuples:
-    grid      X, Y, Z, windows per axis n0, n1, n2, shifts s0, s1, s2
-    window    tokens per axis W0, W1, W2, carriers M, and the flags DILATED and HIDE (padding is seen by none), all constexpr
-    where     of a tile of tokens: x, y, z, on the grid, in the window; see `place`
-    strides   of q, k or v: batch, x, y, z, head, channel
+    tables    rows and groups of tables.py, and the pitch of their rows
+    where     of a tile of tokens: raster number on the grid, on the grid?, in the window?; see `locate`
+    strides   of q, k or v: batch, token, head; channels lie side by side
     given     carriers (B * W * H, M, 3, E), sample (B, 3, H, E) and padding (3, H, E)
-    head      task = (b * W + w) * H + h, b, h, H, E
+    head      task = (b * W + w) * H + h, b, h, H
+    bias      values, row and column codes, pitch; see `bias_tile`
 """
 
 # mypy: ignore-errors
@@ -21,58 +21,39 @@ import triton.language as tl
 
 
 @triton.jit
-def task_of(grid, H):
-    """(window, b, h) of this program: one head of one window of one sample."""
-    task = tl.program_id(0)
-    windows = grid[3] * grid[4] * grid[5]
-    return task // H % windows, task // H // windows, task % H
+def task_of(windows, H, blocks):
+    """(task, window, b, h, block) of this program: one head of one window of one sample, and the tile within it.
+
+    The tile is the fast number, so that programs that read the same keys run at the same time.
+    """
+    task = tl.program_id(0) // blocks
+    return task, task // H % windows, task // H // windows, task % H, tl.program_id(0) % blocks
 
 
 @triton.jit
-def place(i, w, grid, window):
-    """Where tokens i of window w are, and their group: queries see the keys of their own group.
-
-    Groups 0 to 7 say along which axes a token wrapped around. 8 is the group of what no real query sees: padding if HIDE,
-    and what lies beyond the window's end. -1 is the group of carriers, which see all but 8 and are seen by all.
-    """
-    X, Y, Z, n0, n1, n2, s0, s1, s2 = grid
-    W0, W1, W2, M, DILATED, HIDE = window
-    local = i - M
-    in_window = (local >= 0) & (local < W0 * W1 * W2)
-    if DILATED:
-        p0 = local // (W1 * W2) * n0 + w // (n1 * n2)
-        p1 = (local // W2) % W1 * n1 + (w // n2) % n1
-        p2 = local % W2 * n2 + w % n2
-    else:
-        p0 = w // (n1 * n2) * W0 + local // (W1 * W2)
-        p1 = (w // n2) % n1 * W1 + (local // W2) % W1
-        p2 = w % n2 * W2 + local % W2
-    x, y, z = p0 + s0, p1 + s1, p2 + s2
-    wrapped0, wrapped1, wrapped2 = x >= n0 * W0, y >= n1 * W1, z >= n2 * W2
-    group = wrapped0.to(tl.int32) * 4 + wrapped1.to(tl.int32) * 2 + wrapped2.to(tl.int32)
-    x, y, z = tl.where(wrapped0, x - n0 * W0, x), tl.where(wrapped1, y - n1 * W1, y), tl.where(wrapped2, z - n2 * W2, z)
-    on_grid = in_window & (x < X) & (y < Y) & (z < Z)
-    group = tl.where(on_grid if HIDE else in_window, group, 8)
-    if M > 0:
-        group = tl.where(i < M, -1, group)
-    return (x, y, z, on_grid, in_window), group
+def locate(i, w, tables, U: tl.constexpr, M: tl.constexpr):
+    """Where tokens i of window w are, and their group."""
+    rows, groups, pitch = tables
+    row = tl.load(rows + w * pitch + i)
+    group = tl.load(groups + w * pitch + i).to(tl.int32)
+    return (row, row >= 0, (i >= M) & (i < U)), group
 
 
 @triton.jit
 def grid_rows(where, b, h, strides):
     """64-bit element offsets of tokens."""
-    row = where[0].to(tl.int64) * strides[1] + where[1].to(tl.int64) * strides[2] + where[2].to(tl.int64) * strides[3]
-    return row + (b.to(tl.int64) * strides[0] + h.to(tl.int64) * strides[4])
+    return where[0].to(tl.int64) * strides[1] + (b.to(tl.int64) * strides[0] + h.to(tl.int64) * strides[2])
 
 
 @triton.jit
 def _complete(
-    x, i, in_window, unfilled, given, head, ROLE: tl.constexpr, M: tl.constexpr, HAS: tl.constexpr, EB: tl.constexpr
-):
+    x, i, in_window, unfilled, given, head, ROLE: tl.constexpr, M: tl.constexpr, HAS: tl.constexpr,
+    E: tl.constexpr, EB: tl.constexpr,
+):  # fmt: skip
     """A tile of q, k or v with what comes from elsewhere than the grid: padding, the sample's vector, carriers."""
     kind = x.dtype
     carriers, sample, padding = given
-    task, b, h, H, E = head
+    task, b, h, H = head
     e = tl.arange(0, EB)
     real = e < E
     if HAS & 2:
@@ -90,47 +71,47 @@ def _complete(
 
 @triton.jit
 def grid_tile(
-    tokens, strides, i, where, given, head, ROLE: tl.constexpr, M: tl.constexpr, HAS: tl.constexpr, EB: tl.constexpr
-):
+    tokens, strides, i, where, given, head, ROLE: tl.constexpr, M: tl.constexpr, HAS: tl.constexpr, E: tl.constexpr,
+    EB: tl.constexpr,
+):  # fmt: skip
     """q, k or v (ROLE) of some tokens, (rows, EB), wherever each comes from. HAS: 1 a sample vector, 2 padding."""
-    task, b, h, H, E = head
+    task, b, h, H = head
     e = tl.arange(0, EB)
     rows = grid_rows(where, b, h, strides)
-    there = where[3][:, None] & (e < E)[None, :]
-    x = tl.load(tokens + rows[:, None] + (e * strides[5])[None, :], mask=there, other=0.0)
-    return _complete(x, i, where[4], where[4] & ~where[3], given, head, ROLE, M, HAS, EB)
+    x = tl.load(tokens + rows[:, None] + e[None, :], mask=where[1][:, None] & (e < E)[None, :], other=0.0)
+    return _complete(x, i, where[2], where[2] & ~where[1], given, head, ROLE, M, HAS, E, EB)
 
 
 @triton.jit
 def query_tile(
-    q, strides, i, where, given, head, M: tl.constexpr, HAS: tl.constexpr, SHARED: tl.constexpr, EB: tl.constexpr
-):
-    """q of some tokens. SHARED: of the sample's one window of queries, whose strides are batch, token, -, -, head, channel."""
+    q, strides, i, where, given, head, M: tl.constexpr, HAS: tl.constexpr, SHARED: tl.constexpr, E: tl.constexpr,
+    EB: tl.constexpr,
+):  # fmt: skip
+    """q of some tokens. SHARED: of the sample's one window of queries."""
     if SHARED:
-        task, b, h, H, E = head
+        task, b, h, H = head
         e = tl.arange(0, EB)
-        rows = (i - M).to(tl.int64) * strides[1] + (b.to(tl.int64) * strides[0] + h.to(tl.int64) * strides[4])
-        there = where[4][:, None] & (e < E)[None, :]
-        x = tl.load(q + rows[:, None] + (e * strides[5])[None, :], mask=there, other=0.0)
-        return _complete(x, i, where[4], where[4], given, head, 0, M, HAS & 1, EB)
+        rows = (i - M).to(tl.int64) * strides[1] + (b.to(tl.int64) * strides[0] + h.to(tl.int64) * strides[2])
+        x = tl.load(q + rows[:, None] + e[None, :], mask=where[2][:, None] & (e < E)[None, :], other=0.0)
+        return _complete(x, i, where[2], where[2], given, head, 0, M, HAS & 1, E, EB)
     else:
-        return grid_tile(q, strides, i, where, given, head, 0, M, HAS, EB)
+        return grid_tile(q, strides, i, where, given, head, 0, M, HAS, E, EB)
 
 
 @triton.jit
-def output_rows(where, grid, head):
-    """64-bit offsets of tokens in an output-shaped tensor (B, X, Y, Z, H * E)."""
-    task, b, h, H, E = head
-    return (((b.to(tl.int64) * grid[0] + where[0]) * grid[1] + where[1]) * grid[2] + where[2]) * (H * E) + h * E
+def output_rows(where, size_n, head, E: tl.constexpr):
+    """64-bit offsets of tokens in an output-shaped tensor (B, N, H * E)."""
+    task, b, h, H = head
+    return (b.to(tl.int64) * size_n + where[0]) * (H * E) + h * E
 
 
 @triton.jit
-def output_tile(tokens, carriers, i, where, grid, head, M: tl.constexpr, EB: tl.constexpr):
+def output_tile(tokens, carriers, i, where, size_n, head, M: tl.constexpr, E: tl.constexpr, EB: tl.constexpr):
     """Rows of an output-shaped tensor, carriers' (B * W * H, M, E); zero at padded tokens."""
-    task, b, h, H, E = head
+    task, b, h, H = head
     e = tl.arange(0, EB)
-    rows = output_rows(where, grid, head)
-    found = tl.load(tokens + rows[:, None] + e[None, :], mask=where[3][:, None] & (e < E)[None, :], other=0.0)
+    rows = output_rows(where, size_n, head, E)
+    found = tl.load(tokens + rows[:, None] + e[None, :], mask=where[1][:, None] & (e < E)[None, :], other=0.0)
     if M > 0:
         rows = (task.to(tl.int64) * M + i) * E
         found += tl.load(carriers + rows[:, None] + e[None, :], mask=(i < M)[:, None] & (e < E)[None, :], other=0.0)
@@ -138,53 +119,76 @@ def output_tile(tokens, carriers, i, where, grid, head, M: tl.constexpr, EB: tl.
 
 
 @triton.jit
-def store_tile(to, rows, x, there, E, EB: tl.constexpr):
+def store_tile(to, rows, x, there, E: tl.constexpr, EB: tl.constexpr):
     """Store the rows of a tile that are there, E channels of each."""
     e = tl.arange(0, EB)
     tl.store(to + rows[:, None] + e[None, :], x.to(to.dtype.element_ty), mask=there[:, None] & (e < E)[None, :])
 
 
 @triton.jit
-def add_bias(
-    score, i, j, h, bias, window, FREE: tl.constexpr, HAS_BIAS: tl.constexpr, CAUSAL: tl.constexpr,
-    R0: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
-):  # fmt: skip
-    """Scores with the bias of their pairs, and -inf where the predicate hides a key.
-
-    bias: values (H, entries), row and column codes, entries. The codes add up to an entry for every i and j of a tile, also
-    beyond the window's end (the caller lengthens them). FREE carriers have no bias (a table's case).
-    """
-    values, row_code, column_code, entries = bias
-    W0, W1, W2, M, DILATED, HIDE = window
-    if HAS_BIAS:
-        place = tl.load(row_code + i)[:, None] + tl.load(column_code + j)[None, :]
-        head = values + h.to(tl.int64) * entries
-        if FREE > 0:
-            score += tl.load(head + place, mask=(i >= FREE)[:, None] & (j >= FREE)[None, :], other=0.0)
-        else:
-            score += tl.load(head + place)
-    if CAUSAL:
-        score = tl.where((i >= M)[:, None] & (j[None, :] > i[:, None]), float("-inf"), score)
+def far_apart(i, j, M: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, CAUSAL: tl.constexpr,
+              R0: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr):  # fmt: skip
+    """Pairs that the predicate hides: keys after their query, or further than a radius along an axis."""
     a, c = tl.maximum(i - M, 0), tl.maximum(j - M, 0)
+    far = (i[:, None] < 0) & (j[None, :] < 0)
+    if CAUSAL:
+        far = far | ((i >= M)[:, None] & (j[None, :] > i[:, None]))
     both = (i >= M)[:, None] & (j >= M)[None, :]
     if R0 >= 0:
-        far = tl.abs((a // (W1 * W2))[:, None] - (c // (W1 * W2))[None, :]) > R0
-        score = tl.where(both & far, float("-inf"), score)
+        far = far | (both & (tl.abs((a // (W1 * W2))[:, None] - (c // (W1 * W2))[None, :]) > R0))
     if R1 >= 0:
-        far = tl.abs((a // W2 % W1)[:, None] - (c // W2 % W1)[None, :]) > R1
-        score = tl.where(both & far, float("-inf"), score)
+        far = far | (both & (tl.abs((a // W2 % W1)[:, None] - (c // W2 % W1)[None, :]) > R1))
     if R2 >= 0:
-        score = tl.where(both & (tl.abs((a % W2)[:, None] - (c % W2)[None, :]) > R2), float("-inf"), score)
+        far = far | (both & (tl.abs((a % W2)[:, None] - (c % W2)[None, :]) > R2))
+    return far
+
+
+@triton.jit
+def entry_tile(i, j, h, H, bias, FREE: tl.constexpr, KIND: tl.constexpr):
+    """Bias of pairs, in units of log 2, gathered. KIND 1: a table (rows, H), 2: a dense one (H, U, U).
+
+    The codes add up to an entry for every i and j of a tile, also beyond the window's end. FREE carriers have no bias.
+    """
+    values, row_code, column_code, pitch, plane = bias
+    place = tl.load(row_code + i)[:, None] + tl.load(column_code + j)[None, :]
+    at = values + h.to(tl.int64) * plane + place
+    if KIND == 1:
+        at = values + place * H + h
+    if FREE > 0:
+        found = tl.load(at, mask=(i >= FREE)[:, None] & (j >= FREE)[None, :], other=0.0)
+    else:
+        found = tl.load(at)
+    return found.to(tl.float32) * 1.4426950408889634
+
+
+@triton.jit
+def add_bias(
+    score, i, j, h, H, bias, M: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, FREE: tl.constexpr, KIND: tl.constexpr,
+    CAUSAL: tl.constexpr, R0: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr,
+):  # fmt: skip
+    """Scores with the bias of their pairs, and -inf where the predicate hides a key. KIND 3: a tile of `expand_kernel`,
+    which holds both; 0 none, 1 and 2 as in `entry_tile`."""
+    if KIND == 3:
+        values, row_code, column_code, pitch, plane = bias
+        at = values + h.to(tl.int64) * plane
+        score += tl.load(at + (i[:, None] * pitch + j[None, :])).to(tl.float32)
+    else:
+        if KIND != 0:
+            score += entry_tile(i, j, h, H, bias, FREE, KIND)
+        if CAUSAL or R0 >= 0 or R1 >= 0 or R2 >= 0:
+            score = tl.where(far_apart(i, j, M, W1, W2, CAUSAL, R0, R1, R2), float("-inf"), score)
     return score
 
 
 @triton.jit
-def hide(score, group_i, group_j, M: tl.constexpr):
-    """-inf where a key is not to be seen; see `place`."""
-    seen = group_i[:, None] == group_j[None, :]
-    if M > 0:
-        seen = seen | ((group_i < 0)[:, None] & (group_j != 8)[None, :]) | (group_j < 0)[None, :]
-    return tl.where(seen, score, float("-inf"))
+def hide(score, group_i, group_j, M: tl.constexpr, MASKED: tl.constexpr):
+    """-inf where a key is not to be seen; see tables.py."""
+    if MASKED:
+        seen = group_i[:, None] == group_j[None, :]
+        if M > 0:
+            seen = seen | ((group_i < 0)[:, None] & (group_j != 8)[None, :]) | (group_j < 0)[None, :]
+        score = tl.where(seen, score, float("-inf"))
+    return score
 
 
 @triton.jit

@@ -81,8 +81,10 @@ def check_metadata(opened: Opened) -> list[str]:
         return faults
     from monai.bundle import scripts, verify_metadata
 
-    level = scripts.logger.level
-    scripts.logger.setLevel(logging.WARNING)
+    chatty = (scripts.logger, logging.getLogger("monai.apps"))  # on the standard output, where --json goes
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "hash is not checked": the schema is our own file
@@ -91,7 +93,8 @@ def check_metadata(opened: Opened) -> list[str]:
     except ValueError as error:
         faults.append(f"metadata.json: {error}")
     finally:
-        scripts.logger.setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)
     return faults
 
 

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medseg.errors import BundleError, UntrustedBundleError
-from medseg.io.atomic import vanishing
+from medseg.io.whole_folders import temporary_folder
 
 MAX_ENTRIES = 10_000
 MAX_RATIO = 200  # of unpacked to packed bytes; real bundles stay below 20
@@ -194,8 +193,7 @@ def unpacked(file: Path, parent: Path) -> Iterator[tuple[Path, bool]]:
         judge(archive.infolist(), file)
         root = bundle_prefix(archive, file)
         has_sums = verify_sums(archive, root, file)
-        parent.mkdir(parents=True, exist_ok=True)
-        with vanishing(tempfile.mkdtemp(prefix=".unpacking_", dir=parent)) as place:
+        with temporary_folder(parent) as place:
             for entry in archive.infolist():
                 if entry.is_dir() or not entry.filename.startswith(root):
                     continue

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,33 +44,21 @@ def refuse(file: Path, refusals: list[Refusal]) -> None:
         )
 
 
-def trusted_parser(config: Mapping[str, Any]) -> Any:
-    """MONAI's own parser on a configuration, which runs whatever it says; the bundle may bring Python files of its own."""
-    from monai.bundle import ConfigParser
-
-    root = str(config.get("bundle_root", ""))
-    if root and root not in sys.path:
-        sys.path.insert(1, root)  # as MONAI does
-    return ConfigParser(copy.deepcopy(dict(config)))
-
-
 class SafeConfig:
     """A checked configuration; values and components by id, built on demand.
 
     Args:
         raw: the merged and overridden configuration.
-        trust: use MONAI's own parser, which runs whatever the file says.
         source: where it came from, for messages.
     """
 
-    def __init__(self, raw: dict[str, Any], *, trust: bool = False, source: str = "configuration") -> None:
+    def __init__(self, raw: dict[str, Any], *, source: str = "configuration") -> None:
         self.raw = raw
-        self.trust = trust
         self.source = source
-        self._parser = self._new_parser()
+        self._reader = self._new_reader()
 
-    def _new_parser(self) -> Any:
-        return trusted_parser(self.raw) if self.trust else Reader(self.raw, building=True, source=self.source)
+    def _new_reader(self) -> Reader:
+        return Reader(self.raw, building=True, source=self.source)
 
     def __contains__(self, key: str) -> bool:
         return look_up(self.raw, key) is not ABSENT
@@ -84,19 +70,17 @@ class SafeConfig:
             BundleError: no such id, or the component cannot be built.
             UntrustedBundleError: it is not allowed, or medseg does not do it.
         """
-        return self._take(self._parser, key)
+        return self._take(self._reader, key)
 
     def build(self, key: str) -> Any:
         """As `get`, but built anew."""
-        return self._take(self._new_parser(), key)
+        return self._take(self._new_reader(), key)
 
-    def _take(self, parser: Any, key: str) -> Any:
+    def _take(self, reader: Reader, key: str) -> Any:
         if key not in self:
             raise BundleError(f"{self.source}: has no {key!r}")
-        if self.trust:
-            return parser.get_parsed_content(key)
         try:
-            value = plain(parser.at(key))
+            value = plain(reader.at(key))
         except Refusal as refusal:
             raise UntrustedBundleError(f"{self.source}: refused, {refusal}") from refusal
         except RecursionError as error:
@@ -128,28 +112,26 @@ def read_file(file: Path) -> dict[str, Any]:
 
 
 def open_config(
-    file: Path, *, trust: bool = False, bundle_root: Path | None = None, overrides: Mapping[str, Any] | None = None
+    file: Path, *, bundle_root: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> SafeConfig:
-    """Read, override and check one configuration file of a bundle.
+    """Read, override and check one configuration file of a bundle; with trust, see `opening.trusted`.
 
     Args:
         file: configs/NAME.json.
-        trust: skip the check and build with MONAI's own parser.
         bundle_root: set as `bundle_root`, so that paths in the file hold wherever we are.
         overrides: `key::path` -> value, checked against the file, see `medseg.config.apply_overrides`.
 
     Raises:
         ConfigError: not readable, or an override names an unknown key.
-        UntrustedBundleError: something in it is not allowed and `trust` is False.
+        UntrustedBundleError: something in it is not allowed.
     """
     config = read_file(file)
     if overrides:
-        if not trust:
-            refuse(file, check_config(config))  # before an override looks up what a target takes
+        refuse(file, check_config(config))  # before an override looks up what a target takes
         config = apply_overrides(config, overrides)
     if bundle_root is not None:
         config["bundle_root"] = str(bundle_root)
-    return SafeConfig(config, trust=True, source=str(file)) if trust else checked_config(config, file)
+    return checked_config(config, file)
 
 
 def checked_config(config: dict[str, Any], file: Path) -> SafeConfig:

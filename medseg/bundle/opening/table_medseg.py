@@ -44,7 +44,7 @@ TRAINING: dict[str, Target] = {
     ),
     "run_fit": allowed(
         "result", trainer=parts("trainer"), module=parts("module"), data=parts("data"), bundle_root=setting("bundle_root"),
-        fold=NUMBER, resume=FLAG, budget_s=NUMBER, pretrained=setting("pretrained"),
+        fold=NUMBER, resume=FLAG, budget_s=NUMBER, pretrained=setting("pretrained"), partial=DATA,
     ),
     "seed_all": allowed("result", seed=NUMBER),
 }  # fmt: skip
@@ -52,7 +52,7 @@ TRAINING: dict[str, Target] = {
 # The fields of NetworkSpec that `**options` of build_network may replace.
 _OPTIONS = {
     "norm": NAME, "activation": NAME, "token_norm": NAME, "token_norm_eps": NUMBER, "drop_path": NUMBER,
-    "layer_scale": NUMBER, "decoder": NAME, "decoder_options": DATA,
+    "layer_scale": NUMBER, "decoder": NAME, "decoder_options": DATA, "layer_options": DATA,
 }  # fmt: skip
 
 PREDICTION: dict[str, Target] = {
@@ -74,11 +74,15 @@ PREDICTION: dict[str, Target] = {
     "build_network": allowed(
         "network", preset=NAME, spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, size=NAME, mixer=NAME,
         strides=NUMBER, roi_size=NUMBER, deep_supervision=FLAG, padding=NAME, condition_width=NUMBER, checkpointing=FLAG,
-        **_OPTIONS,
+        published=NAME, **_OPTIONS,
     ),
     "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=NUMBER, out_channels=NUMBER),
     "AveragedNetwork": allowed("network", networks=parts("network")),
     "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE, fold=NUMBER),
+    "build_segresnet_ds": allowed(
+        "network", spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, init_filters=NUMBER, norm=NAME,
+        blocks_down=NUMBER, blocks_up=NUMBER, dsdepth=NUMBER,
+    ),
     "VolumeReader": allowed("reader", allow_shear=FLAG),
     "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
 }  # fmt: skip

@@ -34,8 +34,6 @@ class TrustedConfig(SafeConfig):
         refusal: why nothing may be built, for a bundle that was given `trust` and cannot have it.
     """
 
-    trust = True
-
     def __init__(
         self,
         raw: dict[str, Any],

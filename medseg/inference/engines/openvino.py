@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import logging
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -25,14 +24,13 @@ OPENVINO_SETTINGS = {"SNIPPETS_MODE": "DISABLE"}
 
 
 def import_openvino() -> Any:
-    """The package openvino, kept from reporting its import to its makers: it does so unasked unless this part is missing.
+    """The package openvino; `medseg.telemetry` keeps it from reporting its import to its makers.
 
     Raises:
         EngineError: it is not installed.
     """
     if importlib.util.find_spec("openvino") is None:
         raise EngineError('the package openvino is not installed: pip install "medseg[openvino]"')
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its own stub takes the place
     return importlib.import_module("openvino")
 
 

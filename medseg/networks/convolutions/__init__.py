@@ -4,11 +4,13 @@ from torch import nn
 
 from .gated import ConvNeXt, FusedMBConv, GatedSpatialConv, MBConv
 from .mednext import MedNeXt
-from .plain import HybridConv, PlainConv, PreActivationConv, ResidualConv
+from .plain import BasicResidual, Depthwise, HybridConv, PlainConv, PreActivationConv, ResidualConv
 from .unetr import UnetrBlock
 
 CONVOLUTIONS: dict[str, type[nn.Module]] = {
+    "basic_residual": BasicResidual,
     "convnext": ConvNeXt,
+    "depthwise": Depthwise,
     "fused_mbconv": FusedMBConv,
     "gated_spatial_conv": GatedSpatialConv,
     "hybrid_conv": HybridConv,

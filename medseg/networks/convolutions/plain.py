@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..contract import Site
-from ..layers.common import AVERAGE_POOL, DropPath, activation, convolution, image_norm
+from ..layers.common import AVERAGE_POOL, CONVOLUTION, DropPath, activation, convolution, image_norm
 
 
 class ConvNormAct(nn.Module):
@@ -35,6 +35,30 @@ class ResidualConv(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if channels_in != site.width:
             self.shortcut = ConvNormAct(site, channels_in, site.width, kernel=1, act=False)
+        self.drop = DropPath(site.drop_path)
+        self.act = activation(site.activation)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.act(self.shortcut(image) + self.drop(self.second(self.first(image))))
+
+
+class BasicResidual(nn.Module):
+    """U-Mamba's residual block: the shortcut is always a 1x1 convolution with a bias and without a norm.
+
+    Args:
+        site: where it stands.
+        channels_in: of the image, those of the site by default.
+        stride: of the first convolution and the shortcut; a block in an encoder's stage has none.
+    """
+
+    def __init__(self, site: Site, channels_in: int | None = None, stride: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        steps = (1,) * site.spatial_dims if stride is None else stride
+        channels_in = site.width if channels_in is None else channels_in
+        kernel = tuple(3 if s > 1 else k for s, k in zip(steps, site.kernel_size, strict=True))
+        self.first = ConvNormAct(site, channels_in, site.width, kernel=kernel, stride=steps)
+        self.second = ConvNormAct(site, site.width, site.width, act=False)
+        self.shortcut = CONVOLUTION[site.spatial_dims](channels_in, site.width, 1, steps)
         self.drop = DropPath(site.drop_path)
         self.act = activation(site.activation)
 
@@ -101,15 +125,30 @@ class HybridConv(nn.Module):
 
 
 class PreActivationConv(nn.Module):
-    """Norm, PReLU, convolution, twice, without a shortcut (the convolution branch of PCT-Net)."""
+    """Norm, PReLU, convolution, twice, without a shortcut (PCT-Net's block); one slope for all channels."""
 
     def __init__(self, site: Site) -> None:
         super().__init__()
         steps: list[nn.Module] = []
         for _ in range(2):
-            steps += [image_norm(site.norm, site.spatial_dims, site.width), nn.PReLU(site.width)]
+            steps += [image_norm(site.norm, site.spatial_dims, site.width), nn.PReLU()]
             steps += [convolution(site.spatial_dims, site.width, site.width, site.kernel_size)]
         self.steps = nn.Sequential(*steps)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.steps(image)
+
+
+class Depthwise(nn.Module):
+    """GELU(norm(depthwise convolution of 3)) in the place of the image (behind the first layer of PlainMamba's size l1)."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.convolution = convolution(
+            site.spatial_dims, site.width, site.width, site.kernel_size, groups=site.width, bias=False
+        )
+        self.norm = image_norm(site.norm, site.spatial_dims, site.width)
+        self.act = nn.GELU()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.act(self.norm(self.convolution(image)))

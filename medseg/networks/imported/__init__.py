@@ -1,1 +1,1 @@
-"""Networks that others trained, under their own names of parameters."""
+"""Networks that others trained: their own code under their names of parameters, or a table from their names to ours."""

@@ -1,101 +1,120 @@
-"""Weights of MONAI's Swin UNETR for the preset `swin_unetr`: the same network under other names."""
+"""Weights of MONAI's Swin UNETR, versions 1 and 2, in 2D and 3D: the same networks under other names."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from medseg.errors import ConfigError
 
+from ..build import build_network
 from ..network import SegmentationNetwork
+from ..published import PUBLISHED
+from .fitting import fit, plain_state
+from .tables import Rule, convert
 
-# MONAI's decoder counts from the top: decoder5 leads from the bottleneck to the level above it.
-_SKIPS = {0: "encoder1.layer", 1: "encoder2.layer", 2: "encoder3.layer", 3: "encoder4.layer", 5: "encoder10.layer"}
+SOURCE = "MONAI's Swin UNETR"
+_STAGE = "swinViT.layers{s}.0.blocks.{b}."
+_BODY = "encoder.levels.{s}.body.layers."
+
+
+def _table(first: int) -> list[Rule]:
+    """MONAI's decoder counts from the top: decoder5 leads from the bottleneck. `first` layers come before the attention."""
+    skips = {1: "encoder.levels.0.entry.block", 2: "decoder.skips.1", 3: "decoder.skips.2", 4: "decoder.skips.3"}
+    attention, mlp = f"{{b:*2+{first}}}", f"{{b:*2+{first + 1}}}"
+    return [
+        *(Rule(f"encoder{n}.layer.conv{{c}}.conv.weight", f"{home}.conv{{c}}.weight") for n, home in skips.items()),
+        Rule("encoder10.layer.conv{c}.conv.weight", "decoder.skips.5.conv{c}.weight"),
+        *(Rule(f"decoder{n}.transp_conv.conv.weight", f"decoder.ups.{5 - n}.up.weight") for n in range(1, 6)),
+        *(
+            Rule(f"decoder{n}.conv_block.conv{{c}}.conv.weight", f"decoder.ups.{5 - n}.block.conv{{c}}.weight")
+            for n in range(1, 6)
+        ),
+        Rule("out.conv.conv.{kind}", "head.{kind}"),
+        Rule("swinViT.patch_embed.proj.{kind}", "encoder.levels.1.entry.convolution.{kind}"),
+        Rule("swinViT.layers{s}.0.downsample.{rest}", "encoder.levels.{s:+1}.entry.{rest}"),
+        Rule("swinViT.layers{s}c.0.layer.conv{c}.conv.weight", _BODY + "0.block.conv{c}.weight"),
+        Rule(_STAGE + "norm1.{kind}", f"{_BODY}{attention}.norm.{{kind}}"),
+        Rule(_STAGE + "attn.relative_position_bias_table", f"{_BODY}{attention}.mixer.table"),
+        Rule(_STAGE + "attn.relative_position_index", None),
+        Rule(_STAGE + "attn.qkv.{kind}", f"{_BODY}{attention}.mixer.qkv.{{kind}}"),
+        Rule(_STAGE + "attn.proj.{kind}", f"{_BODY}{attention}.mixer.project.{{kind}}"),
+        Rule(_STAGE + "norm2.{kind}", f"{_BODY}{mlp}.norm.{{kind}}"),
+        Rule(_STAGE + "mlp.linear1.{kind}", f"{_BODY}{mlp}.mixer.expand.{{kind}}"),
+        Rule(_STAGE + "mlp.linear2.{kind}", f"{_BODY}{mlp}.mixer.reduce.{{kind}}"),
+    ]  # fmt: skip
+
+
+TABLES = {"swin_unetr": _table(0), "swin_unetr_v2": _table(1)}
 
 
 def from_monai_swin_unetr(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the entries of a MONAI 1.6 `SwinUNETR(use_v2=False)` state dict.
+    """The entries of a MONAI 1.6 `SwinUNETR` state dict under our names; see `load_monai_swin_unetr`."""
+    plain = plain_state(state, SOURCE)
+    return convert(TABLES[_preset(plain)], plain).state
+
+
+def load_monai_swin_unetr(
+    network: SegmentationNetwork | None, state: Mapping[str, Any], *, partial: tuple[str, ...] = ()
+) -> SegmentationNetwork:
+    """MONAI's weights in a network that computes what MONAI computes, now and when its `configuration` builds it again.
+
+    MONAI's default settings are taken: they leave no trace in the weights (normalised taps, patches of 2, `merging`).
 
     Args:
-        state: `SwinUNETR(...).state_dict()`.
+        network: built with `published="monai_swin_unetr_48"` or another of these names; None makes one.
+        state: of `SwinUNETR(feature_size=12, 24 or 48)` with `use_v2` on or off, in 2D or 3D.
+        partial: beginnings of names (`head`) that may stay as made where they do not fit.
 
     Returns:
-        Entries for `build_network("swin_unetr", size=feature_size, padding="published", deep_supervision=False,
-        ...)` built with `bias_index="monai"` (see `load_monai_swin_unetr`).
-    """
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if (new := _rename(name)) is not None:
-            renamed[new] = tensor
-    return renamed
-
-
-def load_monai_swin_unetr(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> None:
-    """Load MONAI's weights into a `swin_unetr` network and make it compute what MONAI computes.
-
-    Args:
-        network: `build_network("swin_unetr", size="24" or "48", padding="published", ...)`; its heads of coarser scales
-            keep their values.
-        state: of MONAI's network with the same feature size, channels and classes.
+        The network; its heads of coarser scales, which MONAI does not have, are as made.
 
     Raises:
-        ConfigError: entries that are missing or of another shape.
+        ConfigError: entries that do not fit, or a network that computes something else with these weights.
     """
-    renamed = from_monai_swin_unetr(state)
-    own = network.state_dict()
-    wrong = [name for name, tensor in own.items()
-             if not name.startswith("coarse_heads") and (name not in renamed or renamed[name].shape != tensor.shape)]  # fmt: skip
-    if wrong:
-        raise ConfigError(f"MONAI's weights: {len(wrong)} entries are missing or of another shape, such as {wrong[0]!r}; "
-                          "expected SwinUNETR with the same feature size, channels and classes, use_v2=False")  # fmt: skip
-    network.load_state_dict(renamed, strict=False)
-    for module in network.modules():
-        if hasattr(module, "bias_index"):
-            module.bias_index = "monai"  # type: ignore[assignment]
+    plain = plain_state(state, SOURCE)
+    preset = _preset(plain)
+    if network is None:
+        network = build_network(**_arguments(plain, preset))
+    _refuse_other_function(network, preset)
+    fit(network, convert(TABLES[preset], plain), source=SOURCE, partial=partial, stay=("coarse_heads",))
+    return network
 
 
-def _rename(name: str) -> str | None:
-    """Our name of one of MONAI's entries; None for buffers that we do not keep."""
-    if name.endswith("relative_position_index"):
-        return None
-    for level, prefix in _SKIPS.items():
-        if name.startswith(prefix + "."):
-            home = "encoder.levels.0.entry.block" if level == 0 else f"decoder.skips.{level}"
-            return f"{home}.{_conv(name[len(prefix) + 1 :])}"
-    if name.startswith("decoder"):
-        number, rest = name[7], name[9:]
-        up = 5 - int(number)
-        rest = rest.replace("transp_conv.conv.", "up.").replace("conv_block.", "block.")
-        return f"decoder.ups.{up}.{_conv(rest)}"
-    if name.startswith("out.conv.conv."):
-        return "head." + name.removeprefix("out.conv.conv.")
-    if name.startswith("swinViT.patch_embed.proj."):
-        return "encoder.levels.1.entry.convolution." + name.removeprefix("swinViT.patch_embed.proj.")
-    return _rename_stage(name)
+def _preset(state: Mapping[str, Tensor]) -> str:
+    return "swin_unetr_v2" if any(name.startswith("swinViT.layers1c.") for name in state) else "swin_unetr"
 
 
-def _conv(name: str) -> str:
-    """MONAI wraps every convolution: `conv1.conv.weight` is `conv1.weight`."""
-    return name.replace(".conv.", ".")
+def _arguments(state: Mapping[str, Tensor], preset: str) -> dict[str, Any]:
+    """Of the network that has these weights.
 
-
-def _rename_stage(name: str) -> str | None:
-    """`swinViT.layers2.0.blocks.1.attn.qkv.weight` and the mergings."""
-    parts = name.split(".")
-    if len(parts) < 4 or not parts[1].startswith("layers"):
-        return None
-    stage = int(parts[1].removeprefix("layers"))
-    if parts[3] == "downsample":
-        return f"encoder.levels.{stage + 1}.entry.{'.'.join(parts[4:])}"
-    block, rest = int(parts[4]), ".".join(parts[5:])
-    attention, mlp = (
-        f"encoder.levels.{stage}.body.layers.{2 * block}",
-        f"encoder.levels.{stage}.body.layers.{2 * block + 1}",
-    )
-    table = {
-        "norm1": f"{attention}.norm", "attn.qkv": f"{attention}.mixer.qkv", "attn.proj": f"{attention}.mixer.project",
-        "norm2": f"{mlp}.norm", "mlp.linear1": f"{mlp}.mixer.expand", "mlp.linear2": f"{mlp}.mixer.reduce",
+    Raises:
+        ConfigError: entries that tell it are missing, or no size has this width.
+    """
+    embedding, head = state.get("swinViT.patch_embed.proj.weight"), state.get("out.conv.conv.weight")
+    if embedding is None or head is None:
+        missing = "swinViT.patch_embed.proj.weight" if embedding is None else "out.conv.conv.weight"
+        raise ConfigError(f"{SOURCE}: {missing!r} is missing, which tells the size; expected SwinUNETR's state dict")
+    published = f"monai_{preset}_{embedding.shape[0]}"
+    if published not in PUBLISHED:
+        sizes = sorted(entry.size for entry in PUBLISHED.values() if entry.preset == preset)
+        raise ConfigError(f"{SOURCE}: found feature_size {embedding.shape[0]}, expected one of {', '.join(sizes)}")
+    return {
+        "published": published, "spatial_dims": embedding.ndim - 2, "in_channels": embedding.shape[1],
+        "out_channels": head.shape[0],
     }  # fmt: skip
-    if rest == "attn.relative_position_bias_table":
-        return f"{attention}.mixer.table"
-    stem, _, kind = rest.rpartition(".")
-    return f"{table[stem]}.{kind}" if stem in table else None
+
+
+def _refuse_other_function(network: SegmentationNetwork, preset: str) -> None:
+    """Weights must not meet a network that reads them differently."""
+    published = str(network.configuration.get("published"))
+    if not published.startswith("monai_swin_unetr"):
+        built = ", ".join(f"{key}={network.configuration.get(key)!r}" for key in ("preset", "size", "padding"))
+        raise ConfigError(
+            f"{SOURCE}: found a network built with {built}, which computes something else with these weights; expected "
+            "build_network(published='monai_swin_unetr_48') or another of these names, or None"
+        )
+    if network.configuration.get("mixer") is not None or PUBLISHED[published].preset != preset:
+        raise ConfigError(f"{SOURCE}: found the network {published}, expected {preset} without another mixer")

@@ -94,16 +94,18 @@ def image_norm(kind: str, spatial_dims: int, channels: int, eps: float = 1e-5) -
 
 
 def token_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
-    """A norm over the last axis of tokens: `layer`, `layer_plain` (no gain), `rms` or `none`."""
+    """A norm over the last axis of tokens: `layer`, `layer_gain` (no offset), `layer_plain` (neither), `rms` or `none`."""
     if kind == "layer":
         return nn.LayerNorm(width, eps=eps)
+    if kind == "layer_gain":
+        return nn.LayerNorm(width, eps=eps, bias=False)
     if kind == "layer_plain":
         return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
     if kind == "rms":
         return RMSNorm(width, eps=eps)
     if kind == "none":
         return nn.Identity()
-    raise ConfigError(f"token norm: found {kind!r}, expected layer, layer_plain, rms or none")
+    raise ConfigError(f"token norm: found {kind!r}, expected layer, layer_gain, layer_plain, rms or none")
 
 
 def activation(kind: str) -> nn.Module:
@@ -183,6 +185,21 @@ def resize(image: Tensor, grid: list[int]) -> Tensor:
     """Linear interpolation to `grid` with voxel centres aligned at the corners of the volume (align_corners=False)."""
     mode = "bilinear" if image.ndim == 4 else "trilinear"
     return functional.interpolate(image, size=grid, mode=mode, align_corners=False)
+
+
+def fill_windows(tokens: Tensor, window: list[int]) -> Tensor:
+    """(B, X, Y, Z, C) with zeros at the far end of every axis, up to whole windows; `window` has two or three sides."""
+    padding: list[int] = [0, 0]
+    for axis in [2, 1, 0]:
+        side = window[axis] if axis < len(window) else 1
+        padding.append(0)
+        padding.append((side - tokens.shape[axis + 1] % side) % side)
+    return functional.pad(tokens, padding)
+
+
+def crop_tokens(tokens: Tensor, like: Tensor) -> Tensor:
+    """The near corner of (B, X, Y, Z, C) on the grid of `like`."""
+    return tokens[:, : like.shape[1], : like.shape[2], : like.shape[3]]
 
 
 def pad_to_multiple(image: Tensor, multiple: list[int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from .carrier_attention import CarrierAttention, CarrierMLP
+from .carrier_attention import CarrierAttention, CarrierMLP, CarrierSpread
 from .full_attention import FullAttention
 from .gated_delta import GatedDelta
 from .gla import GatedLinearAttention
@@ -48,4 +48,9 @@ MIXERS: dict[str, type[nn.Module]] = {
 }
 
 # Sub-layers of token stages that mix channels only; `mixer=` never replaces them.
-CHANNEL_MIXERS: dict[str, type[nn.Module]] = {"carrier_mlp": CarrierMLP, "mlp": MLP, "swiglu": SwiGLU}
+CHANNEL_MIXERS: dict[str, type[nn.Module]] = {
+    "carrier_mlp": CarrierMLP,
+    "carrier_spread": CarrierSpread,
+    "mlp": MLP,
+    "swiglu": SwiGLU,
+}

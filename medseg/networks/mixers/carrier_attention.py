@@ -6,6 +6,7 @@ B batch, X Y Z grid, C channels, M carriers per window. Source: Hatamizadeh et a
 
 from typing import Final, List, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -89,7 +90,8 @@ class CarrierAttention(nn.Module):
             y, z = drop_channel(y, self.num_heads), drop_channel(z, self.num_heads)
         x = x + self.drop(self.gain(self.project(y).reshape(x.shape)))
         packed = packed + self.drop(self.gain(self.project(z)))
-        return x, Context(unpack(packed, count, carriers), context.query, context.condition, context.valid)
+        carriers = unpack(packed, count, carriers)
+        return x, Context(carriers, context.query, context.condition, context.valid, among.attention_gain.gamma)
 
     def marked(self, qkv: Tensor, valid: Tensor) -> Tensor:
         """Queries, keys and values with the channel that keeps padding unseen."""
@@ -114,7 +116,7 @@ class AmongCarriers(nn.Module):
         self.qkv = nn.Linear(site.width, 3 * site.width)
         self.project = nn.Linear(site.width, site.width)
         self.bias = ContinuousBias(site.spatial_dims, site.num_heads)
-        self.attention_gain = layer_scale(site.width, site.layer_scale)
+        self.attention_gain = Gain(site.width, site.layer_scale)
         self.mlp_norm = token_norm(site.token_norm, site.width, site.token_norm_eps)
         self.mlp = nn.Sequential(nn.Linear(site.width, hidden), nn.GELU(), nn.Linear(hidden, site.width))
         self.mlp_gain = layer_scale(site.width, site.layer_scale)
@@ -209,7 +211,53 @@ class CarrierMLP(nn.Module):
         carriers: Optional[Tensor] = context.carriers
         if carriers is not None:
             carriers = carriers + self.drop(self.gain(self.mlp(self.norm(carriers))))
-        return x, Context(carriers, context.query, context.condition, context.valid)
+        return x, Context(carriers, context.query, context.condition, context.valid, context.gain)
+
+
+class CarrierSpread(nn.Module):
+    """x + gain * carriers, each carrier over its part of its window: the end of a stage in FasterViT's sizes 3 to 6.
+
+    A whole sub-layer without parameters: the gain is that of the last attention among carriers.
+
+    Args:
+        site: where it stands; needs a window.
+        on: false leaves the map as it is.
+    """
+
+    whole: Final[bool] = True
+    on: Final[bool]
+
+    def __init__(self, site: Site, *, on: bool = True) -> None:
+        super().__init__()
+        assert site.window_size is not None
+        self.window: List[int] = list(site.window_size[: site.spatial_dims])
+        self.on = on
+
+    def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
+        carriers, gain = context.carriers, context.gain
+        if carriers is None or not self.on:
+            return x, context
+        window, count = window_grid(list(x.shape[1 : 1 + len(self.window)]), self.window)
+        given = carriers
+        for axis, side in enumerate(window):
+            each = carriers.shape[axis + 1] // count[axis]
+            place = torch.arange(x.shape[axis + 1], device=x.device)
+            given = given.index_select(axis + 1, place // side * each + place % side * each // side)
+        return x + (given if gain is None else gain * given), context
+
+
+class Gain(nn.Module):
+    """Layer scale whose gain others may read; none where `initial` is None."""
+
+    gamma: Optional[Tensor]
+
+    def __init__(self, width: int, initial: Optional[float]) -> None:
+        super().__init__()
+        self.gamma = None if initial is None else nn.Parameter(torch.full((width,), float(initial)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gamma = self.gamma
+        return x if gamma is None else x * gamma
 
 
 def pack(carriers: Tensor, count: List[int]) -> Tensor:

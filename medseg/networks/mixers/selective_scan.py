@@ -17,7 +17,7 @@ from ..contract import Context, Site
 from .masking import exclude, hide
 from .parts import PlainTaps, initial_step_bias, keep_from_decay
 
-MOVES = 7  # kinds of step in a traversal: a jump, and one to either side along each axis
+MOVES = 7  # kinds of step in a traversal: a jump, and one to either side along each of three axes
 
 
 class SelectiveScan(PlainTaps):
@@ -35,11 +35,13 @@ class SelectiveScan(PlainTaps):
         local_mix: `causal` (along each order, as published) or `grid` (2D / 3D neighbourhood, shared).
         step_write: add a learned vector to B per direction of the step (PlainMamba).
         dt_bias_scale: how often the bias of the step size counts; PlainMamba's released code counts it twice.
+        bias: whether the projections in and out have one (PlainMamba).
     """
 
     def __init__(self, site: Site, *, state: int = 16, expand: int = 2, kernel: int = 4,
                  traversals: tuple[str, ...] = ("raster",), separate: bool = False, merge: str = "sum",
-                 local_mix: str = "causal", step_write: bool = False, dt_bias_scale: float = 1.0) -> None:  # fmt: skip
+                 local_mix: str = "causal", step_write: bool = False, dt_bias_scale: float = 1.0,
+                 bias: bool = False) -> None:  # fmt: skip
         super().__init__()
         if merge not in ("sum", "mean") or local_mix not in ("causal", "grid"):
             raise ConfigError(f"selective_scan: found merge {merge!r}, local_mix {local_mix!r}; expected sum or mean, and "
@@ -48,7 +50,7 @@ class SelectiveScan(PlainTaps):
         sets = len(traversals) if separate else 1
         self.traversals: List[str] = list(traversals)
         self.sets, self.merge, self.mode, self.dt_bias_scale = sets, merge, local_mix, dt_bias_scale
-        self.project_in = nn.Linear(site.width, 2 * inner, bias=False)
+        self.project_in = nn.Linear(site.width, 2 * inner, bias=bias)
         side = kernel if kernel % 2 else kernel - 1
         shape = [len(traversals) if separate else 1, inner, kernel]
         if local_mix == "grid":
@@ -67,8 +69,9 @@ class SelectiveScan(PlainTaps):
         rate = torch.arange(1, state + 1, dtype=torch.float32).log().repeat(sets, inner, 1)
         self.log_rate = keep_from_decay(nn.Parameter(rate))
         self.skip = keep_from_decay(nn.Parameter(torch.ones(sets, inner)))
-        self.step_write = keep_from_decay(nn.Parameter(torch.randn(MOVES, state) * 0.02)) if step_write else None
-        self.project_out = nn.Linear(inner, site.width, bias=False)
+        moves, self.moves = 1 + 2 * site.spatial_dims, MOVES
+        self.step_write = keep_from_decay(nn.Parameter(torch.randn(moves, state) * 0.02)) if step_write else None
+        self.project_out = nn.Linear(inner, site.width, bias=bias)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         valid = context.valid
@@ -104,6 +107,9 @@ class SelectiveScan(PlainTaps):
         if mixed.dim() == 6:
             write, read = write.unsqueeze(-2), read.unsqueeze(-2)
         weight: Optional[Tensor] = self.project_dt if self.sets > 1 else self.project_dt[0]
+        moved: Optional[Tensor] = self.step_write
+        if moved is not None:
+            moved = torch.nn.functional.pad(moved, [0, 0, 0, self.moves - moved.shape[0]])  # no step leaves a flat grid
         if valid is not None:  # steps of length 0: the state passes over padding untouched
             dt, weight = self.steps(dt, valid), None
         return selective_scan_scriptable(
@@ -119,7 +125,7 @@ class SelectiveScan(PlainTaps):
             traversals=self.traversals,
             merge=self.merge,
             delta_weight=weight,
-            step_write=self.step_write,
+            step_write=moved,
         )
 
     def convolve(self, u: Tensor) -> Tensor:

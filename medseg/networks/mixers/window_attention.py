@@ -13,7 +13,7 @@ from medseg.errors import ConfigError
 from medseg_kernels import window_attention
 
 from ..contract import Context, Site
-from ..layers.common import convolution, to_image, to_tokens
+from ..layers.common import convolution, crop_tokens, fill_windows, to_image, to_tokens
 from .masking import add_channel, drop_channel, hide, mark_keys
 from .parts import check_heads, keep_from_decay
 
@@ -43,14 +43,18 @@ class WindowAttention(nn.Module):
         radius: greatest distance between query and key per axis, in tokens: a sliding window over the whole grid.
         bias_index: how a clipped window reads the table; `monai` for weights trained by MONAI.
         local: add a depthwise 3x3x3 convolution of the values (CSWin's locally-enhanced positions).
+        fill: with published padding, fill the grid up to whole windows also where it is shorter than one (GC ViT) instead
+            of clipping the window (Swin).
     """
 
+    fill: Final[bool]
     spatial_dims: Final[int]
     window: List[int]
     shift: List[int]
 
     def __init__(self, site: Site, *, shift: str = "none", bias: str = "table", geometry: str = "block",
-                 radius: Optional[int] = None, bias_index: str = "geometric", local: bool = False) -> None:  # fmt: skip
+                 radius: Optional[int] = None, bias_index: str = "geometric", local: bool = False,
+                 fill: bool = False) -> None:  # fmt: skip
         super().__init__()
         check_heads(site, "window_attention")
         dims = site.spatial_dims
@@ -64,6 +68,7 @@ class WindowAttention(nn.Module):
         self.geometry, self.bias_index = geometry, bias_index
         self.pad_mode = "mask" if site.padding == "masked" else "input"
         self.window = list(window or ())
+        self.fill = fill and window is not None and site.padding == "published"
         self.scale = (site.width // site.num_heads) ** -0.5
         moved = shift == "half" or (shift == "alternate" and site.index % 2 == 1)
         self.shift = [side // 2 if moved else 0 for side in self.window]
@@ -77,7 +82,13 @@ class WindowAttention(nn.Module):
             self.local = convolution(dims, site.width, site.width, 3, groups=site.width)
 
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
-        valid = context.valid
+        if self.fill:
+            y = self.attend(fill_windows(hide(x, context.valid), self.window), None)
+            return crop_tokens(y, x), context
+        return self.attend(x, context.valid), context
+
+    def attend(self, x: Tensor, valid: Optional[Tensor]) -> Tensor:
+        """The attention's branch (B, X, Y, Z, C)."""
         qkv = drop_flat_axis(self.qkv(hide(x, valid)), self.spatial_dims).unflatten(-1, [3, self.num_heads, -1])
         grid: List[int] = list(qkv.shape[1 : 1 + self.spatial_dims])
         whole = len(self.window) == 0
@@ -103,7 +114,7 @@ class WindowAttention(nn.Module):
         if self.adds_local:
             values = hide(qkv.select(-3, 2).reshape(x.shape), valid)
             y = y + to_tokens(self.local(to_image(values, self.spatial_dims)))
-        return self.project(y), context
+        return self.project(y)
 
 
 class ShiftedWindowAttention(WindowAttention):

@@ -10,10 +10,13 @@ MAMBAVISION_SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...], f
     "s": (96, 64, (3, 3, 7, 5), (2, 4, 8, 16), 0.2, None),
     "b": (128, 64, (3, 3, 10, 5), (2, 4, 8, 16), 0.3, 1e-5),
     "l": (196, 64, (3, 3, 10, 5), (4, 8, 16, 32), 0.3, 1e-5),
+    "l2": (196, 64, (3, 3, 12, 5), (4, 8, 16, 32), 0.3, 1e-5),
+    "l3": (256, 64, (3, 3, 20, 10), (4, 8, 16, 32), 0.5, 1e-5),
 }
 
 # Tokens per axis of a window in stages 3 and 4. A window of 14 x 14 lifted to 3D would hold 2744 tokens: 7 there.
 WINDOWS = {2: (14, 7), 3: (7, 7)}
+WINDOWS_L3 = {2: (16, 8), 3: (8, 8)}  # trained at 256 pixels
 NO_BIAS = {"window_attention": {"bias": "none"}}
 
 
@@ -35,7 +38,7 @@ def mambavision(size: str, spatial_dims: int) -> NetworkSpec:
             )
         )
     width, stem, counts, heads, drop_path, scale = MAMBAVISION_SIZES[size]
-    third, fourth = WINDOWS[spatial_dims]
+    third, fourth = (WINDOWS_L3 if size == "l3" else WINDOWS)[spatial_dims]
     convs = [repeat("hybrid_conv", count) for count in counts[:2]]
     return NetworkSpec(
         levels=(

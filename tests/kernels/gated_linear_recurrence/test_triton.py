@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import aot
-
 ROOT = Path(__file__).parents[3]
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
@@ -37,14 +35,3 @@ def test_interpreted_kernels_equal_the_reference() -> None:
         for name, value in line["errors"].items():
             assert value < (HALF if line["half"] else FLOAT32), (line["name"], name, value)  # NaN fails too
         assert line.get("repeats", True), line["name"]
-
-
-@pytest.mark.skipif(aot.why_not() is not None, reason=str(aot.why_not()))
-def test_aot_one_configuration_per_kernel() -> None:
-    aot.quick("gated_linear_recurrence")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(aot.why_not() is not None, reason=str(aot.why_not()))
-def test_aot_everything() -> None:
-    aot.full("gated_linear_recurrence")

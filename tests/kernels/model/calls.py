@@ -71,9 +71,7 @@ def scan(
     settings = ((side,) * 3, traversals, True, "sum")
     kept = new(1, count, -(-tokens // 64), states, channels, dtype=F32)
     last = new(1, count, channels, states, dtype=F32)
-    name = (
-        f"{side}^3 C{channels} S{states}{'' if dtype == BF16 else ' float32'}{'' if count == 3 else ' ' + traversals}"
-    )
+    name = f"{side}^3 C{channels} S{states}{'' if dtype == BF16 else ' ' + str(dtype)[6:]}{'' if count == 3 else ' ' + traversals}"
     quick = (side, count, dtype) == (64, 3, BF16)
     yield Call(f"{name} forward", lambda: triton_launch.forward(given, *settings, True), quick)
     yield Call(f"{name} backward", lambda: triton_launch.backward(wide, last, given, kept, *settings), quick)

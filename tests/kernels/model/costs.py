@@ -33,22 +33,29 @@ def _items(launch: Launch) -> int:
     return int(c["C"]) if "C" in c else int(c.get("BLOCK", c.get("BR", 128)))
 
 
-def _iterations(launch: Launch) -> float:
-    """How often a program goes through its hot loop."""
+def _iterations(launch: Launch) -> list[float]:
+    """How often a program goes through its innermost loops, the longest first."""
     c, n = launch.constants, launch.integers
     if "BQ" in c:
-        tokens = int(c["W0"]) * int(c["W1"]) * int(c["W2"]) + int(c["M"])
+        if launch.name == "expand_kernel":
+            return [1]
         if launch.name == "bias_kernel":
-            return n["n0"] * n["n1"] * n["n2"] * n["B"] / launch.grid[2]
-        return -(-tokens // int(c["BQ"] if launch.name == "key_kernel" else c["BK"]))
+            return [n["windows"] * n["B"] / launch.grid[2]]
+        return [-(-int(c["U"]) // int(c["BQ"] if launch.name == "key_kernel" else c["BK"]))]
     if launch.name == "table_kernel":
-        return n["T"] * n["groups"]
+        return [-(-n["T"] // int(c["BI"]))]
+    if launch.name == "backward_kernel":
+        return [n["span"] / 2, n["span"]]  # pairs of steps back, and the steps forward again
+    if "ROWS" in c:
+        return [-(-n["count"] // int(c["ROWS"]))]
+    if launch.name == "carry_kernel":
+        return [n["count"] / 4]
     for name in ("span", "count", "classes", "taps"):
         if name in n:
-            return n[name] / int(c.get("TOKENS", 1)) if name == "span" else n[name]
+            return [n[name] / int(c.get("TOKENS", 1)) if name == "span" else n[name]]
     if "piece_chunks" in launch.kernel.arg_names:
-        return n["chunks"] / launch.grid[0]
-    return max(1.0, n.get("size_v", 1) / int(c.get("BV", n.get("size_v", 1))))
+        return [n["chunks"] / launch.grid[0]]
+    return [max(1.0, n.get("size_v", 1) / int(c.get("BV", n.get("size_v", 1))))]
 
 
 def row(launch: Launch, code: Code) -> dict[str, float]:

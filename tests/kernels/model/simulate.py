@@ -98,29 +98,33 @@ def resident(code: Code, warps: int) -> int:
     return max(1, min(65536 // (registers * 32 * warps), 64 // warps, 32, 227 * 1024 // (code.shared + 1024)))
 
 
-def microseconds(code: Code, warps: int, programs: int, iterations: float) -> float:
-    """A launch: programs that go through the kernel's hot loop so often (its longest innermost one), and once through the rest.
-
-    A kernel without a loop is walked once from end to end.
-    """
+def microseconds(code: Code, warps: int, programs: int, iterations: list[float]) -> float:
+    """A launch: programs that go through the kernel's innermost loops so often (the longest first; those without a number are
+    left out), and once through the rest. A kernel without a loop is walked once from end to end."""
     held = min(resident(code, warps), max(1, -(-programs // PROCESSORS)))
     waves = max(1.0, programs / (PROCESSORS * held))
     schedule = max(1, held * warps // 4)
-    loop = hot_loop(code)
-    if loop is None:
+    loops = inner_loops(code)[: len(iterations)]
+    if not loops:
         return waves * cycles(code, 0, len(code.instructions) - 1, schedule, 6) / CLOCK * 1e6
-    rest = (len(code.instructions) - (loop[1] - loop[0] + 1)) * schedule / 0.7 + LATENCY
-    return waves * (iterations * cycles(code, *loop, schedule) + rest) / CLOCK * 1e6
+    rest = len(code.instructions) - sum(b - a + 1 for a, b in loops)
+    walked = sum(times * cycles(code, *loop, schedule) for loop, times in zip(loops, iterations, strict=False))
+    return waves * (walked + rest * schedule / 0.7 + LATENCY) / CLOCK * 1e6
 
 
-def hot_loop(code: Code) -> tuple[int, int] | None:
-    """The longest loop that holds no other loop."""
-    inner = [
+def inner_loops(code: Code) -> list[tuple[int, int]]:
+    """Loops that hold no other loop, the longest first."""
+    found = [
         (a, b)
         for a, b in code.loops
         if b - a >= 10 and not any(a <= c and d <= b and (c, d) != (a, b) for c, d in code.loops)
     ]
-    return max(inner, key=lambda loop: loop[1] - loop[0]) if inner else None
+    return sorted(found, key=lambda loop: loop[0] - loop[1])
+
+
+def hot_loop(code: Code) -> tuple[int, int] | None:
+    """The longest of them."""
+    return next(iter(inner_loops(code)), None)
 
 
 def serial_loads(code: Code, first: int, last: int) -> int:

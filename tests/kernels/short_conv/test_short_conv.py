@@ -13,7 +13,6 @@ from torch.nn import functional
 from medseg_kernels import cpu_build, dispatch, short_conv
 from medseg_kernels.short_conv.op import conv_op
 from medseg_kernels.traversals.tables import SEPARATOR
-from tests.kernels import aot
 from tests.kernels.interpreter import run_cases
 from tests.kernels.selective_scan.cases import error
 from tests.kernels.short_conv.cases import CASES, Case
@@ -48,17 +47,6 @@ def test_kernels_equal_the_loop_in_the_interpreter() -> None:
     results = run_cases(Path(__file__).with_name("interpreter_cases.py"))
     assert len(results) == 6
     assert {name: value for name, value in results.items() if not value < 1e-4} == {}
-
-
-@pytest.mark.skipif(aot.why_not() is not None, reason=f"ahead-of-time compilation: {aot.why_not()}")
-def test_aot_kernels_keep_to_their_table() -> None:
-    aot.quick("short_conv")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(aot.why_not() is not None, reason=f"ahead-of-time compilation: {aot.why_not()}")
-def test_aot_every_configuration_on_every_architecture() -> None:
-    aot.full("short_conv")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -91,16 +91,19 @@ def tensors(case: Case, dtype: torch.dtype, batch: int = 2) -> dict[str, Tensor]
     return found
 
 
-def run(case: Case, inputs: dict[str, Tensor], dtype: torch.dtype, backend: str) -> dict[str, Tensor]:
+def run(
+    case: Case, inputs: dict[str, Tensor], dtype: torch.dtype, backend: str | None, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Outputs and gradients of one backend; biases stay float32 beside 16-bit tokens."""
     kind = {name: torch.float32 if "bias" in name and dtype.itemsize == 2 else dtype for name in inputs}
-    given = {name: tensor.to(kind[name]).requires_grad_() for name, tensor in inputs.items()}
+    given = {name: tensor.to(device, kind[name]).requires_grad_() for name, tensor in inputs.items()}
     call = window_attention_with_carriers if case.carriers else window_attention
-    settings = {"window_size": list(case.window), "shift_size": list(case.shift), "seed": torch.tensor([7])}
+    seed = torch.tensor([7], device=device)
+    settings = {"window_size": list(case.window), "shift_size": list(case.shift), "seed": seed}
     out = call(**given, **settings, backend=backend, **case.options)
     outputs = list(out) if isinstance(out, tuple) else [out]
     generator = torch.Generator().manual_seed(1)
-    gradients = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(dtype) for o in outputs]
+    gradients = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(device, dtype) for o in outputs]
     found = torch.autograd.grad(outputs, list(given.values()), gradients)
     result = {f"output {n}": o.detach() for n, o in enumerate(outputs)}
     return {**result, **{f"gradient of {name}": value for name, value in zip(given, found, strict=True)}}

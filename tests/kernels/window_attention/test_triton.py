@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import aot
 from tests.kernels.interpreter import run_cases
 
 
@@ -21,14 +20,3 @@ def test_interpreter() -> None:
     }
     assert found, "no case ran"
     assert not wrong
-
-
-@pytest.mark.skipif(aot.why_not() is not None, reason=f"ahead-of-time gate: {aot.why_not()}")
-def test_aot_kernels_keep_to_their_table() -> None:
-    aot.quick("window_attention")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(aot.why_not() is not None, reason=f"ahead-of-time gate: {aot.why_not()}")
-def test_aot_every_configuration_on_every_architecture() -> None:
-    aot.full("window_attention")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medseg.networks import PRESETS, build_network
 from medseg.networks.mixers.full_attention import FullAttention
 from medseg.networks.mixers.time_attention import TimeAttention
 from medseg.networks.mixers.window_attention import AxialAttention, SlidingWindowAttention, StripeAttention
@@ -235,6 +236,48 @@ def test_gcvit_queries_every_window_with_one_global_query(sides: tuple[int, int]
     layers = ("window_attention", "mlp", "global_query_attention", "mlp")
     pair = stage(place, layers, {"global_query_attention": {"steps": steps}, "mlp": {"ratio": 3.0}})
     assert_agrees(pair, formula, torch.randn(2, 8, *sides))
+
+
+@pytest.mark.parametrize("sides", [(4, 7), (11, 3)])
+def test_gcvit_in_dense_use_fills_up_windows_and_resizes_its_query(sides: tuple[int, int]) -> None:
+    """Windows of 5 on a map that one axis of is shorter: zeros behind the norm take part; the query is pooled once."""
+    side, near = 5, torch.nn.functional
+
+    def fill(x: Tensor) -> Tensor:
+        return near.pad(x, [0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side])
+
+    def formula(p: Weights, image: Tensor) -> Tensor:
+        query = near.max_pool2d(fused_mbconv(under(p, "prepare.0.blocks.0."), image), 3, 2, 1)
+        query = near.interpolate(query, (side, side), mode="bicubic", align_corners=False)
+        shared = query.permute(0, 2, 3, 1).flatten(1, 2)
+
+        def local(q: Weights, x: Tensor) -> Tensor:
+            bias = relative_bias(q["table"], (side, side))
+            y = per_window(linear(q, "qkv", fill(x)), side, lambda tokens: attend(tokens, 2, bias))
+            return linear(q, "project", y)[:, : x.shape[1], : x.shape[2]]
+
+        def ask(q: Weights, x: Tensor) -> Tensor:
+            bias = relative_bias(q["table"], (side, side))
+            kv = linear(q, "key_value", fill(x))
+            y = per_window(kv, side, lambda tokens: attend(torch.cat([shared, tokens], -1), 2, bias))
+            return linear(q, "project", y)[:, : x.shape[1], : x.shape[2]]
+
+        return blocks(p, image, [local, ask])
+
+    place = site(8, num_heads=2, window=side, padding="published")
+    layers = ("window_attention", "mlp", "global_query_attention", "mlp")
+    options = {"global_query_attention": {"steps": 1}, "mlp": {"ratio": 3.0}, "window_attention": {"fill": True}}
+    assert_agrees(stage(place, layers, options), formula, torch.randn(2, 8, *sides))
+
+
+def test_every_published_size_of_gcvit_fills_its_windows_up() -> None:
+    for size in ("xxt", "l"):
+        network = build_network("gcvit", size=size, spatial_dims=2, padding="published") if size == "xxt" else None
+        levels = PRESETS["gcvit"].build(size, 2).levels[2:]
+        assert [level.options["global_query_attention"]["pools"] for level in levels] == [3, 2, 1, 0]
+        assert all(level.options["window_attention"]["fill"] for level in levels)
+        if network is not None:
+            assert network(torch.randn(1, 1, 32, 64)).shape == (1, 2, 32, 64)
 
 
 def test_swiglu_gates_the_hidden_channels() -> None:

@@ -1,11 +1,15 @@
 """FasterViT's hierarchical attention against its formula, written out plainly."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
+from medseg.networks import PRESETS
+from medseg.networks.contract import Context
+from medseg.networks.mixers.carrier_attention import CarrierSpread
 from tests.networks.agreement import (
     Weights,
     assert_agrees,
@@ -90,7 +94,8 @@ def join(parts: list[Tensor], counts: tuple[int, int]) -> Tensor:
 
 @pytest.mark.parametrize("per_axis", [0, 2])
 @pytest.mark.parametrize("scale", [None, 1e-5], ids=["plain", "scaled"])
-def test_fastervit_blocks_with_and_without_carriers(per_axis: int, scale: float | None) -> None:
+@pytest.mark.parametrize("spread", [False, True], ids=["kept", "spread"])
+def test_fastervit_blocks_with_and_without_carriers(per_axis: int, scale: float | None, spread: bool) -> None:
     def formula(p: Weights, image: Tensor) -> Tensor:
         x, carriers = image.permute(0, 2, 3, 1), None
         if per_axis:
@@ -106,9 +111,33 @@ def test_fastervit_blocks_with_and_without_carriers(per_axis: int, scale: float 
             own = {f"attention.{k}": v for k, v in under(p, f"layers.{2 * block}.").items()}
             own |= {f"mlp.{k}": v for k, v in under(p, f"layers.{2 * block + 1}.").items()}
             x, carriers = hierarchical(own, x, carriers, scale is not None)
+        if spread and carriers is not None:  # sizes 3 to 6: each carrier over the nearest tokens of its window
+            gain = p["layers.2.among.attention_gain.gamma"] if scale is not None else 1.0
+            nearest = [i // SIDE * per_axis + int((i % SIDE) * per_axis / SIDE) for i in range(9)]
+            x = x + gain * carriers[:, nearest[:6]][:, :, nearest]
         return x.permute(0, 3, 1, 2)
 
     place = site(8, num_heads=2, window=SIDE, layer_scale=scale)
-    layers = ("carrier_attention", "carrier_mlp") * 2
+    layers = ("carrier_attention", "carrier_mlp") * 2 + (("carrier_spread",) if spread else ())
     module = stage(place, layers, {"carrier_attention": {"per_axis": per_axis}})
     assert_agrees(module, formula, torch.randn(2, 8, 6, 9))
+
+
+def test_carriers_are_spread_back_in_the_sizes_that_were_published_with_it() -> None:
+    for size, expected in {"nano": False, "0": False, "2": False, "3": True, "4": True, "5": True, "6": True}.items():
+        names = PRESETS["fastervit"].build(size, 2).levels[-2].layers
+        assert (names[-1] == "carrier_spread") == expected
+
+
+@pytest.mark.parametrize("grid", [(5, 7, 4), (3, 9, 6), (2, 2, 2)])
+def test_a_spread_carrier_reaches_its_own_window_only_in_3d(grid: tuple[int, ...]) -> None:
+    """Windows of 3, two carriers per axis: token i lies in window i // 3, its carrier is the nearer of the two."""
+    spread = CarrierSpread(site(1, dims=3, window=(3, 3, 3)))
+    counts = [-(-side // 3) for side in grid]
+    sides = [min(3, side) for side in grid]
+    carriers = torch.randn(1, *(2 * n for n in counts), 1)
+    context = Context(carriers, None, None, None, torch.tensor([0.5]))
+    found = spread(torch.zeros(1, *grid, 1), context)[0][0, ..., 0]
+    for place in itertools.product(*map(range, grid)):
+        spot = [i // w * 2 + (i % w) * 2 // w for i, w in zip(place, sides, strict=True)]
+        assert found[place] == 0.5 * carriers[0, *spot, 0]

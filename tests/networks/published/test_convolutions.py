@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.networks.convolutions.gated import ConvNeXt, GatedSpatialConv, MBConv
-from medseg.networks.convolutions.plain import HybridConv, ResidualConv, ResidualDown
+from medseg.networks.convolutions.plain import Depthwise, HybridConv, ResidualConv, ResidualDown
 from medseg.networks.convolutions.unetr import UnetrBlock
 from medseg.networks.decoders import UnetrUp, UpBlock
 from medseg.networks.network import DualEncoder
 from medseg.networks.recipe import Parallel
 from medseg.networks.skips import NormMLP
-from medseg.networks.steps_down import NormConvolution, PatchMerging, ReduceSize, Stem
+from medseg.networks.steps_down import NormConvolution, PatchMerging, ReduceSize, Stem, StemPatchify
 from tests.networks.agreement import (
     Weights,
     assert_agrees,
@@ -306,3 +306,25 @@ def test_windows_over_the_whole_map_need_no_mask() -> None:
 
     module = stage(site(8, num_heads=2, window=7), ("window_attention",))
     assert_agrees(module, formula, torch.randn(2, 8, 7, 7))
+
+
+def test_plainmambas_stem_and_the_convolution_behind_its_first_layer() -> None:
+    """Convolution of 7 and stride 2, one of 3, patches of half the stride; then GELU(norm(depthwise)) in place of the map."""
+
+    def stem(p: Weights, image: Tensor) -> Tensor:
+        x = torch.relu(instance_norm(p, "stem.1", conv2d(p, "stem.0", image, stride=2)))
+        x = torch.relu(instance_norm(p, "stem.4", conv2d(p, "stem.3", x)))
+        kernel = p["patches.convolution.weight"]
+        x = x.unfold(2, 2, 2).unfold(3, 2, 2)
+        x = torch.einsum("bcxyij,ocij->boxy", x, kernel) + p["patches.convolution.bias"][:, None, None]
+        for axis in (2, 3):
+            table = p[f"patches.position.tables.{axis - 2}"]
+            assert table.shape[-1] == x.shape[axis]
+            x = x + table.reshape(1, -1, *((table.shape[-1], 1) if axis == 2 else (1, table.shape[-1])))
+        return x
+
+    entry = StemPatchify(site(6), 3, (4, 4), width=4, convolutions=1, position=3)
+    assert_agrees(entry, stem, torch.randn(2, 3, 12, 12))
+    depthwise = lambda p, image: gelu(instance_norm(p, "norm", conv2d(p, "convolution", image, groups=6)))  # noqa: E731
+    assert_agrees(Depthwise(site(6)), depthwise, torch.randn(2, 6, 5, 4))
+    assert StemPatchify(site(6, dims=3), 1, (16, 16, 4))(torch.randn(1, 1, 32, 17, 8)).shape == (1, 6, 2, 2, 2)

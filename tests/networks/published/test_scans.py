@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from medseg.networks import build_network
 from medseg.networks.mixers.mambavision import MambaVisionMixer
 from medseg.networks.mixers.multi_head_scan import MultiHeadScan
 from medseg.networks.mixers.selective_scan import SelectiveScan
+from medseg.networks.recipe import Replace, TokensOrChannels
 from tests.networks.agreement import (
     OnTokens,
     Weights,
@@ -17,6 +19,7 @@ from tests.networks.agreement import (
     silu,
     site,
     softplus,
+    stage,
     under,
 )
 
@@ -101,6 +104,60 @@ def test_scan_along_several_orders_with_parameters_of_their_own(name: str, trave
 
     mixer = SelectiveScan(site(6), state=4, traversals=traversals, separate=len(traversals) > 1, merge=merge)
     assert_agrees(OnTokens(mixer), formula, torch.randn(2, *sides, 1, 6))
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 3)])
+def test_channels_are_the_tokens_where_the_map_has_no_more_tokens_than_channels(grid: tuple[int, int]) -> None:
+    """U-Mamba: a norm and a scan in the place of the map, along 8 channels of 6 voxels, or along 9 voxels of 8 channels."""
+    count = grid[0] * grid[1]
+
+    def formula(p: Weights, image: Tensor) -> Tensor:
+        p = under(p, "layers.0.layer." if count <= 8 else "layers.0.")
+        x = image.flatten(2) if count <= 8 else image.flatten(2).transpose(1, 2)
+        u, z = linear(p, "mixer.project_in", layer_norm(p, "norm", x)).chunk(2, -1)
+        y = linear(p, "mixer.project_out", one_direction(under(p, "mixer."), u, 0, 0) * silu(z))
+        return (y if count <= 8 else y.transpose(1, 2)).reshape(image.shape)
+
+    layers = (TokensOrChannels(Replace("selective_scan")),)
+    made = stage(site(8, grid=grid), layers, {"selective_scan": {"state": 4}})
+    assert_agrees(made, formula, torch.randn(2, 8, *grid))
+
+
+def test_weights_of_channel_tokens_belong_to_one_patch() -> None:
+    made = stage(site(8, grid=(2, 3)), (TokensOrChannels("mlstm"),))
+    with pytest.raises(AssertionError, match="only patches of roi_size"):
+        made(torch.randn(1, 8, 3, 3))
+    network = build_network("xlstm_unet", size="published", spatial_dims=2, roi_size=[64, 96])
+    assert network.configuration["roi_size"] == [64, 96]
+    assert network(torch.randn(1, 1, 64, 96)).shape == (1, 2, 64, 96)
+
+
+def on_meta(preset: str, roi_size: list[int]) -> list[torch.nn.Module]:
+    with torch.device("meta"):
+        return list(build_network(preset, size="published", spatial_dims=3, roi_size=roi_size).encoder.levels)
+
+
+def kinds(level: torch.nn.Module) -> list[str]:
+    """Names of the classes of a level's sub-layers, seen through their wrappers."""
+    names = []
+    for layer in level.body.layers:
+        names.append(type(getattr(layer, "block", layer)).__name__)
+        if hasattr(layer, "layer"):
+            names.append(type(layer.layer).__name__)
+    return names
+
+
+def test_umamba_and_xlstm_unet_have_the_blocks_of_their_release() -> None:
+    """Two blocks a stage and one in the deeper half, the entry among them; the stem has as many as the first stage."""
+    two, one = ["ResidualConv"], []
+    stem = ["ResidualConv", "BasicResidual", "ResidualConv"]
+    scan, channels = ["Replacing"], ["OnChannels", "Replacing"]
+    found = [kinds(level) for level in on_meta("umamba_enc", [128, 128, 128])]
+    assert found == [stem + scan, two + scan, two + scan, one + scan, one + scan, one + channels]
+    assert [kinds(level) for level in on_meta("umamba_bot", [128, 128, 128])] == [stem, two, two, one, one, scan]
+    vil = ["Residual"]
+    found = [kinds(level) for level in on_meta("xlstm_unet", [128, 128, 128])]
+    assert found == [stem + two, two + two, two + two, vil, vil, ["OnChannels", "Residual"]]
 
 
 def snake(sides: tuple[int, int]) -> list[tuple[int, int]]:

@@ -1,0 +1,145 @@
+"""What is written for a case, and where: all paths are known before anything is computed, and no two are one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import DataError, MedsegError
+from medseg.io import Case
+from medseg.io.behind import case_files, content_digest
+from medseg.io.file_names import distinct_file_names, same_file
+from medseg.record import PICTURE, PROBABILITIES, RECORD, read_record
+
+# names of the files that a run writes for all its cases
+CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written for each case.
+
+    Args:
+        folder: where to.
+        suffix: format of the label maps: `.nii.gz`, `.nii`, `.nrrd`, `.mha`, ... or `.dcm` for DICOM SEG.
+        one_file_per_label: NAME/LABEL.suffix with 0 and 1 instead of one map NAME.suffix.
+        probabilities: also NAME_probabilities.nii.gz, one channel per class, float32.
+        preview: also NAME.png.
+        statistics: surface and intensities in the record, next to the volumes.
+        resume: skip cases that the same model and settings have finished.
+    """
+
+    folder: Path
+    suffix: str = ".nii.gz"
+    one_file_per_label: bool = False
+    probabilities: bool = False
+    preview: bool = True
+    statistics: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class CaseOutputs:
+    """The files of one case.
+
+    Args:
+        record: what was read, by which model, with which settings, and what came out.
+        labels: label value -> its file; the key 0 for the one map of all labels.
+        probabilities: where asked for.
+        preview: where asked for.
+    """
+
+    record: Path
+    labels: Mapping[int, Path]
+    probabilities: Path | None = None
+    preview: Path | None = None
+
+    @classmethod
+    def of(cls, case: Case, labels: Mapping[int, str], options: OutputOptions) -> CaseOutputs:
+        """Where the files of a case lie."""
+        folder, name = options.folder, case.name
+        maps = {0: folder / f"{name}{options.suffix}"}
+        if options.one_file_per_label:
+            names = distinct_file_names({value: text for value, text in labels.items() if value != 0})
+            maps = {value: folder / name / f"{one}{options.suffix}" for value, one in names.items()}
+        return cls(
+            folder / f"{name}{RECORD}",
+            maps,
+            folder / f"{name}{PROBABILITIES}" if options.probabilities else None,
+            folder / f"{name}{PICTURE}" if options.preview else None,
+        )
+
+    def results(self) -> dict[str, Path]:
+        """What a file is -> where it lies, without the record; the record names files by these words."""
+        found = {f"label_{value}" if value else "label": path for value, path in self.labels.items()}
+        found |= {"probabilities": self.probabilities} if self.probabilities else {}
+        return found | ({"preview": self.preview} if self.preview else {})
+
+
+def check_outputs(cases: Sequence[Case], labels: Mapping[int, str], options: OutputOptions) -> None:
+    """Refuse what would write two things into one file, or over a file that is not ours to replace.
+
+    Raises:
+        DataError: names both, and the way out.
+    """
+    root = os.path.realpath(options.folder)
+    inputs = {os.path.realpath(file) for case in cases for file in _files_of(case)}
+    taken = {same_file(os.path.join(root, name)): f"the run's own {name}" for name in (CSV_NAME, SUMMARY_NAME)}
+    for case in cases:
+        outputs = CaseOutputs.of(case, labels, options)
+        for path in (outputs.record, *outputs.results().values()):
+            place = os.path.realpath(path)
+            if place in inputs or _is_one_of(path, inputs):
+                raise DataError(f"{path}: the output would replace the input; choose another folder with --output")
+            other = taken.setdefault(same_file(place), f"case {case.name!r}")
+            if other != f"case {case.name!r}":
+                raise DataError(
+                    f"{path}: case {case.name!r} and {other} would be written to this one file; rename an input, or give names "
+                    "in a csv list"
+                )
+        if outputs.record.exists() and read_record(outputs.record) is None:
+            raise DataError(
+                f"{outputs.record}: exists and is no record of medseg, and the record of case {case.name!r} would replace it; "
+                "choose another folder with --output"
+            )
+
+
+def _is_one_of(path: Path, inputs: set[str]) -> bool:
+    """Whether a disk that knows no upper and lower case, or a hard link, makes an existing file one of the inputs."""
+    if not path.exists():
+        return False
+    near = (one for one in inputs if os.path.dirname(one) == os.path.dirname(os.path.realpath(path)))
+    return any(os.path.exists(one) and os.path.samefile(path, one) for one in near)
+
+
+def _files_of(case: Case) -> Iterator[Path]:
+    """The files behind a case; of one that cannot be read, the named ones."""
+    try:
+        yield from case_files(case)
+    except MedsegError:
+        yield from case.images
+
+
+def make_room(case: Case, outputs: CaseOutputs, label_sha256: str) -> None:
+    """Take away the old record, and the old picture and probabilities that would stand beside other labels than theirs.
+
+    Only files that are still what the record says go; until the new record is written there is none.
+    """
+    if not outputs.record.exists():
+        return
+    old = read_record(outputs.record) or {}
+    outputs.record.unlink()
+    if old.get("label_sha256") == label_sha256:
+        return
+    written, folder = old.get("outputs_sha256", {}), outputs.record.parent
+    for kind, name in (("preview", f"{case.name}{PICTURE}"), ("probabilities", f"{case.name}{PROBABILITIES}")):
+        path = folder / name
+        if (
+            kind in written
+            and kind not in outputs.results()
+            and path.is_file()
+            and content_digest(path) == written[kind]
+        ):
+            path.unlink()

@@ -1,0 +1,85 @@
+"""One folder per patient, as hospitals export them:
+
+    PATIENT/image.nii.gz  PATIENT/label.nii.gz  [PATIENT/more channels]  [dataset.json]  [splits_final.json]
+
+The label map is the file named label, seg, mask, ... or ending in _seg, _label, ...; the others are the channels, in
+alphabetical order. A folder without a label map is a test case.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.errors import DataError
+from medseg.io.atomic import is_temporary
+from medseg.io.datalist import Case
+from medseg.io.layouts import is_label_folder, without_label_maps
+from medseg.io.volume import is_volume_file
+
+from .dataset import Dataset
+from .description import channel_names, collect_labels, label_names, read_object, read_splits
+from .regions import read_regions
+
+
+def matches(folder: Path) -> bool:
+    """Whether a sub-folder holds an image and a label map, and none of them is a folder of labels."""
+    places = _places(folder)
+    return any(_labels(place) for place in places) and not any(is_label_folder(place) for place in places)
+
+
+def load(folder: Path) -> Dataset:
+    """Find the cases. Raises DataError naming the patient's folder."""
+    path = folder / "dataset.json"
+    description = read_object(path) if path.is_file() else {}
+    found = [_case(place) for place in _places(folder) if _volumes(place)]
+    channels = channel_names(path, description)
+    counts = {len(case.images) for case in found}
+    if len(counts) > 1:
+        few = min(found, key=lambda case: len(case.images))
+        raise DataError(
+            f"{few.images[0].parent}: holds {len(few.images)} images, other patients {max(counts)}; add the missing ones, or "
+            "list the cases in cases.csv."
+        )
+    if "channel_names" not in description and "channels" not in description and counts != {1}:
+        channels = {i: image.name.partition(".")[0] for i, image in enumerate(found[0].images)}
+    cases = [case for case in found if case.label is not None]
+    labels, ignore_label = (
+        label_names(path, description) if "labels" in description else (collect_labels(folder, cases), None)
+    )
+    regions, region_order = read_regions(path, description)
+    return Dataset(
+        name=str(description.get("name", folder.resolve().name)),
+        folder=folder,
+        cases=cases,
+        test_cases=[case for case in found if case.label is None],
+        labels=labels,
+        channels=channels,
+        splits=read_splits(folder / "splits_final.json"),
+        licence=str(description.get("licence", description.get("license", ""))),
+        reference=str(description.get("reference", "")),
+        regions=regions,
+        region_order=region_order,
+        ignore_label=ignore_label,
+    )
+
+
+def _places(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+
+
+def _volumes(place: Path) -> list[Path]:
+    return [path for path in sorted(place.iterdir()) if is_volume_file(path) and not is_temporary(path)]
+
+
+def _labels(place: Path) -> list[Path]:
+    files = _volumes(place)
+    images = without_label_maps(files)
+    return [path for path in files if path not in images]
+
+
+def _case(place: Path) -> Case:
+    maps = _labels(place)
+    if len(maps) > 1:
+        raise DataError(f"{place}: {maps[0].name} and {maps[1].name} are both named as label maps; keep one.")
+    images = tuple(path for path in _volumes(place) if path not in maps)
+    return Case(place.name, images, maps[0] if maps else None, place.name)

@@ -1,0 +1,49 @@
+"""Label maps that medseg wrote, told from scans by the record beside them: a second run must not segment the first one's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import MedsegError
+from medseg.record import PROBABILITIES, RECORD, read_record
+
+from .behind import content_digest
+
+
+def outputs_in(folder: Path) -> set[Path]:
+    """What lies in a folder, or is a folder in it, and was written by the runs whose records lie there.
+
+    A record says how the name of its label map ends. One of medseg 0.1 does not: then it is every file of the record's name
+    but the scan that the label map was made from, which the record knows by its bytes.
+    """
+    found: set[Path] = set()
+    for path in sorted(folder.glob(f"*{RECORD}")):
+        record = read_record(path)
+        if record is None:
+            continue
+        stem = path.name.removesuffix(RECORD)
+        found.add(folder / f"{stem}{PROBABILITIES}")
+        if record.get("one_file_per_label"):
+            found.add(folder / stem)
+        elif record.get("suffix"):
+            found.add(folder / f"{stem}{record['suffix']}")
+        else:
+            found |= _of_old_record(folder, stem, record)
+    return found
+
+
+def _of_old_record(folder: Path, stem: str, record: Mapping[str, Any]) -> set[Path]:
+    found = set()
+    for path in folder.glob("*"):
+        if path.name == stem and path.is_dir():
+            found.add(path)
+        elif path.name.startswith(f"{stem}.") and path.suffix != RECORD and path.is_file():
+            try:
+                digest = content_digest(path)
+            except MedsegError:
+                continue
+            if digest not in record["inputs_sha256"]:
+                found.add(path)
+    return found
