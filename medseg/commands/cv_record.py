@@ -26,7 +26,7 @@ from medseg.io.atomic import atomic_path
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
-from medseg.selection.averaging import predicting_configs, write_averaged
+from medseg.selection.averaging import configs_of, write_average
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
@@ -43,11 +43,13 @@ def record_choice(result: CrossValidation) -> Layout:
     """
     layout = result.bundle.layout
     models, networks, copied = _collect_weights(result)
+    places = [layout.folder / name for name in models]
+    with atomic_path(staged(layout.weights)) as temporary:
+        write_average([staged(path) if path in copied else path for path in places], temporary)
+    copied.append(layout.weights)
     files: dict[Path, Any] = {}
-    for path in (layout.inference, layout.evaluate):
-        if path.is_file():
-            files[path] = _with_steps(read_json(path), result.selection.steps)
-    files |= predicting_configs(layout, models, networks, configs=files)
+    for path, config in configs_of(layout, models, networks).items():
+        files[path] = _with_steps(config, result.selection.steps)
     plan = Plan.read(layout.plan)
     plan.inference["postprocessing"] = result.selection.steps
     plan.reasons["inference"] = _reason(result)
@@ -56,9 +58,7 @@ def record_choice(result: CrossValidation) -> Layout:
     metrics = {f"mean_dice_{label.replace(' ', '_')}": round(value, 4) for label, value in means.items()}
     files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": metrics}
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
-    places = [layout.folder / name for name in models]
-    write_averaged([staged(path) if path in copied else path for path in places], staged(layout.weights))
-    write_together(layout, files, [*copied, layout.weights])
+    write_together(layout, files, copied)
     layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     return layout
 

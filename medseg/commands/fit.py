@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.bundle.card import update_figures
 from medseg.bundle.catalogue import find_bundle
-from medseg.bundle.checks.planned import LENGTHS
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
 from medseg.bundle.made_here import stays_ours
 from medseg.bundle.opening.parser import SafeConfig, checked_config
-from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.bundle.opening.trusted import TrustedConfig
-from medseg.config import TARGET, apply_overrides, read_config, read_json
+from medseg.config import apply_overrides, read_config, read_json
 from medseg.devices import choose_device
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
-from medseg.layout import Layout, RunFolder
+from medseg.layout import Layout
 from medseg.planning.folds import number_of_folds
 from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds
 from medseg.tracking.run_record import read_run_id, write_run_id
 
+from .fit_changes import tell_changes
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
@@ -170,7 +169,10 @@ def _fit_folds(
             settings["parent_run"] = parent
         if trusted is not None:
             config = trusted.ready(config)
-        results[number] = run_config(folder, number, config, resume=resume, shown=shown, trusted=trusted is not None)
+        with stays_ours(folder):
+            results[number] = run_config(
+                folder, number, config, resume=resume, shown=shown, trusted=trusted is not None
+            )
         with alone_in(Layout(folder).files_lock), stays_ours(folder):
             keep_definition(folder, config)
             update_figures(folder)
@@ -263,7 +265,7 @@ def run_config(
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
             if resume:
-                _tell_changes(run.folder, config)
+                tell_changes(run.folder, config)
         if not is_helper() or trusted:
             write_json(run.config, dict(config))
         if reader is None:
@@ -299,47 +301,6 @@ def _run_trusted(config: Path, metadata: Path) -> Any:
     except RuntimeError as error:
         raise _first_cause(error) from error
     return result
-
-
-def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
-    """Warn when a run goes on with other settings than it was started with: it is then no longer the same training."""
-    try:
-        earlier = read_json(RunFolder(run_folder).config)
-    except (OSError, ValueError):
-        return
-    if not RunFolder(run_folder).checkpoint.is_file():
-        return
-    if RunFolder(run_folder).budget.is_file():  # the length is the budget's, whatever train.json says
-        earlier, config = (
-            {key: value for key, value in each.items() if key not in LENGTHS} for each in (earlier, config)
-        )
-    before, now = (dict(flat_settings(each)) for each in (earlier, json.loads(json.dumps(dict(config)))))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
-    if changed:
-        log.warning("%s goes on with other settings than it was started with: %s", run_folder.name, listed)
-
-
-def flat_settings(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a configuration with its path, but for those that differ between a run and its continuation."""
-    for key, value in config.items():
-        place = f"{path}::{key}" if path else str(key)
-        if place in ("resume", "budget_s", "pretrained", "train::trainer::parent_run"):
-            continue
-        if isinstance(value, dict):
-            yield from flat_settings(value, place)
-        elif key == TARGET:
-            yield place, _same_part(value)
-        else:
-            yield place, value
-
-
-def _same_part(target: Any) -> Any:
-    """A target by its definition: a part of medseg has kept its meaning under every name that it had."""
-    try:
-        return canonical_target(target)
-    except (TargetError, AttributeError):
-        return target
 
 
 def _first_cause(error: BaseException) -> BaseException:

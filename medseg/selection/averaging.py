@@ -99,51 +99,38 @@ def use_networks(
         others: files of these whose network is not the bundle's own -> its `network_def`.
         listed: name the files in inference.json; a single one may be left to `models/model.pt`.
     """
-    files = predicting_configs(layout, models, others, listed=listed)
-    if layout.inference in files:
-        write_json(layout.inference, files[layout.inference])
-    write_averaged([layout.folder / name for name in models], layout.weights)
+    for path, content in configs_of(layout, models, others, listed=listed).items():
+        write_json(path, content)
+    with atomic_path(layout.weights) as temporary:
+        write_average([layout.folder / name for name in models], temporary)
     layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
-    if layout.evaluate in files:
-        write_json(layout.evaluate, files[layout.evaluate])
 
 
-def predicting_configs(
-    layout: Layout,
-    models: Sequence[str],
-    others: Mapping[str, Mapping[str, Any]],
-    *,
-    listed: bool = True,
-    configs: Mapping[Path, Any] | None = None,
-) -> dict[Path, Any]:
-    """inference.json and evaluate.json, as far as they are there, for these networks; arguments as of `use_networks`.
-
-    Args:
-        configs: content that will stand in these files, in place of what stands there now.
-    """
-    files: dict[Path, Any] = {}
+def configs_of(
+    layout: Layout, models: Sequence[str], others: Mapping[str, Mapping[str, Any]], *, listed: bool = True
+) -> dict[Path, dict[str, Any]]:
+    """inference.json and evaluate.json with these networks, by path; the arguments are those of `use_networks`."""
+    found = {}
     for path in (layout.inference, layout.evaluate):
-        config = (configs or {}).get(path) or (read_json(path) if path.is_file() else {})
+        config = read_json(path) if path.is_file() else {}
         if not isinstance(config.get("network_def"), Mapping):
             continue
         if path == layout.evaluate:
-            files[path] = _held_out(config, several=bool(others))
+            found[path] = _held_out(config, several=bool(others))
             continue
         own = own_network(config["network_def"])
-        files[path] = _predicting(config, models, [others.get(name, own) for name in models])
+        found[path] = _predicting(config, models, [others.get(name, own) for name in models])
         if not listed:
-            del files[path]["models"]
-    return files
+            del found[path]["models"]
+    return found
 
 
-def write_averaged(sources: Sequence[Path], path: Path) -> None:
-    """Write the networks of these weight files as one module's weights, atomically."""
+def write_average(paths: Sequence[Path], target: Path) -> None:
+    """Write the state dict of the averaged module of these weight files."""
     import torch
 
-    state = averaged_state(sources)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, temporary)
+    state = averaged_state(paths)
+    torch.save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, target)
 
 
 def replaced_own(definition: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,40 +73,42 @@ def run_fit(
         ResourceError: the run's folder cannot be written, another process trains this fold, or a loader process died; the
             case it read is named.
     """
-    started = time.monotonic()
     folder = run_folder(bundle_root, fold)
-    start = Start(bundle_root, fold, folder, started, resume, budget_s, pretrained, tuple(partial))
-    with claim_run(bundle_root, fold):
-        if start.resume and RunFolder(folder).checkpoint.is_file() and not is_helper():
-            start = _start_anew_on_other_data(start, trainer, data)
-        if trainer.is_global_zero:
-            prepare_run_folder(folder, keep=start.resume)
-        with kept_log(folder, writes=trainer.is_global_zero):
-            return _run(trainer, module, data, start)
+    with claim_run(bundle_root, fold), kept_log(folder, writes=trainer.is_global_zero and not is_helper()):
+        start = Start(resume, budget_s, pretrained, tuple(partial))
+        return _run(trainer, module, data, start, bundle_root=bundle_root, fold=fold)
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a run begins: the arguments of `run_fit`, the run's folder, and when the clock was started."""
+    """How a run begins: see `run_fit`."""
 
-    bundle_root: str
-    fold: int
-    folder: Path
-    started: float
     resume: bool
     budget_s: float | None
     pretrained: str | None
     partial: tuple[str, ...] = ()
 
 
-def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, start: Start) -> dict[str, float]:
-    folder, resume = start.folder, start.resume
+def _run(
+    trainer: pl.Trainer,
+    module: SegmentationModule,
+    data: SegmentationData,
+    start: Start,
+    *,
+    bundle_root: str,
+    fold: int,
+) -> dict[str, Any]:
+    started = time.monotonic()
+    folder = run_folder(bundle_root, fold)
     checkpoint = RunFolder(folder).checkpoint
-    resuming = resume and checkpoint.is_file()
-    if resume and not resuming:
-        log.info("fold %d: nothing to resume in %s, starting", start.fold, folder)
+    if start.resume and checkpoint.is_file() and not is_helper():
+        start = _start_anew_on_other_data(start, trainer, data, folder)
+    resuming = start.resume and checkpoint.is_file()
+    if start.resume and not resuming:
+        log.info("fold %d: nothing to resume in %s, starting", fold, folder)
     if trainer.is_global_zero:
-        for place in (folder, *weights_folders(start.bundle_root, start.fold)):
+        prepare_run_folder(folder, keep=start.resume)
+        for place in (folder, *weights_folders(bundle_root, fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
     if resuming:
         data.first_epoch, data.first_step = progress_of(checkpoint)
@@ -116,11 +118,11 @@ def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData
         load_matching(module.network, weights, record=record, partial=start.partial)
     keepers = [callback for callback in trainer.callbacks if isinstance(callback, KeepBudget)]  # type: ignore[attr-defined]
     for keeper in keepers:
-        keeper.started = start.started
+        keeper.started = started
     if resuming and RunFolder(folder).budget.is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
     elif start.budget_s is not None:
-        length = fit_into_budget(start.budget_s, module, data, trainer, folder, started=start.started)
+        length = fit_into_budget(start.budget_s, module, data, trainer, folder, started=started)
         for keeper in keepers:
             keeper.begin(start.budget_s, length.validation_s, trainer.check_val_every_n_epoch or 1)
     if trainer.is_global_zero:
@@ -133,22 +135,19 @@ def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData
     if trainer.is_global_zero:
         note_length(folder, trainer, steps_per_epoch(trainer, data))
         if start.budget_s is not None and not resuming:
-            why = missed(length, time.monotonic() - start.started, trainer)
+            why = missed(length, time.monotonic() - started, trainer)
             if why is not None:
-                log.warning("fold %d %s", start.fold, why)
-        _write_results(
-            trainer, module, start.bundle_root, start.fold, metrics, seconds=time.monotonic() - start.started
-        )
+                log.warning("fold %d %s", fold, why)
+        _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
     return metrics
 
 
-def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: SegmentationData) -> Start:
+def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: SegmentationData, folder: Path) -> Start:
     """A run goes on with the data that it was started with; with others it begins again, and what it had is set aside.
 
     Raises:
         ConfigError: several processes train together: they have looked at the checkpoint already.
     """
-    folder = start.folder
     data.prepare_data()  # errors of a file are told by its case
     changed = changes_since(folder, data.record)
     if not changed:

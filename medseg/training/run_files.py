@@ -50,6 +50,7 @@ class RunFiles(Callback):
 
 def note(folder: Path, sentence: str) -> None:
     """Add a line with the time to the run's log.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).log.open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(sentence)}\n")
 
