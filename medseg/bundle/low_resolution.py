@@ -74,19 +74,17 @@ def attach_low_resolution(
 
     Raises:
         BundleError: one of them cannot be opened, or they take different images.
-        ConfigError: the coarse one averages several networks, which would not be quick.
     """
     target, source = load_bundle(str(bundle)), load_bundle(str(coarse))
     if target.channels != source.channels:
         raise BundleError(f"{coarse}: takes the channels {source.channels}, {bundle} takes {target.channels}")
-    if len(source.weight_files) > 1:
-        raise ConfigError(f"{coarse}: averages {len(source.weight_files)} networks; a low-resolution one must be quick")
-    state = read_state_dict(source.weight_files[0])
-    load_into(source.untrained_network(), state, source.weight_files[0])
+    path = source.weight_files[0]  # the first of several: a low-resolution network has to be quick
+    state = read_state_dict(path)
+    load_into(source.network_of(path), state, path)
     layout = Layout(target.folder)
     write_state_dict(layout.folder / WEIGHTS, state)
     facts: dict[str, Any] = {
-        "network_def": source.config.raw["network_def"],
+        "network_def": source.own_network_def,
         "preprocessing_def": source.config.raw["preprocessing_def"],
         "roi_size": list(source.roi_size),
         "checkpoint": WEIGHTS,

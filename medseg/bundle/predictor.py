@@ -52,7 +52,7 @@ def make_segmenter(
         cases=cases,
         keep_probabilities=probabilities,
     )
-    full = Predictor(bundle.networks(), bundle.preprocessing, settings, execution)
+    full = Predictor(bundle.networks(options.fold), bundle.preprocessing, settings, execution)
     return _locating(bundle, full) if options.fast else full
 
 
@@ -151,7 +151,7 @@ def make_fold_predictor(group: tuple[Bundle, ...], fold: int, device: Any) -> Pr
     networks = []
     for bundle in group:
         path = bundle.layout.fold_weights(fold)
-        network = bundle.untrained_network()
+        network = bundle.network_of(path)
         load_into(network, read_state_dict(path), path)
         networks.append(network.eval())
     settings = replace(group[0].label_settings, postprocessing=())
@@ -188,12 +188,13 @@ def _first_difference(first: dict[Any, Any], second: dict[Any, Any], name: str) 
     return f"{name}::{key}", first.get(key), second.get(key)
 
 
-def averaged_network(bundle_root: str, device: torch.device | str = "cpu") -> AveragedNetwork:
-    """The networks of a bundle with their weights, averaged: what `medseg predict` runs, for inference.json.
+def averaged_network(bundle_root: str, device: torch.device | str = "cpu", fold: int | None = None) -> AveragedNetwork:
+    """The networks of a bundle with their weights, averaged: what `medseg predict` runs, for MONAI's commands.
 
     Args:
         bundle_root: the bundle's folder.
         device: where to put them.
+        fold: only those that were trained without the cases of this fold, for evaluate.json.
 
     Raises:
         BundleError: a weight file is missing or belongs to another network; or the average is one of its own parts.
@@ -205,6 +206,6 @@ def averaged_network(bundle_root: str, device: torch.device | str = "cpu") -> Av
         )
     token = _AVERAGED.set((*_AVERAGED.get(), root))
     try:
-        return AveragedNetwork(load_bundle(bundle_root).networks()).eval().to(device)
+        return AveragedNetwork(load_bundle(bundle_root).networks(fold)).eval().to(device)
     finally:
         _AVERAGED.reset(token)

@@ -99,6 +99,13 @@ def allowed_mirror_axes(config: SafeConfig, plan: Plan | None = None) -> tuple[i
     return mirrored_in_training(plan.augmentation if plan is not None else {}, dims)
 
 
+def takes_missing_channels(config: SafeConfig, plan: Plan | None = None) -> bool:
+    """Whether the network was trained with cases that lack a channel, and so segments them."""
+    if "missing_channels" in config:
+        return bool(config.get("missing_channels") == "zero")
+    return plan is not None and plan.missing_channels == "zero"
+
+
 def mirrored_in_training(augmentation: Mapping[str, Any], dims: int) -> tuple[int, ...]:
     """Spatial axes that the recipe of training flips; all of them where it does not say."""
     if augmentation.get("mirror", 0.5) == 0:

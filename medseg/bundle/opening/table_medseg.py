@@ -104,7 +104,8 @@ PREDICTION: dict[str, Target] = {
         "network", spatial_dims=SIZE, in_channels=SIZE, out_channels=SIZE, init_filters=SIZE, norm=NAME,
         blocks_down=SIZE, blocks_up=SIZE, dsdepth=SIZE,
     ),
-    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE),
+    "AveragedNetwork": allowed("network", networks=parts("network")),
+    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE, fold=NUMBER),
     "VolumeReader": allowed("reader", allow_shear=FLAG),
     "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
 }  # fmt: skip
