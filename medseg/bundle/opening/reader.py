@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from medseg.config import ABSENT, look_up, steps_of
-from medseg.errors import BundleError, MedsegError, UntrustedBundleError, printable
+from medseg.errors import BundleError, ConfigError, MedsegError, UntrustedBundleError, printable
 
 from .bounded import GrammarError, count
 from .expressions import import_aliases, inert_nodes, is_plain, is_step, judged
@@ -208,10 +208,10 @@ class Reader:
             raise BundleError(f"{self.source}: {key}: {node['_target_']!r} {error}") from error
         try:
             return target(**{name: plain(value) for name, value in arguments.items()})
-        except BundleError as error:
-            if self.source in str(error):
+        except (BundleError, ConfigError) as error:
+            if self.source in str(error) or node["_target_"].endswith("run_fit"):
                 raise
-            raise BundleError(f"{self.source}: {key}: {node['_target_']} {error}") from error
+            raise type(error)(f"{self.source}: {key}: {node['_target_']} {error}") from error
         except MedsegError:
             raise
         except (KeyboardInterrupt, MemoryError):
