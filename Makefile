@@ -44,7 +44,7 @@ $(BASE):
 
 $(DEMO): $(BASE)
 	@echo "installing medseg (a minute or two)"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,openvino]'
 	@touch $@
 
 $(FULL): $(BASE)

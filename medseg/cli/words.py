@@ -136,7 +136,11 @@ def _unexpected(parser: argparse.ArgumentParser, left: Sequence[str]) -> str:
     if required:
         written = " ".join(f"{option} {word}" for option, word in zip(required, left, strict=False))
         return f"unexpected word {left[0]!r}: every input has an option here; write {written}"
-    return f"unexpected word {left[0]!r}"
+    named = [
+        f"{one.option_strings[-1]} {one.metavar}" for one in parser._actions if one.option_strings and one.metavar
+    ][:2]
+    such = f": every input has an option here, such as {', '.join(named)}" if named else ""
+    return f"unexpected word {left[0]!r}{such}"
 
 
 def bundle_first(bundle: str | None, inputs: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -65,9 +65,15 @@ class DiceCELoss(nn.Module):
             logits = _merge_undeclared(logits, present)
         log_probabilities = F.log_softmax(logits, dim=1)
         ce = -log_probabilities.gather(1, target[:, None])[:, 0]
-        ce = (ce * valid).sum() / valid.sum().clamp(min=1)
+        ce = self._over_voxels(ce, valid)
+        if not self.dice_weight:
+            return self.ce_weight * ce
         dice = self._dice(log_probabilities.exp(), target, valid, present)
         return self.ce_weight * ce + self.dice_weight * dice
+
+    def _over_voxels(self, ce: Tensor, valid: Tensor) -> Tensor:
+        """One number of the cross-entropy of every voxel, (B, *space)."""
+        return (ce * valid).sum() / valid.sum().clamp(min=1)
 
     def _dice(self, probabilities: Tensor, target: Tensor, valid: Tensor, present: Tensor | None) -> Tensor:
         K = probabilities.shape[1]

@@ -89,7 +89,9 @@ def pydicom_module() -> Any:
         import pydicom
         from pydicom import config
     except ImportError:
-        raise DataError("DICOM needs the package pydicom; install it: pip install 'medseg[dicom]'.") from None
+        raise DataError(
+            "DICOM needs the package pydicom, a part of every installation: pip install 'pydicom>=3'."
+        ) from None
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(
         logging.CRITICAL

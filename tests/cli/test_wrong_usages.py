@@ -1,0 +1,104 @@
+"""Wrong usages end in one line that names the fault and a way out, within two seconds of a warm start."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.cli.main import main
+
+BUNDLE = "hippocampus_mr_mambavision"
+# words, exit code, what the line must hold: the fault, and the word that mends it
+USAGES = [
+    ("predcit BUNDLE x", 2, "Did you mean predict"),
+    ("--verison", 2, "Did you mean --version"),
+    ("predict", 2, "medseg predict BUNDLE -i scans/ -o labels/"),
+    ("predict BUNDLE", 2, "-i INPUT"),
+    ("predict -i image.nii.gz", 2, "name its folder"),
+    ("predict BUNDLE image.nii.gz --ouput x", 2, "Did you mean --output"),
+    ("predict BUNDLE image.nii.gz --gpu", 2, "--device cuda"),
+    ("predict BUNDLE image.nii.gz --threads x", 2, "is not a whole number"),
+    ("predict BUNDLE image.nii.gz --max-memory lots", 2, "such as 8GB"),
+    ("predict hipocampus_mr_mambavision image.nii.gz", 1, "Did you mean hippocampus_mr_mambavision"),
+    ("predict BUNDLE nowhere.nii.gz", 1, "check the path"),
+    ("predict BUNDLE text.txt", 1, "readable are"),
+    ("predict BUNDLE empty", 1, "readable are"),
+    ("predict BUNDLE *.mha", 1, "put it in quotes"),
+    ("predict BUNDLE image.nii.gz --format jpg", 1, ".nii.gz"),
+    ("predict BUNDLE image.nii.gz --overlap 2", 1, "--overlap 0.5"),
+    ("predict BUNDLE image.nii.gz --window-batch 0", 1, "--window-batch 1"),
+    ("predict BUNDLE image.nii.gz --engine fast", 1, "--engine auto"),
+    ("predict BUNDLE image.nii.gz --precision fp8", 1, "--precision fp32"),
+    ("predict BUNDLE image.nii.gz --mirror abc", 1, "letters out of x, y and z"),
+    ("predict BUNDLE image.nii.gz --device gpu", 1, "--device auto"),
+    ("predict BUNDLE image.nii.gz --device cuda:77", 1, "use --device"),
+    ("plan --dta data --output b", 2, "Did you mean --data"),
+    ("plan data b", 2, "--data"),
+    ("plan --data data --output b --folds x", 2, "is not a whole number"),
+    ("plan --data data --output b --folds 1", 1, "at least 2"),
+    ("plan --data data --output b --dims 4", 2, "choose from"),
+    ("plan --data data --output b --memory much", 2, "such as 8GB"),
+    ("plan --data nowhere --output b", 1, "check the path"),
+    ("plan --data empty --output b", 1, "expected images/ and labels/"),
+    ("plan --data data --output b --region organ", 1, "expected NAME=1,2"),
+    ("fit BUNDLE lr=0.1", 1, "train::module::learning_rate"),
+    ("fit BUNDLE max_epochs=abc", 1, "max_epochs=40"),
+    ("fit BUNDLE --epochs 3", 2, "max_epochs=N"),
+    ("fit BUNDLE --fold one", 1, "a number or `all`"),
+    ("fit BUNDLE --fold 99", 1, "folds 0 to"),
+    ("fit BUNDLE --budget soon", 2, "such as 2h"),
+    ("fit BUNDLE device=cpu", 1, "device::name="),
+    ("evaluate --prediction data/labels", 2, "--reference"),
+    ("evaluate --prediction data/labels --refrence data", 2, "Did you mean --reference"),
+    ("evaluate --prediction data/labels --reference nowhere", 1, "check the path"),
+    ("evaluate --prediction empty --reference data", 1, "holds no label maps"),
+    ("evaluate --prediction data/labels --reference data --labels nothing", 1, "1=name,2=name"),
+    ("bundle", 2, "ACTION"),
+    ("bundle verfiy BUNDLE", 2, "Did you mean verify"),
+    ("bundle export BUNDLE --to tflite", 2, "choose from"),
+    ("networks mambavison", 1, "Did you mean mambavision"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("usages")
+    for part in ("data/images", "data/labels", "empty"):
+        (folder / part).mkdir(parents=True)
+    label = np.zeros((8, 9, 7), np.uint8)
+    label[2:5, 2:6, 2:5] = 1
+    for name in ("a", "b"):
+        nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "data" / "labels" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label.astype(np.float32), np.eye(4)), folder / "data" / "images" / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(label.astype(np.float32), np.eye(4)), folder / "image.nii.gz")
+    (folder / "text.txt").write_text("no volume")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def _warm() -> None:
+    """What a warm start has in memory: the parts that the verbs import."""
+    import medseg.bundle.predictor
+    import medseg.commands.fit
+    import medseg.commands.plan
+    import medseg.networks.cost  # noqa: F401
+
+
+@pytest.mark.usefixtures("_warm")
+@pytest.mark.parametrize(("words", "code", "says"), USAGES)
+def test_a_wrong_usage_ends_in_one_line_with_a_way_out(
+    words: str, code: int, says: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    began = time.process_time()
+    assert main(words.replace("BUNDLE", BUNDLE).split()) == code
+    assert time.process_time() - began < 2
+    said = capsys.readouterr().err
+    assert says in said, said
+    assert said.count("\n") == 1, said
+    assert sorted(place.rglob("*")) == before
