@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.datasets import read_case_image
 from medseg.errors import DataError, printable
-from medseg.io import Case, Header, Volume, find_inputs, read_image, write_image, write_json, write_label
+from medseg.io import Case, Header, Volume, find_inputs, write_image, write_json, write_label
 from medseg.io.atomic import write_bytes
 from medseg.io.behind import read_unchanged, volume_digest
 from medseg.types import FilePath
@@ -28,7 +29,7 @@ from .measures import measure
 from .outputs import CaseOutputs, OutputOptions, make_room
 from .preview import Picture
 from .record import finish_record, is_finished, label_digest, make_record, settings_hash
-from .scope import Scope
+from .scope import Scope, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,13 @@ class Reading:
     inputs: list[str]
 
     @classmethod
-    def of(cls, case: Case) -> Reading:
+    def of(cls, case: Case, normalization: Sequence[Mapping[str, Any]] = ()) -> Reading:
         """Read a case. Raises MedsegError as `read_image`, and DataError when its files change all the time."""
-        paths = case.images
 
         def read() -> Reading:
-            image = read_image(paths if len(paths) > 1 else paths[0])
-            return cls(image, [volume_digest(path) for path in paths])
+            return cls(read_case_image(case, normalization), [volume_digest(path) for path in case.images])
 
-        return read_unchanged(paths, read)
+        return read_unchanged(case.images, read)
 
 
 class Segmenter(Protocol):
@@ -93,7 +92,9 @@ class Job:
         progress: called with (case, windows done, windows in all).
         codes: DICOM codes per label name, from the bundle's label file.
         read_already: what `first_look` read, by the files; each is taken once.
-        scope: what the model was made with; a case outside is warned of by name.
+        scope: what the model was made with; a case outside says so in its record and picture.
+        anyway: predict cases of another modality, too.
+        normalization: per channel, for those that a case lacks: they become 0 before the network.
     """
 
     segmenter: Callable[[], Segmenter]
@@ -105,6 +106,8 @@ class Job:
     codes: Mapping[str, Any] = field(default_factory=dict)
     read_already: dict[tuple[Path, ...], Reading] = field(default_factory=dict)
     scope: Scope | None = None
+    anyway: bool = False
+    normalization: Sequence[Mapping[str, Any]] = ()
 
     @property
     def request_hash(self) -> str:
@@ -119,7 +122,7 @@ def first_look(inputs: Sequence[FilePath]) -> dict[tuple[Path, ...], Reading]:
     Raises:
         MedsegError: nothing there, or the one file cannot be used.
     """
-    cases = find_inputs(inputs)
+    cases = find_inputs(inputs, gaps=True)  # whether the network does without a channel is the bundle's to say
     if len(cases) != 1 or len(cases[0].images) != 1:
         return {}
     return {cases[0].images: Reading.of(cases[0])}
@@ -191,11 +194,11 @@ def _read(case: Case, job: Job) -> Reading | Exception | None:
     try:
         if job.options.resume:
             outputs = CaseOutputs.of(case, job.labels, job.options)
-            if is_finished(outputs, job.request_hash, case.images, statistics=job.options.statistics):
+            if is_finished(outputs, job.request_hash, case, statistics=job.options.statistics):
                 return None
-        if case.images in job.read_already:
+        if case.images in job.read_already and not case.missing:
             return job.read_already.pop(case.images)
-        return Reading.of(case)
+        return Reading.of(case, job.normalization)
     except Exception as error:
         return error
 
@@ -210,9 +213,10 @@ def _compute(
     del reading
     picture = Picture.of(volume.array[0], volume.affine) if job.options.preview else None
     image = volume.array[0] if job.options.statistics else None
-    outside = job.scope.warnings(volume) if job.scope is not None else []
-    for sentence in outside:
-        log.warning("%s: outside of what this model was made for: %s", case.name, sentence)
+    outside = job.scope.warnings(volume, missing=case.missing) if job.scope is not None else []
+    refusal = job.scope.refusal(volume) if job.scope is not None and not job.anyway else ""
+    if refusal:
+        raise DataError(f"{case.images[0]}: {refusal}")
     kept = _Kept(volume.header, volume.affine, inputs, picture, image, outside)
     prepared = segmenter.prepare(volume)
     del volume
@@ -259,7 +263,7 @@ def _finish(
         if outputs.probabilities and kept.probabilities is not None:
             write_image(outputs.probabilities, kept.probabilities, kept.header)
         if outputs.preview and kept.picture is not None:
-            write_bytes(outputs.preview, kept.picture.png(label, job.labels))
+            write_bytes(outputs.preview, kept.picture.png(label, job.labels, stamp=stamp_of(kept.out_of_scope)))
         seconds = {"compute": computed - began, "write": time.perf_counter() - computed}
         record = make_record(
             inputs=kept.inputs,
@@ -270,7 +274,7 @@ def _finish(
             seconds=seconds,
             out_of_scope=kept.out_of_scope,
         )
-        finish_record(record, job.request_hash, outputs, job.options)
+        finish_record(record, case, job.request_hash, outputs, job.options)
         write_json(outputs.record, record)
         paths = [*outputs.results().values(), outputs.record]
         taken = time.perf_counter() - began

@@ -37,15 +37,16 @@ class Picture:
         coarse = np.asarray(affine, dtype=np.float64) @ np.diag([*map(float, steps), 1.0])
         return Picture(np.array(image[every], dtype=np.float32, order="C", copy=True), coarse, every)
 
-    def png(self, label: NDArray[np.integer], names: Mapping[int, str]) -> bytes:
+    def png(self, label: NDArray[np.integer], names: Mapping[int, str], *, stamp: str = "") -> bytes:
         """The bytes of a PNG file: the image with a label map (X, Y, Z) of the whole grid on it.
 
         Args:
             label: integers.
             names: label value -> name, for the legend.
+            stamp: a warning across the top.
         """
         from medseg.evaluation.overlay import overlay  # Pillow is loaded by the first picture
 
         coarse = np.ascontiguousarray(label[self.every])
-        address = overlay(self.image, coarse, None, self.affine, labels=names, zoom=False)
+        address = overlay(self.image, coarse, None, self.affine, labels=names, zoom=False, stamp=stamp)
         return base64.b64decode(address.partition(",")[2])

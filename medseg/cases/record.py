@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import medseg
+from medseg.io import Case
 from medseg.io.behind import content_digest, volume_digest
 from medseg.record import read_record
 
@@ -75,20 +75,23 @@ def make_record(
     return record
 
 
-def finish_record(record: dict[str, Any], request: str, outputs: CaseOutputs, options: OutputOptions) -> None:
+def finish_record(
+    record: dict[str, Any], case: Case, request: str, outputs: CaseOutputs, options: OutputOptions
+) -> None:
     """Add what `is_finished` compares: the request, and the SHA-256 of each written file; and how the label map's name ends."""
     record["request"], record["statistics"] = request, options.statistics
+    record["missing_channels"] = list(case.missing)
     record["suffix"], record["one_file_per_label"] = options.suffix, options.one_file_per_label
     record["outputs_sha256"] = {kind: content_digest(path) for kind, path in outputs.results().items()}
 
 
-def is_finished(outputs: CaseOutputs, request: str, inputs: Iterable[Path], *, statistics: bool = False) -> bool:
+def is_finished(outputs: CaseOutputs, request: str, case: Case, *, statistics: bool = False) -> bool:
     """Whether a case was finished by the same model and settings from the same input, and all wanted files are whole.
 
     Args:
         outputs: what is wanted now.
         request: the hash of all that decides the labels.
-        inputs: the volumes.
+        case: its volumes, and which channels it lacks.
         statistics: whether the record shall hold them.
     """
     try:
@@ -99,6 +102,8 @@ def is_finished(outputs: CaseOutputs, request: str, inputs: Iterable[Path], *, s
         wanted = outputs.results().items()
         if any(not path.is_file() or content_digest(path) != written.get(kind) for kind, path in wanted):
             return False
-        return bool(record.get("inputs_sha256") == [volume_digest(path) for path in inputs])
+        if record.get("missing_channels", []) != list(case.missing):
+            return False
+        return bool(record.get("inputs_sha256") == [volume_digest(path) for path in case.images])
     except (OSError, ValueError, AttributeError):
         return False

@@ -1,6 +1,7 @@
 """Does a case look like what the model was made with? Compared by name: modality, spacing, field of view, intensities.
 
-Nothing is refused: a warning says what was found, what the training data had, and stands in the record too.
+Another modality is refused, unless a user insists. Of the rest a sentence says what was found and what the training data had:
+in the record and the picture of the case, and once for a whole folder on the screen.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ MODALITIES = {
     "PT": ("pet", "pt", "suv"),
     "US": ("us", "ultrasound"),
 }
+# What the sentences begin with.
+KINDS = ("channel", "modality", "spacing", "field of view", "intensities")
+STAMP = "OUT OF SCOPE"
 _RAS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
@@ -39,15 +43,35 @@ class Scope:
     Args:
         channels: input channel -> modality, in the dataset's own words.
         fingerprint: `Fingerprint.to_dict()` of the training data; empty where nothing is known.
+        per_image: channels whose intensities are scaled image by image (z-score), so that their numbers mean nothing.
     """
 
     channels: Mapping[int, str]
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    per_image: frozenset[int] = frozenset()
 
-    def warnings(self, volume: Volume) -> list[str]:
-        """One sentence per property of the case that lies outside; without names or paths."""
-        found = [*self._modality(volume), *self._spacing(volume), *self._extent(volume), *self._intensity(volume)]
-        return found
+    def refusal(self, volume: Volume) -> str:
+        """Why the case is no input of this model at all, or nothing: its file tells another modality."""
+        found = self._modality(volume)
+        return f"{found[0]}; to predict it anyway: --anyway" if found else ""
+
+    def warnings(self, volume: Volume, *, missing: Sequence[int] = ()) -> list[str]:
+        """One sentence per property of the case that lies outside, and per channel that it lacks; without names or paths.
+
+        Args:
+            volume: the image.
+            missing: channels that the case does not have; their values are made up.
+        """
+        lacks = [
+            f"channel {channel} ({self.channels.get(channel, '?')}) is missing; it is 0 here" for channel in missing
+        ]
+        found = [
+            *self._modality(volume),
+            *self._spacing(volume),
+            *self._extent(volume),
+            *self._intensity(volume, missing),
+        ]
+        return [*lacks, *found]
 
     def _modality(self, volume: Volume) -> list[str]:
         told = volume.header.modality
@@ -84,11 +108,15 @@ class Scope:
             return []
         return [f"field of view {_text(extent, 0)} mm; the training data had {_text(typical.tolist(), 0)} mm (median)"]
 
-    def _intensity(self, volume: Volume) -> list[str]:
+    def _intensity(self, volume: Volume, missing: Sequence[int] = ()) -> list[str]:
         found = []
         for channel, facts in enumerate(self.fingerprint.get("intensity") or []):
             if channel >= len(volume.array):
                 break
+            if channel in self.per_image or modality_of(self.channels.get(channel, "")) in ("MR", "US"):
+                continue  # their units differ from scanner to scanner
+            if channel in missing:
+                continue
             low, high = float(facts["p0_5"]), float(facts["p99_5"])
             values = sample(volume.array[channel])
             share = float(((values >= low) & (values <= high)).mean())
@@ -99,6 +127,35 @@ class Scope:
                     f"{name} {_span([float(ends[0])], [float(ends[1])])}; the training labels had {_span([low], [high])}"
                 )
         return found
+
+
+def stamp_of(sentences: Sequence[str]) -> str:
+    """What is written across the picture of a case that is outside, with the first reason."""
+    return f"{STAMP}: {sentences[0]}" if sentences else ""
+
+
+def sum_up(cases: Mapping[str, Sequence[str]]) -> str:
+    """One line for a whole folder: how many cases are outside, and of what.
+
+    Args:
+        cases: name -> sentences of `Scope.warnings`, for every case.
+
+    Example:
+        >>> sum_up({"a": ["spacing 1 x 1 x 8 mm; ..."], "b": ["spacing 1 x 1 x 9 mm; ...", "modality CT; ..."], "c": []})
+        '2 of 3 cases are outside of what this model was made for: spacing (2), modality (1); each record says more'
+    """
+    outside = {name: found for name, found in cases.items() if found}
+    if not outside:
+        return ""
+    if len(cases) == 1:
+        (found,) = outside.values()
+        return f"outside of what this model was made for: {'; '.join(found)}"
+    kinds: dict[str, int] = {}
+    for found in outside.values():
+        for kind in {next(kind for kind in KINDS if sentence.startswith(kind)) for sentence in found}:
+            kinds[kind] = kinds.get(kind, 0) + 1
+    listed = ", ".join(f"{kind} ({kinds[kind]})" for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind)))
+    return f"{len(outside)} of {len(cases)} cases are outside of what this model was made for: {listed}; each record says more"
 
 
 def modality_of(name: str) -> str:

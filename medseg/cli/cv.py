@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.errors import printable
+from medseg.heartbeat import Step, step
 
 from . import confined
 from .consent import consent
@@ -36,14 +39,16 @@ def run(arguments: argparse.Namespace) -> int:
     from medseg.commands.cv_record import record_choice, write_cv_report
     from medseg.evaluation import ScoreSettings
 
-    result = cross_validate(
-        arguments.bundle,
-        device=arguments.device,
-        trust=consent(arguments),
-        settings=ScoreSettings(tolerance_mm=arguments.tolerance_mm),
-        workers=arguments.threads or 1,
-        progress=confined.tell_progress or (None if arguments.quiet or arguments.json else _show_progress),
-    )
+    with step("opening the bundles") as counted:
+        result = cross_validate(
+            arguments.bundle,
+            device=arguments.device,
+            trust=consent(arguments),
+            settings=ScoreSettings(tolerance_mm=arguments.tolerance_mm),
+            workers=arguments.threads or 1,
+            progress=confined.tell_progress
+            or (None if arguments.quiet or arguments.json else partial(_show_progress, counted)),
+        )
     if not arguments.dry_run:
         with stays_ours(result.bundle.folder):
             record_choice(result)
@@ -54,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _show_progress(what: str, done: int, total: int, case: str) -> None:
+def _show_progress(counted: Step, what: str, done: int, total: int, case: str) -> None:
+    if counted.title != what:
+        counted.began = time.monotonic()
+    counted.title, counted.total, counted.unit, counted.done = what, total, "cases", done
     if sys.stderr.isatty():
         print(f"\r\033[K{what}: {done} of {total} {printable(case):.40}", end="", file=sys.stderr, flush=True)
 
@@ -79,9 +87,9 @@ def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path)
                 f"worse in {d.worse} of {d.count} cases, p = {entry.adjusted_p:.2g} (signed-rank, Holm)"
             )
     print(f"chosen: {result.chosen}")
-    for step in result.selection.steps:
+    for change in result.selection.steps:
         print(
-            f"  post-processing of {printable(', '.join(result.bundle.labels[v] for v in step['labels']))}: {describe(step)}"
+            f"  post-processing of {printable(', '.join(result.bundle.labels[v] for v in change['labels']))}: {describe(change)}"
         )
     if not result.selection.steps:
         print("  no post-processing improved cross-validation")

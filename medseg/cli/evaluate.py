@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.config import read_json
 from medseg.errors import ConfigError, printable
+from medseg.heartbeat import Step, step
 from medseg.io.volume import case_name
 
 from .label_table import LabelTable, known_names, parse_region, read_label_table, words_of
@@ -69,17 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
         missing=arguments.missing,
     )
     cases = arguments.cases[0] if arguments.cases in (["all"], ["predicted"], ["common"]) else arguments.cases
-    evaluation = evaluate_folders(
-        arguments.prediction,
-        arguments.reference,
-        labels=table.labels,
-        names=None if table.labels else known_names(Path(arguments.prediction), Path(arguments.reference)),
-        regions=table.regions | dict(parse_region(text) for text in arguments.region),
-        cases=cases,
-        settings=settings,
-        workers=arguments.threads or 1,
-        progress=None if arguments.quiet else _show_progress,
-    )
+    with step("scoring", None, "cases") as counted:
+        evaluation = evaluate_folders(
+            arguments.prediction,
+            arguments.reference,
+            labels=table.labels,
+            names=None if table.labels else known_names(Path(arguments.prediction), Path(arguments.reference)),
+            regions=table.regions | dict(parse_region(text) for text in arguments.region),
+            cases=cases,
+            settings=settings,
+            workers=arguments.threads or 1,
+            progress=None if arguments.quiet else partial(_show_progress, counted),
+        )
     if arguments.output and evaluation.cases:
         _write(evaluation, Path(arguments.output), arguments.images)
     _print(evaluation, arguments)
@@ -94,16 +99,19 @@ def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
     evaluation.to_json(folder / "evaluation.json")
     evaluation.to_csv(folder / "evaluation.csv")
     names = {values[0]: name for name, values in evaluation.regions.items() if len(values) == 1}
-    scenes = _worst_scenes(evaluation, Path(images) if images is not None else None)
+    stamps = {case.name: _stamp(case.prediction) for case in evaluation.cases if case.prediction is not None}
+    scenes = _worst_scenes(evaluation, Path(images) if images is not None else None, stamps)
     worst = overlays_section(scenes, names, title="Worst cases")
     if images is None:
         worst.text("The images were not named (--images DIR): label maps only.", quiet=True)
     subtitle = f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed"
-    sections = [scores_section(evaluation), cases_section(evaluation), worst]
+    sections = [scores_section(evaluation), cases_section(evaluation, stamps=stamps), worst]
     write_report(folder / "report.html", "Evaluation", sections, subtitle=subtitle)
 
 
-def _worst_scenes(evaluation: Evaluation, images: Path | None, count: int = 6) -> list[Scene]:
+def _worst_scenes(
+    evaluation: Evaluation, images: Path | None, stamps: Mapping[str, str], count: int = 6
+) -> list[Scene]:
     """The worst cases with their images; without a folder of images, on black."""
     import numpy as np
 
@@ -126,11 +134,33 @@ def _worst_scenes(evaluation: Evaluation, images: Path | None, count: int = 6) -
             image = read_image(files[case.name])
             check_same_grid(image, reference, whose=f"case {case.name!r}")
             background = image.array[0]
-        scenes.append(Scene(case.name, background, prediction.array, reference.array, reference.affine, case))
+        scenes.append(
+            Scene(
+                case.name,
+                background,
+                prediction.array,
+                reference.array,
+                reference.affine,
+                case,
+                stamps.get(case.name, ""),
+            )
+        )
     return scenes
 
 
-def _show_progress(done: int, total: int, name: str) -> None:
+def _stamp(prediction: Path) -> str:
+    """What the record that `medseg predict` left beside a label map says of its scope."""
+    from medseg.cases.scope import stamp_of
+
+    try:
+        sentences = read_json(prediction.with_name(f"{case_name(prediction)}.json")).get("out_of_scope")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return stamp_of([str(one) for one in sentences]) if isinstance(sentences, list) else ""
+
+
+def _show_progress(counted: Step, done: int, total: int, name: str) -> None:
+    counted.total, counted.done = total, done
     if sys.stderr.isatty():
         print(
             f"\rscored {done}/{total} {printable(name):40.40}",

@@ -15,10 +15,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from medseg import __version__
 from medseg.errors import MedsegError
+from medseg.heartbeat import lines_in_the_log
 from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, listening
 
 from .confined import run_confined, stranger_of
@@ -113,9 +115,10 @@ def _run(words: list[str], verb: str) -> int:
         logging.getLogger(__name__).info("SLURM has started this job again: going on, as with %s", GOES_ON[verb])
     try:
         stranger = stranger_of(arguments)
-        if stranger is not None:
-            return run_confined(words, stranger, arguments)
-        return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
+        with _progress(arguments.verb):
+            if stranger is not None:
+                return run_confined(words, stranger, arguments)
+            return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
         if os.environ.get("MEDSEG_DEBUG"):
             traceback.print_exc()
@@ -126,6 +129,13 @@ def _run(words: list[str], verb: str) -> int:
             traceback.print_exc()
         named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _refuse(named, as_json=getattr(arguments, "json", False))
+
+
+def _progress(verb: str) -> AbstractContextManager[None]:
+    """Lines in the log where there is no terminal; one process of several speaks."""
+    if sys.stderr.isatty() or int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) != 0:
+        return nullcontext()
+    return lines_in_the_log(verb)
 
 
 def _refuse(message: str, *, as_json: bool) -> int:

@@ -144,17 +144,14 @@ def _make_data(demo: Demo) -> None:
 
 
 def _predict(demo: Demo, scans: list[Path], output: Path, options: PredictOptions) -> None:
-    bars: dict[str, Any] = {}
-
-    def progress(case: str, done: int, total: int) -> None:
-        if case not in bars:
-            bars[case] = progress_bar(f"predict {case}", total, unit="window")
-            bars[case + " advance"] = bars[case].__enter__()
-        bars[case + " advance"](done)
-        if done == total:
-            bars[case].__exit__(None, None, None)
-
-    result = predict_bundle(demo.bundle, [str(scan) for scan in scans], output, options=options, progress=progress)
+    with progress_bar("predicting", len(scans), unit="scan") as advance:
+        result = predict_bundle(
+            demo.bundle,
+            [str(scan) for scan in scans],
+            output,
+            options=options,
+            finished=lambda case, done, total: advance(done),
+        )
     if result.failed:
         raise BundleError(f"prediction failed: {result.failed[0].to_dict()}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.catalogue import find_bundle
+from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Bundle, Trust, load_bundle
 from medseg.cases.anonymous import Mask, anonymous
 from medseg.cases.batch import CaseResult, Job, Reading, Segmenter, run_cases
 from medseg.cases.measures import rows_to_csv
 from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, OutputOptions, check_outputs
 from medseg.cases.record import settings_hash
-from medseg.cases.scope import Scope
+from medseg.cases.scope import Scope, sum_up
 from medseg.config import read_json
 from medseg.devices import choose_device
 from medseg.errors import ConfigError, DataError, MedsegError
@@ -27,6 +29,8 @@ from medseg.io.behind import content_digest
 from medseg.types import FilePath
 
 from .contained import needs_child, run_contained
+
+log = logging.getLogger(__name__)
 
 MANY = 100_000  # cases, where they cannot be counted
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".dcm")
@@ -63,6 +67,7 @@ def predict_bundle(
     resume: bool = False,
     trust: Trust = False,
     anonymous_names: bool = False,
+    anyway: bool = False,
     read_already: dict[tuple[Path, ...], Reading] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
@@ -82,6 +87,7 @@ def predict_bundle(
         resume: skip what the same model and settings have finished.
         trust: let the bundle run code that is not on the allow-list; see `load_bundle`.
         anonymous_names: name cases by a hash of the input's bytes, in files and messages, since file names often name people.
+        anyway: predict cases of another modality than the model's, too.
         read_already: volumes that `medseg.cases.batch.first_look` read; a child reads them itself.
         progress: called with (case, windows done, windows in all).
         finished: called with (result, cases done, cases in all).
@@ -106,6 +112,7 @@ def predict_bundle(
         "statistics": statistics,
         "resume": resume,
         "anonymous_names": anonymous_names,
+        "anyway": anyway,
     }
     if not needs_child(found):
         return predict_here(
@@ -126,7 +133,7 @@ def predict_bundle(
 def _at_most(words: Sequence[FilePath]) -> int:
     """How many cases the words can mean; the number of channels, which makes fewer of them, is the bundle's to say."""
     try:
-        return len(find_inputs(words))
+        return len(find_inputs(words, gaps=True))
     except MedsegError:
         return MANY  # such as a list with a column for each channel; what is wrong is told when the bundle is open
 
@@ -145,13 +152,16 @@ def predict_here(
     resume: bool,
     trust: Trust,
     anonymous_names: bool,
+    anyway: bool = False,
     read_already: dict[tuple[Path, ...], Reading] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
 ) -> Prediction:
     """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
     opened = load_bundle(str(bundle), trust=trust).of_shown_files()
-    cases = find_inputs(words, channels=len(opened.channels))
+    gaps = takes_missing_channels(opened.config, opened.plan)
+    with Mask([], [], words).over_messages() if anonymous_names else nullcontext():
+        cases = find_inputs(words, channels=opened.channels, gaps=gaps)
     mask = None
     if anonymous_names:
         renamed = anonymous(cases)
@@ -168,13 +178,15 @@ def predict_here(
     job = Job(
         segmenter=segmenter,
         labels=opened.labels,
-        model=model_facts(opened),
+        model=model_facts(opened, options.fold),
         options=outputs,
         request=options.request() | {"bundle": deciding_facts(opened, options)},
         progress=progress,
         codes=label_codes(opened),
         read_already=read_already or {},
         scope=scope_of(opened),
+        anyway=anyway,
+        normalization=opened.config.get("preprocessing_def::normalization") if gaps else (),
     )
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -197,10 +209,13 @@ def _run(
         with suppress(OSError):
             job.options.folder.rmdir()  # only an empty one goes
         raise
+    outside = sum_up({case.name: case.out_of_scope for case in result.cases if case.status == "done"})
+    if outside:
+        log.warning("%s", outside)
     return result
 
 
-def model_facts(bundle: Bundle) -> dict[str, Any]:
+def model_facts(bundle: Bundle, fold: int | None = None) -> dict[str, Any]:
     """Name, version and SHA-256 of the weights.
 
     Raises:
@@ -208,7 +223,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     """
     from medseg.bundle.weights import sha256_of
 
-    files = bundle.weight_files
+    files = bundle.files_for(fold)
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing: train the bundle with `medseg fit`, or put its weights there")
@@ -245,8 +260,10 @@ def deciding_facts(bundle: Bundle, options: PredictOptions) -> dict[str, Any]:
 
 def scope_of(bundle: Bundle) -> Scope:
     """What the bundle was made with, for warnings: its modalities, and the fingerprint that planning measured."""
+    entries = (bundle.config.raw.get("preprocessing_def") or {}).get("normalization") or []
+    scaled = {i for i, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("kind") == "zscore"}
     if bundle.plan is not None:
-        return Scope(bundle.channels, bundle.plan.fingerprint)
+        return Scope(bundle.channels, bundle.plan.fingerprint, frozenset(scaled))
     image = bundle.metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
     return Scope({**bundle.channels, -1: str(image.get("modality", ""))})
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import DataError, LabelError
+from medseg.io.channels import check_order
 from medseg.io.datalist import Case, check_unique
 from medseg.io.geometry import check_same_grid
 from medseg.io.header import Volume
@@ -54,6 +55,10 @@ class Dataset:
         if not self.cases:
             raise DataError(f"{self.folder}: holds no labelled case; add images with label maps of the same name.")
         check_unique([*self.cases, *self.test_cases], whose=str(self.folder))
+        for case in [*self.cases, *self.test_cases]:
+            present = [channel for channel in self.channels if channel not in case.missing]
+            if len(present) == len(case.images) > 1:
+                check_order(case.name, dict(zip(present, case.images, strict=True)), self.channels)
         check_regions(self.folder / "dataset.json", self.regions, self.region_order, self.labels)
         known = {case.name for case in self.cases}
         for number, split in enumerate(self.splits or []):

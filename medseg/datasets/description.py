@@ -18,6 +18,12 @@ from .regions import region_labels
 
 log = logging.getLogger(__name__)
 
+# words for what no label covers, as tools and people write them
+NOTHING = {
+    "background", "bg", "backgr", "hintergrund", "fond", "fondo", "sfondo", "achtergrond", "clear", "unlabeled", "unlabelled",
+    "none", "nothing", "empty", "void", "outside", "exterior", "rest", "other", "unknown", "null", "air", "no", "non", "zero",
+}  # fmt: skip
+
 MOST_LABELS = 256  # more distinct values in one map are an image in the wrong folder
 
 Splits = list[dict[str, list[str]]]
@@ -108,7 +114,24 @@ def label_names(path: Path, description: dict[str, Any]) -> tuple[dict[int, str]
             labels[value] = name if len(values) == 1 else f"{name} ({value})"
     labels.update(value_to_name(path, plain) if plain else {})  # a label of its own is the smallest region
     labels.setdefault(0, "background")
+    _check_background(path, labels)
     return dict(sorted(labels.items())), ignore
+
+
+def _check_background(path: Path, labels: dict[int, str]) -> None:
+    """Refuse a structure at 0, and a background elsewhere: 0 is what no label covers, and is never segmented."""
+    elsewhere = [value for value, name in labels.items() if value != 0 and name.strip().casefold() == "background"]
+    words = set(re.split(r"[\W_]+", labels[0].casefold()))
+    if elsewhere:
+        cause = f"the background is {elsewhere[0]}"
+    elif not words & NOTHING:
+        cause = f"0 is {labels[0]!r}"
+    else:
+        return
+    raise DataError(
+        f'{path}: "labels" says that {cause}; 0 must be the background, which is never segmented. Number the structures from 1 in '
+        'the label maps and here, with "0": "background".'
+    )
 
 
 def read_splits(path: Path) -> Splits | None:

@@ -2,17 +2,22 @@
 
     images/NAME.nii.gz  labels/NAME.nii.gz  [test_images/NAME.nii.gz  test_labels/NAME.nii.gz]  [dataset.json]  [splits_final.json]
 
-Several channels: images/NAME/*.nii.gz, one file per channel, in alphabetical order (or one 4D file). dataset.json may
-say "name", "labels", "channels", "licence", "reference"; without it the label values are collected from the label maps.
+Several channels: images/NAME/*.nii.gz, one file per channel, matched by the channels' names where the files' names say them,
+else in alphabetical order (or one 4D file). A folder or file of DICOM is an image too. dataset.json may say "name", "labels",
+"channels", "licence", "reference"; without it the label values are collected from the label maps.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from medseg.errors import DataError, UnreadableFileError
+from medseg.io.channels import order_by_name
 from medseg.io.datalist import Case
+from medseg.io.file_names import readable_name
+from medseg.io.formats.dicom import is_dicom_file
 from medseg.io.layouts import near_match
 from medseg.io.volume import case_name, is_volume_file
 
@@ -32,7 +37,8 @@ def load(folder: Path) -> Dataset:
     """Find the cases. Raises DataError or UnreadableFileError naming the file or folder."""
     path = folder / "dataset.json"
     description = read_object(path) if path.is_file() else {}
-    cases = _pairs(folder / "images", folder / "labels", labelled=True)
+    channels = channel_names(path, description)
+    cases = _pairs(folder / "images", folder / "labels", channels, labelled=True)
     if not cases:
         raise DataError(
             f"{folder / 'images'}: holds no volume; put images there and label maps of the same names in labels/."
@@ -46,9 +52,9 @@ def load(folder: Path) -> Dataset:
         name=str(description.get("name", folder.resolve().name)),
         folder=folder,
         cases=cases,
-        test_cases=_pairs(folder / "test_images", folder / "test_labels", labelled=False),
+        test_cases=_pairs(folder / "test_images", folder / "test_labels", channels, labelled=False),
         labels=labels,
-        channels=channel_names(path, description),
+        channels=channels,
         splits=read_splits(folder / "splits_final.json"),
         licence=str(description.get("licence", description.get("license", ""))),
         reference=str(description.get("reference", "")),
@@ -58,20 +64,22 @@ def load(folder: Path) -> Dataset:
     )
 
 
-def _pairs(images: Path, labels: Path, *, labelled: bool) -> list[Case]:
+def _pairs(images: Path, labels: Path, channels: Mapping[int, str], *, labelled: bool) -> list[Case]:
     by_name: dict[str, tuple[Path, ...]] = {}
+    lacking: dict[str, tuple[int, ...]] = {}
     for path in sorted(images.iterdir()) if images.is_dir() else []:
         if path.name.startswith("."):
             continue
-        if path.is_dir():
-            files = tuple(sorted(file for file in path.iterdir() if is_volume_file(file)))
-        else:
-            files = (path,) if is_volume_file(path) else ()
+        files = _images_of(path)
+        if not files and path.is_dir():
+            log.warning("%s: left out, it holds no volume.", path)
         if files:
-            name = path.name if path.is_dir() else case_name(path)
+            name = readable_name(path.name) if path.is_dir() else case_name(path)
             if name in by_name:
                 raise DataError(f"{path}: {by_name[name][0]} has the same case name {name!r}; rename one of them.")
-            by_name[name] = files
+            order = order_by_name(files, channels) if len(channels) > 1 and len(files) > 1 else None
+            by_name[name] = tuple(order.values()) if order else files
+            lacking[name] = tuple(channel for channel in channels if channel not in order) if order else ()
     maps = {
         case_name(path): path for path in (sorted(labels.iterdir()) if labels.is_dir() else []) if is_volume_file(path)
     }
@@ -92,4 +100,20 @@ def _pairs(images: Path, labels: Path, *, labelled: bool) -> list[Case]:
         log.warning(
             "%s: %d label maps have no image of the same name, such as %s.", labels, len(unused), maps[unused[0]].name
         )
-    return [Case(name, files, maps.get(name), subject_of(name)) for name, files in sorted(by_name.items())]
+    return [
+        Case(name, files, maps.get(name), subject_of(name), missing=lacking[name])
+        for name, files in sorted(by_name.items())
+    ]
+
+
+def _images_of(path: Path) -> tuple[Path, ...]:
+    """The volumes at a place of images/: a file, a DICOM series, or one of these per channel in a folder."""
+    if not path.is_dir():
+        return (path,) if is_volume_file(path) or is_dicom_file(path) else ()
+    inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+    files = tuple(one for one in inside if is_volume_file(one))
+    if files:
+        return files
+    if any(one.is_file() and is_dicom_file(one) for one in inside):
+        return (path,)
+    return tuple(one for one in inside if one.is_dir() and any(is_dicom_file(file) for file in one.iterdir()))

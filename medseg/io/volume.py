@@ -217,7 +217,7 @@ def _suffix(path: Path, known: Iterable[str]) -> str:
 
 
 def _is_series(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() == DICOM_SUFFIX
+    return path.is_dir() or dicom.is_dicom_file(path)
 
 
 def _module_for(path: Path) -> ModuleType:

@@ -56,7 +56,8 @@ def measure_step(
     what = f"a training step of batch {batch_size} at roi_size {list(roi_size)}"
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "medseg.planning.memory", job],
+            # -P: no module out of the working directory
+            [sys.executable, "-P", "-m", "medseg.planning.memory", job],
             capture_output=True, text=True, check=False, timeout=timeout_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
@@ -103,8 +104,7 @@ def _held(device: Any) -> int:
 
 
 def _peak(device: Any) -> int:
-    import resource
-
+    import psutil
     import torch
 
     if device.type == "cuda":
@@ -114,6 +114,10 @@ def _peak(device: Any) -> int:
         # not getrusage: on Linux its maximum survives exec, so that a large parent would be counted
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others kibibytes
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 

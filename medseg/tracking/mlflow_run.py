@@ -142,6 +142,7 @@ class MlflowRun:
                 raise
             self.earlier = None
             return self._open(None)
+        _open_on_runs(inner)
         self.inner, self.run_id, self.resumed = inner, run_id, earlier is not None
         folder = to.store / to.run_name
         if to.notes_id and folder.is_dir():
@@ -223,3 +224,11 @@ class MlflowRun:
         assert self.inner is not None
         self._stop_monitor()
         self.inner.finalize(entry.content["status"])
+
+
+def _open_on_runs(logger: MLFlowLogger) -> None:
+    """Let MLflow's page of the experiment open on training runs and not on traces of language models."""
+    key, value = "mlflow.experimentKind", "custom_model_development"
+    found = logger.experiment.get_experiment(logger.experiment_id)
+    if found is not None and key not in found.tags:
+        logger.experiment.set_experiment_tag(logger.experiment_id, key, value)

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback, WeightAveraging
 from torch import Tensor
 from tqdm import tqdm
 
+from medseg.heartbeat import step
 from medseg.io.atomic import write_json
 from medseg.layout import RunFolder
 
@@ -28,33 +29,42 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self.step: Any = None  # what is told where there is no terminal
         self.shown: dict[str, str] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            interval = 0.2 if sys.stderr.isatty() else 20.0
-            total = int(trainer.estimated_stepping_batches)
-            self.bar = tqdm(
-                total=total, initial=trainer.global_step, desc="training", unit="step", mininterval=interval
-            )
+            total, first = int(trainer.estimated_stepping_batches), trainer.global_step
+            self.opened = step("training", total, "steps")
+            self.step = self.opened.__enter__()
+            self.step.done = self.step.first = first
+            if sys.stderr.isatty():
+                self.bar = tqdm(total=total, initial=first, desc="training", unit="step", mininterval=0.2)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self.step is not None:
+            self.step.advance(trainer.global_step)
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
 
     def _show(self, trainer: pl.Trainer) -> None:
-        if self.bar is not None:
+        if self.step is not None:
             for key, short in (("train_loss", "loss"), ("val_dice", "dice")):
                 if key in trainer.callback_metrics:
                     self.shown[short] = f"{float(trainer.callback_metrics[key]):.3f}"
+            self.step.note = ", ".join(f"{name} {value}" for name, value in self.shown.items())
+        if self.bar is not None:
             self.bar.set_postfix(self.shown, refresh=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._show(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.bar is not None:
+        if self.step is not None:
             self._show(trainer)
+            self.opened.__exit__(None, None, None)
+            self.step = None
+        if self.bar is not None:
             self.bar.close()
             self.bar = None
 

@@ -1,4 +1,4 @@
-"""One progress line with the remaining time, on a terminal or, more quietly, in a log."""
+"""One progress line with the remaining time, on a terminal; in a log every 20 seconds."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from medseg.errors import printable
+from medseg.heartbeat import step
 
 
 @contextmanager
 def progress_bar(title: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the number of units done so far."""
-    interactive = sys.stderr.isatty()
-    bar = tqdm(
-        total=total, desc=printable(title), unit=unit, file=sys.stderr, leave=True,
-        mininterval=0.2 if interactive else 10.0, delay=0.0 if interactive else 10.0,
-        ncols=None if interactive else 100, smoothing=0.1,
-    )  # fmt: skip
+    with step(title, total, f"{unit}s") as counted:
+        if not sys.stderr.isatty():
+            yield counted.advance
+            return
+        bar = tqdm(total=total, desc=printable(title), unit=unit, file=sys.stderr, mininterval=0.2, smoothing=0.1)
 
-    def advance(done: int) -> None:
-        bar.update(done - bar.n)
+        def advance(done: int) -> None:
+            counted.advance(done)
+            bar.update(done - bar.n)
 
-    try:
-        yield advance
-    finally:
-        bar.close()
+        try:
+            yield advance
+        finally:
+            bar.close()

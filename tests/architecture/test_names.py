@@ -47,8 +47,11 @@ OWN_FILES = {
     "stitch": {"tables": "axes of a source grid as tables"},
     "warp": {"choice": "which form is fastest", "values": "changes of intensity"},
     "window_attention": {
-        "call": "one call's tensors", "dropout": "its random numbers", "windows": "windows as index arithmetic",
-        "tables": "windows as tables for the GPU", "triton_fused": "the backward in one kernel",
+        "call": "one call's tensors",
+        "dropout": "its random numbers",
+        "tables": "windows as tables",
+        "triton_fused": "the backward pass in one kernel",
+        "windows": "windows as index arithmetic",
     },
 }  # fmt: skip
 # files of other programs, or of the reader, that pages speak of

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from medseg.commands.predict import predict_bundle
+from medseg.errors import ConfigError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Header, write_image
 from medseg.layout import Layout
@@ -81,3 +82,38 @@ def test_a_latin_1_name_and_a_broken_neighbour_stop_nobody(
     for path in (tmp_path / "nameless").iterdir():
         assert b"MUSTERMANN" not in path.read_bytes()
         assert "MUSTERMANN" not in path.name
+
+
+def test_a_network_for_missing_channels_takes_a_case_that_lacks_one(tmp_path: Path) -> None:
+    layout = make_bundle(
+        tmp_path / "two_mr_unet",
+        channels={0: "T1", 1: "T2"},
+        missing_channels="zero",
+        normalization=[{"kind": "zscore"}, {"kind": "ct", "lower": -5.0, "upper": 5.0, "mean": 1.5, "std": 2.0}],
+        network={"preset": "mambavision", "size": "nano", "spatial_dims": 3, "in_channels": 2, "out_channels": 3},
+    )
+    assert json.loads(layout.inference.read_text())["missing_channels"] == "zero"
+    t1, t2 = _scan(tmp_path / "in" / "a_0000.nii.gz"), _scan(tmp_path / "in" / "a_0001.nii.gz", seed=1)
+    write_image(t2, np.full((16, 16, 16), 1.5, np.float32), Header.of_array((16, 16, 16), np.eye(4)))
+    assert _run(layout, tmp_path / "in", tmp_path / "both") == {"a": "done"}
+    t2.unlink()
+    assert _run(layout, tmp_path / "in", tmp_path / "one") == {"a": "done"}
+    (tmp_path / "list.csv").write_text("name,image_0,image_1\na,in/a_0000.nii.gz,\n")
+    assert _run(layout, tmp_path / "list.csv", tmp_path / "listed") == {"a": "done"}
+    both, one, listed = (json.loads((tmp_path / name / "a.json").read_text()) for name in ("both", "one", "listed"))
+    assert (
+        one["label_sha256"] == listed["label_sha256"] == both["label_sha256"]
+    )  # what is missing is 0 before the network
+    assert one["missing_channels"] == [1]
+    assert "channel 1 (T2) is missing" in one["out_of_scope"][0]
+    assert _run(layout, tmp_path / "in", tmp_path / "one", resume=True) == {"a": "skipped"}
+    t1.rename(tmp_path / "in" / "a_0001.nii.gz")  # the same bytes as the other channel
+    assert _run(layout, tmp_path / "in", tmp_path / "one", resume=True) == {"a": "done"}
+
+
+def test_mirroring_that_training_did_not_have_is_refused(tmp_path: Path) -> None:
+    layout = make_bundle(tmp_path / "sided_mr_unet", augmentation={"preset": "default", "mirror_axes": [1]})
+    _scan(tmp_path / "in" / "a.nii.gz")
+    asked = PredictOptions(engine="eager", mirror=(0, 1))
+    with pytest.raises(ConfigError, match=r"--mirror x: .*allowed: y"):
+        predict_bundle(layout.folder, [tmp_path / "in"], tmp_path / "out", options=asked, preview=False)

@@ -11,8 +11,9 @@ import pytest
 from medseg.datasets import DATASETS, check_headers, load_case, open_dataset
 from medseg.errors import DataError, GridMismatchError, LabelError, MedsegError, UnreadableFileError
 from medseg.io.header import Header
-from medseg.io.volume import write_label
+from medseg.io.volume import read_header, write_label
 from tests.datasets.layouts import SHAPE, make_decathlon, make_folder, make_nnunet, write_case, write_json
+from tests.io.dicom_maker import make_series
 
 LABELS = {0: "background", 1: "one", 2: "two"}
 
@@ -212,3 +213,68 @@ def test_real_hippocampus_with_its_splits(real_data: Path) -> None:
     assert len(dataset.splits) == 5
     image, label = load_case(dataset.cases[0], dataset)
     assert image.array.shape[1:] == label.array.shape
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"0": "liver", "1": "tumour"},
+        {"0": "liver", "1": "background"},
+        {"liver": 0},
+        {"1": "background", "2": "liver"},
+        ["liver"],
+    ],
+)
+def test_a_structure_at_zero_is_refused(tmp_path: Path, labels: object) -> None:
+    make_folder(tmp_path)
+    write_json(tmp_path / "dataset.json", {"labels": labels})
+    with pytest.raises(DataError, match=r"0 must be the background|has no \"labels\""):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "BG", "Clear Label", "unlabelled", "Unknown", "no organ"])
+def test_names_of_the_background_pass(tmp_path: Path, name: str) -> None:
+    make_folder(tmp_path)
+    write_json(tmp_path / "dataset.json", {"labels": {"0": name, "1": "one", "2": "two"}})
+    assert open_dataset(tmp_path).labels[0] == name
+    write_json(tmp_path / "dataset.json", {"labels": {"1": "one", "2": "two"}})
+    assert open_dataset(tmp_path).labels[0] == "background"
+
+
+def test_channels_of_the_folder_layout_follow_their_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for number, kind in enumerate(("ct", "pet")):
+            label = tmp_path / "labels" / f"{name}.nii.gz"
+            write_case(tmp_path / "images" / name / f"{kind}.nii.gz", label, seed=number)
+    write_json(tmp_path / "dataset.json", {"labels": {"1": "one", "2": "two"}, "channels": {"0": "PET", "1": "CT"}})
+    assert [path.name for path in open_dataset(tmp_path).cases[0].images] == ["pet.nii.gz", "ct.nii.gz"]
+    (tmp_path / "images" / "a" / "ct.nii.gz").rename(tmp_path / "images" / "a" / "other.nii.gz")
+    with pytest.raises(DataError, match=r"other\.nii\.gz: is named like no channel"):
+        open_dataset(tmp_path)
+
+
+def test_a_list_of_channels_against_their_names_is_refused(tmp_path: Path) -> None:
+    write_case(tmp_path / "ct.nii.gz", tmp_path / "label.nii.gz")
+    write_case(tmp_path / "pet.nii.gz", None)
+    write_json(tmp_path / "dataset.json", {"labels": {"1": "one", "2": "two"}, "channels": {"0": "PET", "1": "CT"}})
+    (tmp_path / "cases.csv").write_text("name,image_0,image_1,label\na,ct.nii.gz,pet.nii.gz,label.nii.gz\n")
+    with pytest.raises(DataError, match="named like channel 1"):
+        open_dataset(tmp_path)
+
+
+def test_dicom_series_and_files_are_images_of_the_folder_layout(tmp_path: Path) -> None:
+    make_series(tmp_path / "images" / "a")
+    header = read_header(tmp_path / "images" / "a")
+    for name in ("a", "b"):
+        write_label(tmp_path / "labels" / f"{name}.nii.gz", np.ones(header.shape, np.uint8), header)
+    for number, kind in enumerate(("t1", "t2")):
+        make_series(tmp_path / "two" / "images" / "b" / kind, prefix=f"p{number}")
+    make_series(tmp_path / "images" / "b", prefix="scan")
+    write_json(tmp_path / "dataset.json", {"labels": {"1": "one"}})
+    dataset = open_dataset(tmp_path)
+    assert [case.images for case in dataset.cases] == [(tmp_path / "images" / name,) for name in ("a", "b")]
+    assert load_case(dataset.cases[0], dataset)[0].array.shape == (1, *header.shape)
+    (tmp_path / "two" / "labels").mkdir()
+    (tmp_path / "labels" / "b.nii.gz").rename(tmp_path / "two" / "labels" / "b.nii.gz")
+    write_json(tmp_path / "two" / "dataset.json", {"labels": {"1": "one"}, "channels": {"0": "T2", "1": "T1"}})
+    assert [path.name for path in open_dataset(tmp_path / "two").cases[0].images] == ["t2", "t1"]

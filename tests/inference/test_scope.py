@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from medseg.cases.scope import Scope, modality_of
+from medseg.cases.preview import Picture
+from medseg.cases.scope import Scope, modality_of, stamp_of, sum_up
+from medseg.cli.main import main
 from medseg.io import Header, Volume, read_image
 from medseg.planning.plan import Plan
+from tests.io.dicom_maker import make_series
 
 pytestmark = pytest.mark.requirement("Scope")
 
@@ -72,6 +78,57 @@ def test_without_a_fingerprint_only_the_modality_is_known() -> None:
     assert Scope({0: "MRI"}).warnings(volume((3, 3, 3), (9, 9, 9), shift=1e6)) == []
     assert len(Scope({0: "MRI"}).warnings(volume(modality="CT"))) == 1
     assert Scope({0: "image"}).warnings(volume(modality="CT")) == []
+
+
+def test_intensities_that_are_scaled_image_by_image_are_not_warned_of() -> None:
+    strange = volume(shift=5000)
+    assert Scope({0: "CT"}, FINGERPRINT, frozenset({0})).warnings(strange) == []
+    assert Scope({0: "T1w"}, FINGERPRINT).warnings(strange) == []
+
+
+def test_another_modality_stops_unless_a_user_insists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_series(tmp_path / "scans" / "computed")
+    words = [
+        "predict",
+        "hippocampus_mr_mambavision",
+        str(tmp_path / "scans"),
+        "-o",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "modality CT; the model was made for MR; to predict it anyway: --anyway" in said
+    assert not (tmp_path / "out" / "computed.nii.gz").exists()
+    assert main([*words, "--anyway"]) == 0
+    record = json.loads((tmp_path / "out" / "computed.json").read_text())
+    assert record["out_of_scope"][0].startswith("modality CT")
+    reference = str(tmp_path / "out" / "computed.nii.gz")
+    evaluate = ["evaluate", "--prediction", reference, "--reference", reference, "--output", str(tmp_path / "report")]
+    assert main(evaluate) == 0
+    assert "OUT OF SCOPE: modality CT" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_the_picture_of_a_case_outside_is_stamped() -> None:
+    picture = Picture.of(np.zeros((9, 9, 9), np.float32), np.eye(4))
+    label = np.ones((9, 9, 9), np.uint8)
+    plain, stamped = (
+        np.asarray(Image.open(io.BytesIO(picture.png(label, {1: "a"}, stamp=stamp_of(found)))))
+        for found in ([], ["modality CT; the model was made for MR"])
+    )
+    red = (stamped == (212, 0, 0)).all(axis=-1)
+    assert red[:20].mean() > 0.5
+    assert not (plain == (212, 0, 0)).all(axis=-1).any()
+
+
+def test_a_folder_is_summed_up_in_one_line() -> None:
+    found = {"a": ["spacing 1 mm"], "b": [], "c": ["spacing 2 mm", "field of view 3 mm"]}
+    assert sum_up(found).startswith(
+        "2 of 3 cases are outside of what this model was made for: spacing (2), field of view (1)"
+    )
+    assert sum_up({"a": []}) == ""
+    assert sum_up({"a": ["spacing 1 mm"]}) == "outside of what this model was made for: spacing 1 mm"
 
 
 def test_channel_names_become_modalities() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.io.datalist import Case, read_case_list
 from medseg.io.inputs import find_inputs
+from medseg.io.volume import read_header, read_image, write_label
 from tests.datasets.layouts import write_case
 from tests.io.dicom_maker import make_series
 
@@ -126,3 +129,90 @@ def test_list_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_bytes(np.arange(256, dtype=np.uint8).tobytes())
     with pytest.raises(DataError, match="is not UTF-8 text"):
         read_case_list(tmp_path / "cases.csv")
+
+
+def _record(folder: Path, name: str, **facts: object) -> None:
+    known = {"format": 1, "inputs_sha256": [], "label_sha256": "", "model": {}, **facts}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(known))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_label_maps_beside_their_records_are_no_scans(
+    tmp_path: Path, old: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "a.nii.gz", "seg/a.nii.gz", "seg/a_probabilities.nii.gz", "seg/b.mha", "seg/other.nii.gz")
+    touch(tmp_path, "apart/a/liver.nii.gz", "apart/a/deep/x.nii.gz")
+    scan = hashlib.sha256((tmp_path / "a.nii.gz").read_bytes()).hexdigest()
+    for name, suffix in (("a", ".nii.gz"), ("b", ".mha")):
+        _record(tmp_path / "seg", name, **({} if old else {"suffix": suffix, "one_file_per_label": False}))
+    _record(tmp_path / "apart", "a", **({} if old else {"suffix": ".nii.gz", "one_file_per_label": True}))
+    _record(tmp_path, "a", inputs_sha256=[scan], **({} if old else {"suffix": ".nrrd", "one_file_per_label": False}))
+    assert names(find_inputs([tmp_path])) == ["a", "other"]
+    assert any("left out a.nii.gz (and 2 more)" in message for message in caplog.messages)
+    assert names(find_inputs([f"{tmp_path}/**/*.nii.gz"]))[:1] == ["a"]
+    assert find_inputs([tmp_path / "seg" / "a.nii.gz"])[0].images == (tmp_path / "seg" / "a.nii.gz",)
+    (tmp_path / "seg" / "other.nii.gz").unlink()
+    with pytest.raises(DataError, match="only what earlier runs of medseg wrote"):
+        find_inputs([tmp_path / "seg"])
+
+
+def test_a_sidecar_of_others_is_no_record(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.03}')
+    (tmp_path / "b.json").write_text("[1")
+    assert names(find_inputs([tmp_path])) == ["a"]
+
+
+@pytest.mark.parametrize("suffix", [".IMA", ".dicom", ".img", ".MR", "", ".840.113619", ".nii"])
+def test_dicom_is_known_by_its_content(tmp_path: Path, suffix: str) -> None:
+    make_series(tmp_path / "p1")
+    for path in make_series(tmp_path / "p2"):
+        path.rename(path.with_suffix(suffix))
+    assert names(find_inputs([tmp_path])) == ["p1", "p2"]
+    assert read_image(tmp_path / "p2").array.shape == (1, 8, 6, 5)
+
+
+def test_a_file_without_a_preamble_is_dicom_too(tmp_path: Path) -> None:
+    for path in make_series(tmp_path / "p"):
+        path.with_suffix("").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    (tmp_path / "p" / "notes.txt").write_text("A" * 200)
+    assert names(find_inputs([tmp_path])) == ["p"]
+    assert read_image(tmp_path / "p").array.shape == (1, 8, 6, 5)
+
+
+def test_a_mask_beside_a_series_is_left_out_by_name_and_another_scan_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_series(tmp_path / "p")
+    header = read_header(tmp_path / "p")
+    write_label(tmp_path / "p" / "mask.nii.gz", np.zeros(header.shape, np.uint8), header)
+    assert find_inputs([tmp_path]) == [Case("p", (tmp_path / "p",))]
+    assert any("left out mask.nii.gz, which lies on the grid" in message for message in caplog.messages)
+    touch(tmp_path, "p/other.nii.gz")
+    assert names(find_inputs([tmp_path])) == ["p", "other"]
+
+
+def test_channels_are_matched_by_name_and_may_lack_where_the_network_takes_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = {0: "PET", 1: "CT"}
+    touch(tmp_path, "p1/ct.nii.gz", "p1/pet.nii.gz", "p2/pet.nii.gz", "p2/ct.nii.gz", "p2/dose.nii.gz")
+    found = find_inputs([tmp_path], channels=channels)
+    assert [[path.name for path in case.images] for case in found] == [["pet.nii.gz", "ct.nii.gz"]] * 2
+    assert any("left out dose.nii.gz, which is named like none" in message for message in caplog.messages)
+    assert [path.name for path in find_inputs([tmp_path / "p1"], channels=channels)[0].images] == [
+        "pet.nii.gz",
+        "ct.nii.gz",
+    ]
+    touch(tmp_path, "q/p3/ct.nii.gz", "q/p4_0001.nii.gz")
+    lacking = find_inputs([tmp_path / "q"], channels=channels, gaps=True)
+    assert [(case.name, case.missing) for case in lacking] == [("p4", (0,)), ("p3", (0,))]
+    (tmp_path / "list.csv").write_text("image_0,image_1\np1/ct.nii.gz,p1/pet.nii.gz\n")
+    with pytest.raises(DataError, match="named like channel 1"):
+        find_inputs([tmp_path / "list.csv"], channels=channels)
+    (tmp_path / "list.csv").write_text("image_0,image_1\n,p1/ct.nii.gz\n")
+    with pytest.raises(DataError, match="every line needs all"):
+        find_inputs([tmp_path / "list.csv"], channels=channels)
+    assert find_inputs([tmp_path / "list.csv"], channels=channels, gaps=True)[0].missing == (0,)

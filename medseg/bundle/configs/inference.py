@@ -91,6 +91,8 @@ def _window(plan: Plan) -> dict[str, Any]:
         },
         # what `medseg predict --mirror` may ask for: mirror images that training showed the network
         "allowed_mirror_axes": list(mirrored_in_training(plan.augmentation, plan.spatial_dims)),
+        # training saw cases that lack a channel, so prediction takes them too
+        **({"missing_channels": plan.missing_channels} if plan.missing_channels != "error" else {}),
     }
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, GeometryError, ResourceError, UnreadableFileError
+from medseg.errors import DataError, GeometryError, MedsegError, ResourceError, UnreadableFileError
 from medseg.types import Affine
 
 from ..geometry import check_affine
 from ..header import Header, Volume
 from ..limits import check_memory, check_voxels
-from .dicom_slices import Slice, pydicom_module, slices_in, value_pieces
+from .dicom_pixels import value_pieces
+from .dicom_slices import Slice, pydicom_module, slices_in
 
 # DICOM positions are decimal strings: rounding moves a slice by a few micrometres, a real gap by half a slice or more
 EVEN = 0.02
@@ -61,20 +62,47 @@ def read_series(path: Path, *, allow_shear: bool = False, max_voxels: int | None
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file is DICOM by its mark at byte 128, or by its suffix."""
-    if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
+    """Whether a file is DICOM by its content, whatever its name is; by the name `.dcm` also a damaged one.
+
+    The mark stands at byte 128; files of old archives begin with the first data element instead.
+    """
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.name.lower().endswith(".gz"):
         return False
     if path.suffix.lower() == ".dcm":
         return True
-    if path.suffix and not path.suffix[1:].isdigit():  # names such as CT.1.2.840.113619 are common
-        return False
     if not path.is_file():
         return False  # opening a pipe would wait for ever
     try:
         with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            start = file.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _begins_with_element(start)
+
+
+def _begins_with_element(start: bytes) -> bool:
+    """Group 2 or 8 in front, with a type of two letters or a short length: the beginning without a preamble."""
+    if len(start) < 132:
+        return False
+    group, element = int.from_bytes(start[:2], "little"), int.from_bytes(start[2:4], "little")
+    typed = start[4:6].isalpha() and start[4:6].isupper()
+    length = int.from_bytes(start[6:8] if typed else start[4:8], "little")
+    return (group, element) in _FIRST and length <= 64
+
+
+# first elements of a file without a preamble: group lengths, character set, image type, dates, class and instance
+_FIRST = {(2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x13), (8, 0x16), (8, 0x18), (8, 0x20)}
+
+
+def holds_image(files: Sequence[Path]) -> bool:
+    """Whether any of the DICOM files holds an image, not only reports, structures or segmentations; yes when one is broken."""
+    for path in files:
+        try:
+            if slices_in(path):
+                return True
+        except MedsegError:
+            return True
+    return False
 
 
 def dicom_files(path: Path) -> list[Path]:
@@ -118,6 +146,13 @@ def _sorted_series(path: Path, *, allow_shear: bool, max_voxels: int | None) -> 
     return header, slices
 
 
+_SCALING = {
+    "none": "without a rescale",
+    "rescale": "with a rescale slope and intercept",
+    "table": "with a table (modality LUT)",
+}
+
+
 def _one_series(path: Path, slices: Sequence[Slice]) -> None:
     series: dict[str, list[Slice]] = {}
     for one in slices:
@@ -135,6 +170,12 @@ def _one_series(path: Path, slices: Sequence[Slice]) -> None:
             what = f"pixel spacing {one.spacing} mm, {first.path.name} has {first.spacing} mm"
         elif not np.allclose([one.row, one.column], [first.row, first.column], atol=2e-3):
             what = f"another orientation than {first.path.name} (a localizer or a second stack)"
+        elif one.modality != first.modality:
+            what = f"the modality {one.modality or 'unsaid'}, {first.path.name} has {first.modality or 'none'}"
+        elif one.patient != first.patient:
+            what = f"another patient than {first.path.name}"
+        elif one.scaling != first.scaling:
+            what = f"values {_SCALING[one.scaling]}, {first.path.name} {_SCALING[first.scaling]}"
         else:
             continue
         raise GeometryError(f"{one.path}: has {what}; put the images that belong together into a folder of their own.")

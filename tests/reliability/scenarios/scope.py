@@ -31,7 +31,7 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         "usual": (usual, 1.0, ""),
         "coarse": (usual[::4], 4.0, "spacing"),
         "whole_body": (np.tile(usual, (4, 1, 1)), 1.0, "field of view"),
-        "hounsfield": (usual * 100 - 1000, 1.0, "intensities"),
+        "hounsfield": (usual * 100 - 1000, 1.0, ""),  # z-scored: the numbers of MR mean nothing
     }
     for name, (array, first, _) in cases.items():
         grid = Header.of_array(array.shape, np.diag([first, 1.0, 1.0, 1.0]))
@@ -48,6 +48,7 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         "--engine",
         "eager",
         "--quiet",
+        "--anyway",
     ]
     child = Child(words, folder / "log").wait()
     outcome.expect(child.code == 0, f"exit code {child.code}: {child.text[-600:]}")
@@ -55,13 +56,13 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
     wanted = {name: word for name, (_, _, word) in cases.items()} | {"computed": "modality CT"}
     for name, word in wanted.items():
         record = json.loads((folder / "out" / f"{name}.json").read_text())["out_of_scope"]
-        screen = [line for line in child.text.splitlines() if line.startswith(f"{name}: outside of what")]
         outcome.count("cases")
-        outcome.expect(len(screen) == len(record), f"{name}: screen {screen}, record {record}")
         outcome.expect(summary[name].get("out_of_scope", []) == record, f"{name}: the summary tells {summary[name]}")
         if word:
             outcome.count("warned of by name", any(word in sentence for sentence in record))
             outcome.expect(any(word in sentence for sentence in record), f"{name}: no word of {word}: {record}")
         else:
             outcome.expect(record == [], f"{name}: warned of {record}")
+    said = [line for line in child.text.splitlines() if "outside of what this model was made for" in line]
+    outcome.expect(len(said) == 1 and said[0].startswith("3 of 5 cases"), f"one line for the folder: {said}")
     return outcome

@@ -1,0 +1,134 @@
+"""Which file is which channel: by the names of the channels where the files' names say them, and never against them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medseg.errors import DataError
+
+from .file_names import readable_name
+
+# words that mean one kind of image
+_SAME = (
+    {"t1", "t1w", "t1n"},
+    {"t1c", "t1ce", "t1gd", "t1gad", "t1post", "t1km", "t1wce", "t1wgd", "cet1", "t1contrast"},
+    {"t2", "t2w"},
+    {"flair", "t2f", "t2flair", "fl"},
+    {"pet", "pt", "suv"},
+    {"ct", "cta", "computedtomography"},
+    {"mr", "mri"},
+    {"dwi", "dw"},
+)
+_MEANS = {word: min(group) for group in _SAME for word in group}
+_LONGEST = 3  # words of a file name that may make one channel's name, as in `t1-gd` or `adc_map`
+
+
+def order_by_name(
+    files: Sequence[Path], channels: Mapping[int, str], *, others: bool = False
+) -> dict[int, Path] | None:
+    """Channel -> file, as the files' names tell; None when they tell nothing.
+
+    Args:
+        files: of one case.
+        channels: channel -> name.
+        others: leave out files that are named like no channel.
+
+    Raises:
+        DataError: some files are named like channels and others are not (unless `others`), or two like one.
+
+    Example:
+        >>> order_by_name([Path("ct.nii"), Path("pet.nii")], {0: "PET", 1: "CT"})
+        {0: PosixPath('pet.nii'), 1: PosixPath('ct.nii')}
+    """
+    told = _told(files, channels)
+    if not any(told.values()):
+        return None
+    names = ", ".join(f"{channel} {name}" for channel, name in channels.items())
+    order: dict[int, Path] = {}
+    for path, found in told.items():
+        if others and not found:
+            continue
+        if len(found) != 1:
+            what = "is named like no channel" if not found else "is named like several channels"
+            raise DataError(f"{path}: {what} ({names}), other files of the case are named by them; rename it.")
+        other = order.setdefault(found[0], path)
+        if other != path:
+            raise DataError(f"{path}: is channel {channels[found[0]]!r} by its name, and so is {other.name}; keep one.")
+    return dict(sorted(order.items()))
+
+
+def check_order(case: str, files: Mapping[int, Path], channels: Mapping[int, str]) -> None:
+    """Refuse an order of files, however it was given, that their names contradict. Raises DataError naming both.
+
+    Args:
+        case: its name.
+        files: channel -> file.
+        channels: channel -> name.
+    """
+    if len(files) < 2:
+        return
+    told = _told(list(files.values()), channels)
+    for channel, path in files.items():
+        found = told[path]
+        if len(found) == 1 and found[0] != channel:
+            raise DataError(
+                f"case {case!r}: {path} is given as channel {channel} ({channels.get(channel, '?')}), and is named like channel "
+                f"{found[0]} ({channels[found[0]]}); correct the order, or rename the file."
+            )
+
+
+def _told(files: Sequence[Path], channels: Mapping[int, str]) -> dict[Path, list[int]]:
+    """File -> the channels that its name says; of several the one with the longest name."""
+    meant: dict[str, list[int]] = {}
+    for channel, name in channels.items():
+        meant.setdefault(_meaning("".join(_words(name))), []).append(channel)
+    clear = {name: found[0] for name, found in meant.items() if len(found) == 1}
+    words = {path: _words(_bare(path)) for path in files}
+    first, last = _shared(list(words.values()))
+    return {
+        path: _longest(spoken[first : len(spoken) - last], clear) or _longest(spoken, clear)
+        for path, spoken in words.items()
+    }
+
+
+def _longest(words: Sequence[str], meant: Mapping[str, int]) -> list[int]:
+    lengths: dict[int, int] = {}
+    for first in range(len(words)):
+        for end in range(first + 1, min(first + _LONGEST, len(words)) + 1):
+            piece = "".join(words[first:end])
+            channel = meant.get(_meaning(piece))
+            if channel is not None:
+                lengths[channel] = max(lengths.get(channel, 0), len(piece))
+    return [channel for channel, length in lengths.items() if length == max(lengths.values())]
+
+
+def _bare(path: Path) -> str:
+    """A file's or folder's name without suffixes of volumes."""
+    return re.sub(r"(\.(nii|nrrd|nhdr|mha|mhd|mgh|mgz|hdr|img|seg|dcm|gz))+$", "", readable_name(path.name), flags=re.I)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[\W_]+", text.casefold()) if word]
+
+
+def _meaning(word: str) -> str:
+    return _MEANS.get(word, word)
+
+
+def _shared(names: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """How many words all names begin with, and end with: a patient's number says nothing of the channel."""
+    first = _common(names)
+    return first, _common([list(reversed(words[first:])) for words in names])
+
+
+def _common(names: Sequence[Sequence[str]]) -> int:
+    if len(names) < 2:
+        return 0
+    count = 0
+    for column in zip(*names, strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
