@@ -99,13 +99,18 @@ def measured(family: str, quick: bool) -> dict[str, dict[str, Any]]:
     return {call.name: measure(call, seen) for call in FAMILIES[family]() if call.quick or not quick}
 
 
-def write(families: list[str]) -> None:
-    """The table of all or some families."""
+def write(families: list[str], quick: bool = False) -> None:
+    """The rows of all or some families, written one by one; `quick` leaves the others as they are."""
     import triton
 
-    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    rows = {**table.get("families", {}), **{family: measured(family, False) for family in families}}
-    TABLE.write_text(_text({"triton": triton.__version__, "families": rows}))
+    for family in families:
+        seen: dict[str, Code] = {}
+        for call in sorted(FAMILIES[family](), key=lambda call: not call.quick):
+            if call.quick or not quick:
+                found = measure(call, seen)
+                table = json.loads(TABLE.read_text()) if TABLE.exists() else {"families": {}}
+                table["families"].setdefault(family, {})[call.name] = found
+                TABLE.write_text(_text({"triton": triton.__version__, "families": table["families"]}))
 
 
 def _text(table: dict[str, Any]) -> str:
@@ -125,4 +130,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] != "write":
         print(json.dumps(measured(sys.argv[1], True), indent=1))
     else:
-        write(sys.argv[2:] or list(FAMILIES))
+        names = [name for name in sys.argv[2:] if name != "--quick"]
+        write(names or list(FAMILIES), "--quick" in sys.argv)
