@@ -11,15 +11,14 @@ from medseg.bundle.load import Bundle
 from medseg.bundle.together import write_together
 from medseg.bundle.unfinished import staged
 from medseg.config import read_json
-from medseg.evaluation.report import (
+from medseg.evaluation.report.page import Section, write_report
+from medseg.evaluation.report.sections import (
     Scene,
-    Section,
     cases_section,
     overlays_section,
     practice_section,
     scores_section,
     training_section,
-    write_report,
 )
 from medseg.evaluation.result import MEAN
 from medseg.io.atomic import atomic_path

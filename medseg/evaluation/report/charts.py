@@ -1,6 +1,6 @@
 """Pictures for reports: matplotlib without a window, returned as text that an HTML page can hold.
 
-Curves and boxes become SVG; slices become PNG, in overlay.py. pyplot and its global state are never touched.
+Curves and boxes become SVG; slices become PNG, in slices.py. pyplot and its global state are never touched.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from medseg.errors import printable
 
-from .overlay import COLORS
-from .overlay import overlay as overlay
+from .slices import COLORS
 
 
 def as_text(name: str, longest: int = 60) -> str:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from medseg.evaluation import Evaluation, ScoreSettings, figures, score_case
+from medseg.evaluation import Evaluation, ScoreSettings, score_case
 from medseg.evaluation.practice import PracticeCard
-from medseg.evaluation.report import (
+from medseg.evaluation.report import charts
+from medseg.evaluation.report.page import Section, write_report
+from medseg.evaluation.report.sections import (
     Scene,
-    Section,
     cases_section,
     curves_section,
     facts_section,
@@ -28,8 +29,8 @@ from medseg.evaluation.report import (
     scores_section,
     timings_section,
     training_section,
-    write_report,
 )
+from medseg.evaluation.report.slices import overlay
 from medseg.evaluation.result import CaseScores
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -142,7 +143,7 @@ def _pixels(picture: str) -> np.ndarray:
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)], ids=str)
 def test_the_same_patient_looks_the_same_however_its_axes_run(flips: tuple[int, ...]) -> None:
     scene = _scene()
-    expected = _pixels(figures.overlay(scene.image, scene.prediction, scene.reference, AFFINE))
+    expected = _pixels(overlay(scene.image, scene.prediction, scene.reference, AFFINE))
     turned = [
         np.asarray(a)[tuple(slice(None, None, f) for f in flips)]
         for a in (scene.image, scene.prediction, scene.reference)
@@ -150,18 +151,18 @@ def test_the_same_patient_looks_the_same_however_its_axes_run(flips: tuple[int, 
     affine = AFFINE @ np.diag([*flips, 1.0])
     image, prediction, reference = (np.transpose(a, (2, 0, 1)) for a in turned)
     affine = affine[:, [2, 0, 1, 3]]
-    np.testing.assert_allclose(_pixels(figures.overlay(image, prediction, reference, affine)), expected, atol=0.02)
+    np.testing.assert_allclose(_pixels(overlay(image, prediction, reference, affine)), expected, atol=0.02)
 
 
 def test_overlay_without_labels_and_with_nan() -> None:
     image = np.full((6, 5, 4), np.nan, dtype=np.float32)
-    assert figures.overlay(image, None, None, AFFINE).startswith("data:image/png")
+    assert overlay(image, None, None, AFFINE).startswith("data:image/png")
     empty = np.zeros((6, 5, 4), dtype=np.uint8)
-    assert figures.overlay(np.zeros((6, 5, 4)), empty, empty, AFFINE).startswith("data:image/png")
+    assert overlay(np.zeros((6, 5, 4)), empty, empty, AFFINE).startswith("data:image/png")
 
 
 def test_boxes_count_what_is_undefined() -> None:
-    text = figures.boxes({"organ": [0.5, math.nan, 0.75], "absent": [math.nan]}, y_label="dice")
+    text = charts.boxes({"organ": [0.5, math.nan, 0.75], "absent": [math.nan]}, y_label="dice")
     assert "n=2 (1 undefined)" in text
     assert "n=0 (1 undefined)" in text
     assert not re.search(r'(href|src)="(?!#)', text)
@@ -200,10 +201,10 @@ def test_any_label_name_is_drawn_as_text(name: str) -> None:
     label[2:5, 2:5, 2:5] = 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = figures.boxes({name: [0.1, 0.2]}, y_label=name)
-        lines = figures.curves({name: ([0, 1], [0.1, 0.2])}, x_label=name, y_label=name)
-        figures.overlay(np.zeros((8, 8, 8), np.float32), label, label, np.eye(4), labels={0: "b", 1: name})
-    shown = html.escape(figures.as_text(name).replace("\\$", "$").strip(), quote=False)
+        drawn = charts.boxes({name: [0.1, 0.2]}, y_label=name)
+        lines = charts.curves({name: ([0, 1], [0.1, 0.2])}, x_label=name, y_label=name)
+        overlay(np.zeros((8, 8, 8), np.float32), label, label, np.eye(4), labels={0: "b", 1: name})
+    shown = html.escape(charts.as_text(name).replace("\\$", "$").strip(), quote=False)
     assert shown in lines
     assert shown in drawn
     assert "\x1b" not in drawn + lines

@@ -1,70 +1,24 @@
-"""One self-contained HTML file: sections in, page out. No script, no address outside the file, nothing to install.
-
-write_report("report.html", "Demo", [scores_section(evaluation), timings_section({"training": 212.0})])
-"""
+"""What a report says about scores, cases, training and practice, each as a `Section`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medseg import __version__
-from medseg.io.atomic import write_text
 from medseg.types import Affine, FilePath
 
-from . import figures
-from .practice import PracticeCard
-from .result import CaseScores, Evaluation
-from .scores import DEFINITIONS, METRICS
-from .templates import markup, render
+from ..practice import PracticeCard
+from ..result import CaseScores, Evaluation
+from ..scores import DEFINITIONS, METRICS
+from . import charts
+from .page import Section
+from .slices import overlay
 
 WIDEST = 8  # labels side by side in the table of cases
-
-
-@dataclass
-class Section:
-    """A heading and what stands below it, as HTML; the methods add content, whose text is escaped by the templates."""
-
-    title: str
-    parts: list[str] = field(default_factory=list)
-
-    def text(self, words: str, *, quiet: bool = False) -> Section:
-        """Add a paragraph."""
-        return self._add("text", words=words, quiet=quiet)
-
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Section:
-        """Add a table; floats are right-aligned with four digits, NaN is a dash."""
-        return self._add("table", header=header, rows=[[_cell(value) for value in row] for row in rows])
-
-    def folded(self, words: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Section:
-        """Add a table that a reader opens."""
-        return self._add("folded", words=words, inside=Section("").table(header, rows).parts)
-
-    def figure(self, picture: str, caption: str = "") -> Section:
-        """Add a picture: SVG text or a `data:` address, as `figures` gives them.
-
-        Raises:
-            ValueError: something else, such as a path: the page must hold its pictures.
-        """
-        if not picture.startswith(("<svg", "data:image/")):
-            raise ValueError(f"a picture is SVG text or a data: address, not {picture[:40]!r}")
-        return self._add("figure", picture=markup(picture) if picture.startswith("<svg") else picture, caption=caption)
-
-    def _add(self, template: str, **values: object) -> Section:
-        self.parts.append(render(template, **values))
-        return self
-
-
-def write_report(path: FilePath, title: str, sections: Sequence[Section | None], *, subtitle: str = "") -> Path:
-    """Write the page, atomically; None among the sections is left out. Returns the path."""
-    kept = [section for section in sections if section is not None]
-    write_text(path, render("page", title=title, subtitle=subtitle, sections=kept, version=__version__))
-    return Path(path)
 
 
 def scores_section(
@@ -89,7 +43,7 @@ def scores_section(
     section.table(["label", "cases", *(_heading(metric) for metric in chosen)], rows)
     for metric in chosen[:3]:
         values = {label: evaluation.values(metric, label) for label in evaluation.regions}
-        section.figure(figures.boxes(values, y_label=_heading(metric)), f"{_heading(metric)} per label, a dot per case")
+        section.figure(charts.boxes(values, y_label=_heading(metric)), f"{_heading(metric)} per label, a dot per case")
     if evaluation.failed:
         section.table(["case that could not be scored", "reason"], evaluation.failed.items())
     for group in ("interval", *evaluation.settings.groups, "empty"):
@@ -152,7 +106,7 @@ def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, titl
         if scene.scores is not None:
             dice = {label: scores.values.get("dice", math.nan) for label, scores in scene.scores.labels.items()}
             caption += ": Dice " + ", ".join(f"{label} {value:.3f}" for label, value in dice.items())
-        picture = figures.overlay(
+        picture = overlay(
             scene.image, scene.prediction, scene.reference, scene.affine, labels=labels, stamp=scene.stamp
         )
         section.figure(picture, caption)
@@ -170,7 +124,7 @@ def curves_section(
     for name, series in plots.items():
         lines = {line: points for line, points in series.items() if len(points[0])}
         if lines:
-            section.figure(figures.curves(lines, x_label=x_label, y_label=name), name)
+            section.figure(charts.curves(lines, x_label=x_label, y_label=name), name)
     return section
 
 
@@ -223,10 +177,3 @@ def _interval(mean: float, low: float, high: float) -> str:
     if math.isnan(mean):
         return "not defined"
     return f"{mean:.4f}" + ("" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]")
-
-
-def _cell(value: object) -> tuple[bool, str]:
-    """Whether a value is a number, and how it is written."""
-    if isinstance(value, float):
-        return True, "-" if math.isnan(value) else f"{value:.4f}"
-    return isinstance(value, int) and not isinstance(value, bool), str(value)
