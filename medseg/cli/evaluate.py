@@ -95,7 +95,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
     from medseg.evaluation.report.page import write_report
-    from medseg.evaluation.report.sections import cases_section, overlays_section, scores_section
+    from medseg.evaluation.report.sections import (
+        agreement_section,
+        cases_section,
+        overlays_section,
+        scores_section,
+    )
 
     evaluation.to_json(folder / "evaluation.json")
     evaluation.to_csv(folder / "evaluation.csv")
@@ -106,7 +111,8 @@ def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
     if images is None:
         worst.text("The images were not named (--images DIR): label maps only.", quiet=True)
     subtitle = f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed"
-    sections = [scores_section(evaluation), cases_section(evaluation, stamps=stamps), worst]
+    cases = cases_section(evaluation, stamps=stamps, pictured={scene.name for scene in scenes})
+    sections = [worst, cases, scores_section(evaluation), agreement_section(evaluation)]
     write_report(folder / "report.html", "Evaluation", sections, subtitle=subtitle)
 
 

@@ -14,6 +14,7 @@ from medseg.config import read_json
 from medseg.evaluation.report.page import Section, write_report
 from medseg.evaluation.report.sections import (
     Scene,
+    agreement_section,
     cases_section,
     overlays_section,
     practice_section,
@@ -72,11 +73,12 @@ def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> P
         + (", after post-processing." if result.selection.steps else "."),
     )
     sections = [
-        _candidates(result),
-        scores,
-        cases_section(result.final),
-        _tried(result),
         overlays_section(_scenes(result, worst), bundle.labels, title="Worst cases"),
+        cases_section(result.final, pictured={case.name for case in result.final.worst(worst)}),
+        scores,
+        agreement_section(result.final),
+        _candidates(result),
+        _tried(result),
         *(_curves(bundle, fold) for fold in result.folds[result.chosen]),
         practice_section(practice_card(result)),
     ]

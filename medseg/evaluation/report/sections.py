@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,9 @@ from medseg.types import Affine, FilePath
 
 from ..practice import PracticeCard
 from ..result import CaseScores, Evaluation
-from ..scores import DEFINITIONS, METRICS
+from ..scores import BOUNDS, DEFINITIONS, METRICS
 from . import charts
-from .page import Section
+from .page import Cell, Section, anchor_of
 from .slices import overlay
 
 WIDEST = 8  # labels side by side in the table of cases
@@ -43,23 +43,30 @@ def scores_section(
     section.table(["label", "cases", *(_heading(metric) for metric in chosen)], rows)
     for metric in chosen[:3]:
         values = {label: evaluation.values(metric, label) for label in evaluation.regions}
-        section.figure(charts.boxes(values, y_label=_heading(metric)), f"{_heading(metric)} per label, a dot per case")
+        lowest = BOUNDS.get(metric, (None, None))[0]
+        chart = charts.boxes(values, y_label=_heading(metric), lowest=lowest)
+        section.figure(chart, f"{_heading(metric)} per label, a dot per case")
     if evaluation.failed:
         section.table(["case that could not be scored", "reason"], evaluation.failed.items())
-    for group in ("interval", *evaluation.settings.groups, "empty"):
-        section.text(f"{group}: {DEFINITIONS[group]}.", quiet=True)
+    words = [f"{group}: {DEFINITIONS[group]}." for group in ("interval", *evaluation.settings.groups, "empty")]
     if "surface" in evaluation.settings.groups:
-        section.text(f"nsd at a tolerance of {evaluation.settings.tolerance_mm:g} mm.", quiet=True)
+        words.append(f"nsd at a tolerance of {evaluation.settings.tolerance_mm:g} mm.")
+    section.folded_text("What these words mean", words)
     return section
 
 
 def cases_section(
-    evaluation: Evaluation, *, title: str = "Cases", metric: str = "dice", stamps: Mapping[str, str] | None = None
+    evaluation: Evaluation,
+    *,
+    title: str = "Cases",
+    metric: str = "dice",
+    stamps: Mapping[str, str] | None = None,
+    pictured: Collection[str] = (),
 ) -> Section:
     """Every case, the worst first: one metric of each label, folded until a reader opens it.
 
     With more than `WIDEST` labels a row holds the mean and the worst label instead of all of them. `stamps` are case name ->
-    a warning, such as that the model was not made for the case.
+    a warning, such as that the model was not made for the case; the names in `pictured` lead to their pictures.
     """
     section = Section(title)
     if metric not in evaluation.settings.metrics:
@@ -74,7 +81,8 @@ def cases_section(
         defined = {label: value for label, value in values.items() if not math.isnan(value)}
         worst = min(defined, key=lambda label: sign * defined[label])
         own = [f"{worst}: {defined[worst]:.4f}"] if narrow else [values.get(label, math.nan) for label in labels]
-        rows.append([case.name + stamps.get(case.name, ""), *([case.mean(metric)] if len(labels) > 1 else []), *own])
+        name = Cell(case.name + stamps.get(case.name, ""), link=anchor_of(case.name) if case.name in pictured else "")
+        rows.append([name, *([case.mean(metric)] if len(labels) > 1 else []), *own])
     header = ["case", *(["mean over labels"] if len(labels) > 1 else []), *(["worst label"] if narrow else labels)]
     section.folded(f"{_heading(metric)} of {len(rows)} cases, worst first", header, rows)
     if stamps:
@@ -107,10 +115,37 @@ def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, titl
             dice = {label: scores.values.get("dice", math.nan) for label, scores in scene.scores.labels.items()}
             caption += ": Dice " + ", ".join(f"{label} {value:.3f}" for label, value in dice.items())
         picture = overlay(
-            scene.image, scene.prediction, scene.reference, scene.affine, labels=labels, stamp=scene.stamp
+            scene.image,
+            scene.prediction,
+            scene.reference,
+            scene.affine,
+            labels=labels,
+            stamp=scene.stamp,
+            name=scene.name,
         )
-        section.figure(picture, caption)
-    return section.text("Filled: prediction. Line: reference.", quiet=True)
+        section.figure(picture, caption, anchor=anchor_of(scene.name))
+    return section.text(
+        "First row: the image alone. Second: prediction filled, reference as a line. Third: what was missed and what is extra.",
+        quiet=True,
+    )
+
+
+def agreement_section(evaluation: Evaluation, *, title: str = "Volumes") -> Section | None:
+    """Volumes of prediction and reference against each other; None where no volumes were measured."""
+    if not {"reference_ml", "prediction_ml"} <= set(evaluation.settings.metrics):
+        return None
+    pairs = {}
+    for label in list(evaluation.regions)[:WIDEST]:
+        both = zip(evaluation.values("reference_ml", label), evaluation.values("prediction_ml", label), strict=True)
+        known = [(first, second) for first, second in both if not (math.isnan(first) or math.isnan(second))]
+        if known:
+            pairs[label] = ([first for first, _ in known], [second for _, second in known])
+    if not pairs:
+        return None
+    section = Section(title).figure(charts.agreement(pairs, unit="ml"), "Bland and Altman: a dot per case and label")
+    if len(evaluation.regions) > WIDEST:
+        section.text(f"The first {WIDEST} of {len(evaluation.regions)} labels.", quiet=True)
+    return section.text("Lines: the mean difference, and 1.96 standard deviations around it (dashed).", quiet=True)
 
 
 def curves_section(

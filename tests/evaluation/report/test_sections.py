@@ -16,10 +16,11 @@ from matplotlib.image import imread
 
 from medseg.evaluation import Evaluation, ScoreSettings, score_case
 from medseg.evaluation.practice import PracticeCard
-from medseg.evaluation.report import charts
+from medseg.evaluation.report import charts, slices
 from medseg.evaluation.report.page import Section, write_report
 from medseg.evaluation.report.sections import (
     Scene,
+    agreement_section,
     cases_section,
     curves_section,
     facts_section,
@@ -149,6 +150,8 @@ def test_the_same_patient_looks_the_same_however_its_axes_run(flips: tuple[int, 
         for a in (scene.image, scene.prediction, scene.reference)
     ]
     affine = AFFINE @ np.diag([*flips, 1.0])
+    ends = [n - 1 if flip < 0 else 0 for n, flip in zip(scene.image.shape, flips, strict=True)]
+    affine[:3, 3] = AFFINE[:3, :3] @ ends
     image, prediction, reference = (np.transpose(a, (2, 0, 1)) for a in turned)
     affine = affine[:, [2, 0, 1, 3]]
     np.testing.assert_allclose(_pixels(overlay(image, prediction, reference, affine)), expected, atol=0.02)
@@ -261,3 +264,101 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 def test_what_no_template_made_is_escaped_in_a_section_too(tmp_path: Path) -> None:
     write_report(tmp_path / "a.html", "x", [Section("x", ["<b>1</b>"])])
     assert "&lt;b&gt;1&lt;/b&gt;" in (tmp_path / "a.html").read_text()
+
+
+def test_a_case_of_the_table_leads_to_its_picture_and_every_text_can_be_read_in_both_themes(tmp_path: Path) -> None:
+    sections = [overlays_section([_scene()], {1: "a"}), cases_section(_evaluation(), pictured={"case_0"})]
+    page = write_report(tmp_path / "report.html", "A", sections).read_text(encoding="utf-8")
+    (anchor,) = re.findall(r'<figure id="(case-[0-9a-f]+)"', page)
+    assert f'<a href="#{anchor}">case_0</a>' in page
+    assert page.count("<a ") == 1
+    assert "default-src 'none'" in html.unescape(page)
+    for theme in re.findall(r":root \{[^}]*--page[^}]*\}", page):
+        color = dict(re.findall(r"--(\w+): (#\w{6})", theme))
+        for name in ("ink", "quiet", "link", "yes", "no"):
+            assert _contrast(color[name], color["page"]) >= 4.5, (name, theme)
+
+
+def _light(color: str) -> np.ndarray:
+    """Linear light of #RRGGBB."""
+    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def _contrast(first: str, second: str) -> float:
+    """WCAG 2: of two colours."""
+    dark, bright = sorted(float(_light(color) @ [0.2126, 0.7152, 0.0722]) for color in (first, second))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+# How three kinds of colour-blind eyes see linear light: Machado, Oliveira and Fernandes 2009, severity 1
+EYES = (
+    np.eye(3),
+    np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+)
+# Linear light to OKLab: Ottosson 2020
+TO_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def test_twelve_labels_are_told_apart_by_every_kind_of_eye() -> None:
+    light = np.array([_light(color) for color in slices.COLORS])
+    assert len(light) == 12
+    for eye in EYES:
+        lab = np.cbrt(np.clip(light @ eye.T, 0, 1) @ TO_CONES.T) @ TO_LAB.T
+        apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(12, 1)]
+        assert apart.min() > 0.13  # about seven times a difference that is just seen
+
+
+def test_charts_take_the_colour_of_the_page_and_say_where_their_axis_begins() -> None:
+    chart = charts.boxes({"a": [0.8, 0.9, 0.85], "b": [0.7]}, y_label="dice", lowest=0.0)
+    assert "currentColor" in chart
+    assert charts.INK not in chart
+    assert "axis does not begin at 0" in chart
+    assert "axis does not begin" not in charts.boxes({"a": [0.0, 0.9]}, y_label="dice", lowest=0.0)
+    assert charts.boxes({"b": [0.7]}, y_label="dice").count('id="line2d_') < chart.count(
+        'id="line2d_'
+    )  # no box around one case
+
+
+def test_volumes_agree_around_their_mean_difference() -> None:
+    section = agreement_section(_evaluation())
+    assert section is not None
+    assert "Bland and Altman" in section.parts[0]
+    assert agreement_section(Evaluation([], {"a": (1,)}, ScoreSettings(groups=("overlap",)))) is None
+
+
+def test_what_is_missed_and_what_is_extra_have_colours_of_their_own() -> None:
+    image, reference = np.zeros((40, 40, 40), np.float32), np.zeros((40, 40, 40), np.uint8)
+    reference[10:20, 10:30, 10:30] = 1
+    prediction = np.roll(
+        reference, 10, axis=0
+    )  # the missed half lies left of the extra one, on the right of the picture
+    pixels = (_pixels(overlay(image, prediction, reference, np.eye(4), zoom=False)) * 255).round().astype(int)
+    paints = [tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in (slices.MISSED, slices.EXTRA)]
+    panel = pixels[2 * (slices.PANEL[1] + slices.TITLE) : 3 * (slices.PANEL[1] + slices.TITLE), 2 * slices.PANEL[0] :]
+    columns = [np.flatnonzero((panel == paint).all(axis=2).any(axis=0)) for paint in paints]
+    assert columns[1].max() < columns[0].min()
+
+
+def test_the_nose_is_at_the_left_of_a_sagittal_slice() -> None:
+    image = np.zeros((9, 30, 9), np.float32)
+    image[:, 25:] = 1.0  # RAS: anterior
+    pixels = _pixels(overlay(image, None, None, np.eye(4)))[slices.TITLE :, : slices.PANEL[0], 0]
+    bright = np.flatnonzero(pixels[slices.PANEL[1] // 2 - 8] > 0.9)
+    assert bright.min() < slices.PANEL[0] / 4
+    assert np.median(bright) < slices.PANEL[0] / 3
