@@ -22,7 +22,10 @@ import numpy as np
 from medseg.bundle.catalogue import packaged_folder
 
 BUNDLE = str(packaged_folder("bundles") / "hippocampus_mr_mambavision")
-IMPORTS = "import medseg.cli.main, medseg.cli.predict, medseg.commands.predict, medseg.bundle.predictor, medseg.evaluation.overlay"
+IMPORTS = (
+    "import medseg.cli.main, medseg.cli.predict, medseg.commands.predict, medseg.bundle.predictor, "
+    "medseg.evaluation.report.slices"
+)
 MEDSEG = [sys.executable, "-m", "medseg"]
 COMMANDS = {
     "import torch": [sys.executable, "-c", "import torch"],

@@ -45,7 +45,7 @@ class Picture:
             names: label value -> name, for the legend.
             stamp: a warning across the top.
         """
-        from medseg.evaluation.overlay import overlay  # Pillow is loaded by the first picture
+        from medseg.evaluation.report.slices import overlay  # Pillow is loaded by the first picture
 
         coarse = np.ascontiguousarray(label[self.every])
         address = overlay(self.image, coarse, None, self.affine, labels=names, zoom=False, stamp=stamp)

@@ -21,7 +21,7 @@ from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_argum
 
 if TYPE_CHECKING:
     from medseg.evaluation import Evaluation
-    from medseg.evaluation.report import Scene
+    from medseg.evaluation.report.sections import Scene
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
-    from medseg.evaluation.report import cases_section, overlays_section, scores_section, write_report
+    from medseg.evaluation.report.page import write_report
+    from medseg.evaluation.report.sections import (
+        agreement_section,
+        cases_section,
+        overlays_section,
+        scores_section,
+    )
 
     evaluation.to_json(folder / "evaluation.json")
     evaluation.to_csv(folder / "evaluation.csv")
@@ -105,7 +111,8 @@ def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
     if images is None:
         worst.text("The images were not named (--images DIR): label maps only.", quiet=True)
     subtitle = f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed"
-    sections = [scores_section(evaluation), cases_section(evaluation, stamps=stamps), worst]
+    cases = cases_section(evaluation, stamps=stamps, pictured={scene.name for scene in scenes})
+    sections = [worst, cases, scores_section(evaluation), agreement_section(evaluation)]
     write_report(folder / "report.html", "Evaluation", sections, subtitle=subtitle)
 
 
@@ -115,7 +122,7 @@ def _worst_scenes(
     """The worst cases with their images; without a folder of images, on black."""
     import numpy as np
 
-    from medseg.evaluation.report import Scene
+    from medseg.evaluation.report.sections import Scene
     from medseg.io.geometry import check_same_grid
     from medseg.io.volume import is_volume_file, read_image, read_label
 

@@ -11,15 +11,15 @@ from medseg.bundle.load import Bundle
 from medseg.bundle.together import write_together
 from medseg.bundle.unfinished import staged
 from medseg.config import read_json
-from medseg.evaluation.report import (
+from medseg.evaluation.report.page import Section, write_report
+from medseg.evaluation.report.sections import (
     Scene,
-    Section,
+    agreement_section,
     cases_section,
     overlays_section,
     practice_section,
     scores_section,
     training_section,
-    write_report,
 )
 from medseg.evaluation.result import MEAN
 from medseg.io.atomic import atomic_path
@@ -73,11 +73,12 @@ def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> P
         + (", after post-processing." if result.selection.steps else "."),
     )
     sections = [
-        _candidates(result),
-        scores,
-        cases_section(result.final),
-        _tried(result),
         overlays_section(_scenes(result, worst), bundle.labels, title="Worst cases"),
+        cases_section(result.final, pictured={case.name for case in result.final.worst(worst)}),
+        scores,
+        agreement_section(result.final),
+        _candidates(result),
+        _tried(result),
         *(_curves(bundle, fold) for fold in result.folds[result.chosen]),
         practice_section(practice_card(result)),
     ]

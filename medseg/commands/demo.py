@@ -18,7 +18,8 @@ from medseg.datasets.demo import make_demo_dataset, template_path
 from medseg.devices import choose_device
 from medseg.errors import BundleError
 from medseg.evaluation import Evaluation, evaluate_folders, read_evaluation
-from medseg.evaluation import report as pages
+from medseg.evaluation.report import sections as pages
+from medseg.evaluation.report.page import write_report
 from medseg.inference.settings import PredictOptions
 from medseg.io.atomic import write_json
 from medseg.io.volume import read_image, read_label
@@ -222,4 +223,4 @@ def _write_report(demo: Demo, template: Path) -> None:
         pages.timings_section(demo.seconds),
         pages.paths_section({name: path.absolute() for name, path in paths.items()}),
     ]
-    pages.write_report(demo.report, "medseg demo", sections, subtitle=NOTE)
+    write_report(demo.report, "medseg demo", sections, subtitle=NOTE)

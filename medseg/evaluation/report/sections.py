@@ -1,70 +1,24 @@
-"""One self-contained HTML file: sections in, page out. No script, no address outside the file, nothing to install.
-
-write_report("report.html", "Demo", [scores_section(evaluation), timings_section({"training": 212.0})])
-"""
+"""What a report says about scores, cases, training and practice, each as a `Section`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medseg import __version__
-from medseg.io.atomic import write_text
 from medseg.types import Affine, FilePath
 
-from . import figures
-from .practice import PracticeCard
-from .result import CaseScores, Evaluation
-from .scores import DEFINITIONS, METRICS
-from .templates import markup, render
+from ..practice import PracticeCard
+from ..result import CaseScores, Evaluation
+from ..scores import BOUNDS, DEFINITIONS, METRICS
+from . import charts
+from .page import Cell, Section, anchor_of
+from .slices import overlay
 
 WIDEST = 8  # labels side by side in the table of cases
-
-
-@dataclass
-class Section:
-    """A heading and what stands below it, as HTML; the methods add content, whose text is escaped by the templates."""
-
-    title: str
-    parts: list[str] = field(default_factory=list)
-
-    def text(self, words: str, *, quiet: bool = False) -> Section:
-        """Add a paragraph."""
-        return self._add("text", words=words, quiet=quiet)
-
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Section:
-        """Add a table; floats are right-aligned with four digits, NaN is a dash."""
-        return self._add("table", header=header, rows=[[_cell(value) for value in row] for row in rows])
-
-    def folded(self, words: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Section:
-        """Add a table that a reader opens."""
-        return self._add("folded", words=words, inside=Section("").table(header, rows).parts)
-
-    def figure(self, picture: str, caption: str = "") -> Section:
-        """Add a picture: SVG text or a `data:` address, as `figures` gives them.
-
-        Raises:
-            ValueError: something else, such as a path: the page must hold its pictures.
-        """
-        if not picture.startswith(("<svg", "data:image/")):
-            raise ValueError(f"a picture is SVG text or a data: address, not {picture[:40]!r}")
-        return self._add("figure", picture=markup(picture) if picture.startswith("<svg") else picture, caption=caption)
-
-    def _add(self, template: str, **values: object) -> Section:
-        self.parts.append(render(template, **values))
-        return self
-
-
-def write_report(path: FilePath, title: str, sections: Sequence[Section | None], *, subtitle: str = "") -> Path:
-    """Write the page, atomically; None among the sections is left out. Returns the path."""
-    kept = [section for section in sections if section is not None]
-    write_text(path, render("page", title=title, subtitle=subtitle, sections=kept, version=__version__))
-    return Path(path)
 
 
 def scores_section(
@@ -89,23 +43,30 @@ def scores_section(
     section.table(["label", "cases", *(_heading(metric) for metric in chosen)], rows)
     for metric in chosen[:3]:
         values = {label: evaluation.values(metric, label) for label in evaluation.regions}
-        section.figure(figures.boxes(values, y_label=_heading(metric)), f"{_heading(metric)} per label, a dot per case")
+        lowest = BOUNDS.get(metric, (None, None))[0]
+        chart = charts.boxes(values, y_label=_heading(metric), lowest=lowest)
+        section.figure(chart, f"{_heading(metric)} per label, a dot per case")
     if evaluation.failed:
         section.table(["case that could not be scored", "reason"], evaluation.failed.items())
-    for group in ("interval", *evaluation.settings.groups, "empty"):
-        section.text(f"{group}: {DEFINITIONS[group]}.", quiet=True)
+    words = [f"{group}: {DEFINITIONS[group]}." for group in ("interval", *evaluation.settings.groups, "empty")]
     if "surface" in evaluation.settings.groups:
-        section.text(f"nsd at a tolerance of {evaluation.settings.tolerance_mm:g} mm.", quiet=True)
+        words.append(f"nsd at a tolerance of {evaluation.settings.tolerance_mm:g} mm.")
+    section.folded_text("What these words mean", words)
     return section
 
 
 def cases_section(
-    evaluation: Evaluation, *, title: str = "Cases", metric: str = "dice", stamps: Mapping[str, str] | None = None
+    evaluation: Evaluation,
+    *,
+    title: str = "Cases",
+    metric: str = "dice",
+    stamps: Mapping[str, str] | None = None,
+    pictured: Collection[str] = (),
 ) -> Section:
     """Every case, the worst first: one metric of each label, folded until a reader opens it.
 
     With more than `WIDEST` labels a row holds the mean and the worst label instead of all of them. `stamps` are case name ->
-    a warning, such as that the model was not made for the case.
+    a warning, such as that the model was not made for the case; the names in `pictured` lead to their pictures.
     """
     section = Section(title)
     if metric not in evaluation.settings.metrics:
@@ -120,7 +81,8 @@ def cases_section(
         defined = {label: value for label, value in values.items() if not math.isnan(value)}
         worst = min(defined, key=lambda label: sign * defined[label])
         own = [f"{worst}: {defined[worst]:.4f}"] if narrow else [values.get(label, math.nan) for label in labels]
-        rows.append([case.name + stamps.get(case.name, ""), *([case.mean(metric)] if len(labels) > 1 else []), *own])
+        name = Cell(case.name + stamps.get(case.name, ""), link=anchor_of(case.name) if case.name in pictured else "")
+        rows.append([name, *([case.mean(metric)] if len(labels) > 1 else []), *own])
     header = ["case", *(["mean over labels"] if len(labels) > 1 else []), *(["worst label"] if narrow else labels)]
     section.folded(f"{_heading(metric)} of {len(rows)} cases, worst first", header, rows)
     if stamps:
@@ -152,11 +114,38 @@ def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, titl
         if scene.scores is not None:
             dice = {label: scores.values.get("dice", math.nan) for label, scores in scene.scores.labels.items()}
             caption += ": Dice " + ", ".join(f"{label} {value:.3f}" for label, value in dice.items())
-        picture = figures.overlay(
-            scene.image, scene.prediction, scene.reference, scene.affine, labels=labels, stamp=scene.stamp
+        picture = overlay(
+            scene.image,
+            scene.prediction,
+            scene.reference,
+            scene.affine,
+            labels=labels,
+            stamp=scene.stamp,
+            name=scene.name,
         )
-        section.figure(picture, caption)
-    return section.text("Filled: prediction. Line: reference.", quiet=True)
+        section.figure(picture, caption, anchor=anchor_of(scene.name))
+    return section.text(
+        "First row: the image alone. Second: prediction filled, reference as a line. Third: what was missed and what is extra.",
+        quiet=True,
+    )
+
+
+def agreement_section(evaluation: Evaluation, *, title: str = "Volumes") -> Section | None:
+    """Volumes of prediction and reference against each other; None where no volumes were measured."""
+    if not {"reference_ml", "prediction_ml"} <= set(evaluation.settings.metrics):
+        return None
+    pairs = {}
+    for label in list(evaluation.regions)[:WIDEST]:
+        both = zip(evaluation.values("reference_ml", label), evaluation.values("prediction_ml", label), strict=True)
+        known = [(first, second) for first, second in both if not (math.isnan(first) or math.isnan(second))]
+        if known:
+            pairs[label] = ([first for first, _ in known], [second for _, second in known])
+    if not pairs:
+        return None
+    section = Section(title).figure(charts.agreement(pairs, unit="ml"), "Bland and Altman: a dot per case and label")
+    if len(evaluation.regions) > WIDEST:
+        section.text(f"The first {WIDEST} of {len(evaluation.regions)} labels.", quiet=True)
+    return section.text("Lines: the mean difference, and 1.96 standard deviations around it (dashed).", quiet=True)
 
 
 def curves_section(
@@ -170,7 +159,7 @@ def curves_section(
     for name, series in plots.items():
         lines = {line: points for line, points in series.items() if len(points[0])}
         if lines:
-            section.figure(figures.curves(lines, x_label=x_label, y_label=name), name)
+            section.figure(charts.curves(lines, x_label=x_label, y_label=name), name)
     return section
 
 
@@ -223,10 +212,3 @@ def _interval(mean: float, low: float, high: float) -> str:
     if math.isnan(mean):
         return "not defined"
     return f"{mean:.4f}" + ("" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]")
-
-
-def _cell(value: object) -> tuple[bool, str]:
-    """Whether a value is a number, and how it is written."""
-    if isinstance(value, float):
-        return True, "-" if math.isnan(value) else f"{value:.4f}"
-    return isinstance(value, int) and not isinstance(value, bool), str(value)

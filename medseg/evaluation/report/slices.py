@@ -21,14 +21,20 @@ from medseg.errors import printable
 from medseg.io.geometry import orientation_of, spacing_of
 from medseg.types import Affine
 
-# Okabe and Ito's colours, told apart by colour-blind readers as well
-COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#999999")
-# name, axis cut, letters from left to right and from bottom to top; seen from the feet, as radiologists look at slices
-PLANES = (("sagittal", 0, "PA", "IS"), ("coronal", 1, "RL", "IS"), ("axial", 2, "RL", "PA"))
+# Twelve colours, the nearest two 0.14 apart in OKLab for normal, red-, green- and blue-blind eyes alike (Machado 2009)
+COLORS = (
+    "#E1692D", "#6978FF", "#F0F069", "#78FFFF", "#B42D3C", "#A5B4FF", "#E1B487", "#874B96", "#A587A5", "#0000F0", "#780000",
+    "#4B1E78",
+)  # fmt: skip
+MISSED, EXTRA = "#FF2D95", "#FFC107"  # voxels of the reference alone, of the prediction alone
+# name, axis cut, letters from left to right and from bottom to top; as radiologists look at slices: from the feet, nose left
+PLANES = (("sagittal", 0, "AP", "IS"), ("coronal", 1, "RL", "IS"), ("axial", 2, "RL", "PA"))
+FILL = 0.25  # of a label's colour; its border is drawn whole
 MARGIN_MM = 15.0  # shown around the labels: enough of the neighbourhood to recognise the place
 PANEL, TITLE, ROW = (330, 330), 18, 16  # pixels: one plane, the line above it, one line of the legend
 IN_LEGEND, IN_ROW, LONGEST = 16, 8, 60
 STAMP_COLOR = "#D40000"
+BARS_MM = (1, 2, 5, 10, 20, 50, 100, 200)
 
 
 def overlay(
@@ -40,11 +46,13 @@ def overlay(
     labels: Mapping[int, str] | None = None,
     zoom: bool = True,
     stamp: str = "",
+    name: str = "",
 ) -> str:
-    """Three orthogonal planes of an image with label maps on top, as a PNG data address.
+    """Three orthogonal planes of an image, alone, with label maps on top, and with their differences, as a PNG data address.
 
-    The prediction is filled, the reference drawn as a line. Each plane goes through the slice in which the labels
-    differ most, or, without a reference, are largest. Letters at the rim say which way is left, anterior, superior.
+    The prediction is filled, the reference drawn as a line (with one of them: filled and lined). A row of their differences
+    shows what was missed and what is extra. Each plane goes through the slice in which the labels differ most, or, without
+    a reference, are largest. Letters at the rim say which way is left, anterior, superior; a bar gives the scale.
 
     Args:
         image: (X, Y, Z), any number type.
@@ -54,6 +62,7 @@ def overlay(
         labels: value -> name, for the legend; background is left out.
         zoom: show the surroundings of the labels instead of the whole volume.
         stamp: a warning written across the top, in white on red.
+        name: of the case, written into the picture.
     """
     grid = np.asarray(image)
     maps = [None if array is None else to_ras(np.asarray(array), affine) for array in (prediction, reference)]
@@ -62,31 +71,49 @@ def overlay(
     place, box = where_to_look(maps, picture.shape, spacing, zoom)
     values = sorted({int(v) for array in maps if array is not None for v in np.unique(array)} - {0})
     colors = {value: COLORS[i % len(COLORS)] for i, value in enumerate(values)}
-    names = [(color, _text((labels or {}).get(value, str(value)))) for value, color in colors.items()][:IN_LEGEND]
+    both = prediction is not None and reference is not None
+    legend = [(color, _text((labels or {}).get(value, str(value)))) for value, color in colors.items()][:IN_LEGEND]
+    legend += [(MISSED, "missed"), (EXTRA, "extra")] if both else []
 
+    rows = ["image", *(["labels"] if values else []), *(["differences"] if both and values else [])]
     top = ROW + 4 if stamp else 0
-    canvas = Image.new("RGB", (3 * PANEL[0], top + TITLE + PANEL[1] + 4 + ROW * -(-len(names) // IN_ROW)), "black")
+    height = TITLE + PANEL[1]
+    canvas = Image.new(
+        "RGB", (3 * PANEL[0], top + len(rows) * height + 4 + ROW * (1 - -len(legend) // IN_ROW)), "black"
+    )
     draw = ImageDraw.Draw(canvas)
     if stamp:
         draw.rectangle((0, 0, canvas.width, top), fill=STAMP_COLOR)
         draw.text((canvas.width / 2, top / 2), _text(stamp, 120), fill="white", font=_font(12), anchor="mm")
-    low, high = _window(picture[box])
-    for i, (name, axis, across, up) in enumerate(PLANES):
+    window = _window(picture[box])
+    world = ras_affine(affine, grid.shape) @ [*place, 1.0]
+    for i, (plane, axis, across, up) in enumerate(PLANES):
         cut = tuple(place[a] if a == axis else box[a] for a in range(3))
         pixel_mm = [spacing[a] for a in range(3) if a != axis]
         slices = [None if array is None else array[cut] for array in maps]
-        plane = _Plane(picture[cut], slices[0], slices[1], (pixel_mm[0], pixel_mm[1]), across == "RL")
-        shown = _draw_plane(plane, (low, high), colors)
-        corner = (i * PANEL[0] + (PANEL[0] - shown.width) // 2, top + TITLE + (PANEL[1] - shown.height) // 2)
-        canvas.paste(shown, corner)
-        draw.text((i * PANEL[0] + PANEL[0] / 2, top + TITLE / 2), name, fill="white", font=_font(12), anchor="mm")
-        _letters(draw, (*corner, corner[0] + shown.width, corner[1] + shown.height), across, up)
-    _legend(draw, names, canvas.width, top + TITLE + PANEL[1] + 4)
+        drawn = _Plane(picture[cut], slices[0], slices[1], (pixel_mm[0], pixel_mm[1]), across in ("RL", "AP"))
+        title = f"{plane}  {'xyz'[axis]} = {world[axis]:.1f} mm"
+        for row, kind in enumerate(rows):
+            shown, mm = _draw_plane(drawn, window, colors, kind)
+            above = top + row * height
+            corner = (i * PANEL[0] + (PANEL[0] - shown.width) // 2, above + TITLE + (PANEL[1] - shown.height) // 2)
+            canvas.paste(shown, corner)
+            draw.text(
+                (i * PANEL[0] + PANEL[0] / 2, above + TITLE / 2), title, fill="white", font=_font(12), anchor="mm"
+            )
+            rim = (*corner, corner[0] + shown.width, corner[1] + shown.height)
+            _letters(draw, rim, across, up)
+            _scale_bar(draw, rim, mm)
+    below = top + len(rows) * height + 4
+    _legend(draw, legend, canvas.width, below)
+    words = f"window {window[0]:.4g} to {window[1]:.4g}"
+    words = f"{_text(name)}   {words}" if name else words
+    draw.text((6, canvas.height - ROW / 2 - 1), words, fill="white", font=_font(11), anchor="lm")
     return _png(canvas)
 
 
 class _Plane(NamedTuple):
-    """One slice, first axis from left to right, second from bottom to top; `mirrored`: shown from right to left."""
+    """One slice, first axis from left to right, second from bottom to top; `mirrored`: shown from its end to its start."""
 
     image: NDArray[np.float32]
     prediction: NDArray[np.integer] | None
@@ -95,7 +122,10 @@ class _Plane(NamedTuple):
     mirrored: bool
 
 
-def _draw_plane(plane: _Plane, window: tuple[float, float], colors: Mapping[int, str]) -> Image.Image:
+def _draw_plane(
+    plane: _Plane, window: tuple[float, float], colors: Mapping[int, str], kind: str
+) -> tuple[Image.Image, float]:
+    """The panel, and how many mm one of its pixels has."""
     extent = [max(size * mm, 1e-6) for size, mm in zip(plane.image.shape, plane.pixel_mm, strict=True)]
     scale = min((PANEL[0] - 6) / extent[0], PANEL[1] / extent[1])
     size = (max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale)))
@@ -114,15 +144,43 @@ def _draw_plane(plane: _Plane, window: tuple[float, float], colors: Mapping[int,
         small = Image.fromarray(turned(mask).astype(np.uint8) * 255)
         return np.asarray(small.resize(size, Image.Resampling.NEAREST)) > 0
 
-    for value, color in colors.items():
-        paint = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
-        if plane.prediction is not None and (plane.prediction == value).any():
-            filled = resized(plane.prediction == value)
-            alpha = 0.5 if plane.reference is None else 0.35
-            pixels[filled] = (1 - alpha) * pixels[filled] + alpha * paint
-        if plane.reference is not None and (plane.reference == value).any():
-            pixels[_rim(resized(plane.reference == value))] = paint
-    return Image.fromarray(pixels.round().astype(np.uint8))
+    if kind == "labels":
+        for value, color in colors.items():
+            for array, filled, lined in (
+                (plane.prediction, True, plane.reference is None),
+                (plane.reference, plane.prediction is None, True),
+            ):
+                if array is not None and (array == value).any():
+                    _paint(pixels, resized(array == value), color, filled=filled, lined=lined)
+    elif kind == "differences" and plane.prediction is not None and plane.reference is not None:
+        wrong = plane.prediction != plane.reference
+        _paint(pixels, resized(wrong & (plane.prediction != 0)), EXTRA, filled=True, lined=True)
+        _paint(pixels, resized(wrong & (plane.reference != 0)), MISSED, filled=True, lined=True)
+    return Image.fromarray(pixels.round().astype(np.uint8)), 1.0 / scale
+
+
+def _paint(pixels: NDArray[np.float32], mask: NDArray[np.bool_], color: str, *, filled: bool, lined: bool) -> None:
+    paint = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+    if filled:
+        pixels[mask] = (1 - FILL) * pixels[mask] + FILL * paint
+    if lined:
+        pixels[_rim(mask)] = paint
+
+
+def _scale_bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], mm_per_pixel: float) -> None:
+    """A white bar of a round length, at most a third of the panel, in its lower right corner."""
+    left, _, right, below = box
+    room = (right - left) / 3 * mm_per_pixel
+    length = max((bar for bar in BARS_MM if bar <= room), default=0)
+    if not length:
+        return
+    end, start, y = right - 6, right - 6 - length / mm_per_pixel, below - 6
+    draw.line((start, y, end, y), fill="black", width=4)
+    draw.line((start, y, end, y), fill="white", width=2)
+    text = f"{length} mm"
+    draw.text(
+        ((start + end) / 2, y - 4), text, fill="white", font=_font(10), anchor="mb", stroke_width=1, stroke_fill="black"
+    )
 
 
 def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -185,6 +243,19 @@ def to_ras(array: NDArray[Any], affine: Affine) -> NDArray[Any]:
     order = [next(i for i, letter in enumerate(letters) if letter in pair) for pair in ("LR", "PA", "IS")]
     turned = np.transpose(array, order)
     return turned[tuple(slice(None, None, -1 if letters[axis] in "LPI" else 1) for axis in order)]
+
+
+def ras_affine(affine: Affine, shape: Sequence[int]) -> NDArray[np.float64]:
+    """Voxel -> world mm of `to_ras` of an array of this shape."""
+    letters = orientation_of(affine)
+    order = [next(i for i, letter in enumerate(letters) if letter in pair) for pair in ("LR", "PA", "IS")]
+    turn = np.zeros((4, 4))
+    turn[3, 3] = 1.0
+    for new, old in enumerate(order):
+        flipped = letters[old] in "LPI"
+        turn[old, new] = -1.0 if flipped else 1.0
+        turn[old, 3] = shape[old] - 1 if flipped else 0.0
+    return np.asarray(np.asarray(affine, np.float64) @ turn)
 
 
 def ras_spacing(affine: Affine) -> list[float]:

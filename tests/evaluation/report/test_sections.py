@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from medseg.evaluation import Evaluation, ScoreSettings, figures, score_case
+from medseg.evaluation import Evaluation, ScoreSettings, score_case
 from medseg.evaluation.practice import PracticeCard
-from medseg.evaluation.report import (
+from medseg.evaluation.report import charts
+from medseg.evaluation.report.page import Section, write_report
+from medseg.evaluation.report.sections import (
     Scene,
-    Section,
+    agreement_section,
     cases_section,
     curves_section,
     facts_section,
@@ -28,8 +30,8 @@ from medseg.evaluation.report import (
     scores_section,
     timings_section,
     training_section,
-    write_report,
 )
+from medseg.evaluation.report.slices import overlay
 from medseg.evaluation.result import CaseScores
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -142,26 +144,28 @@ def _pixels(picture: str) -> np.ndarray:
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)], ids=str)
 def test_the_same_patient_looks_the_same_however_its_axes_run(flips: tuple[int, ...]) -> None:
     scene = _scene()
-    expected = _pixels(figures.overlay(scene.image, scene.prediction, scene.reference, AFFINE))
+    expected = _pixels(overlay(scene.image, scene.prediction, scene.reference, AFFINE))
     turned = [
         np.asarray(a)[tuple(slice(None, None, f) for f in flips)]
         for a in (scene.image, scene.prediction, scene.reference)
     ]
     affine = AFFINE @ np.diag([*flips, 1.0])
+    ends = [n - 1 if flip < 0 else 0 for n, flip in zip(scene.image.shape, flips, strict=True)]
+    affine[:3, 3] = AFFINE[:3, :3] @ ends
     image, prediction, reference = (np.transpose(a, (2, 0, 1)) for a in turned)
     affine = affine[:, [2, 0, 1, 3]]
-    np.testing.assert_allclose(_pixels(figures.overlay(image, prediction, reference, affine)), expected, atol=0.02)
+    np.testing.assert_allclose(_pixels(overlay(image, prediction, reference, affine)), expected, atol=0.02)
 
 
 def test_overlay_without_labels_and_with_nan() -> None:
     image = np.full((6, 5, 4), np.nan, dtype=np.float32)
-    assert figures.overlay(image, None, None, AFFINE).startswith("data:image/png")
+    assert overlay(image, None, None, AFFINE).startswith("data:image/png")
     empty = np.zeros((6, 5, 4), dtype=np.uint8)
-    assert figures.overlay(np.zeros((6, 5, 4)), empty, empty, AFFINE).startswith("data:image/png")
+    assert overlay(np.zeros((6, 5, 4)), empty, empty, AFFINE).startswith("data:image/png")
 
 
 def test_boxes_count_what_is_undefined() -> None:
-    text = figures.boxes({"organ": [0.5, math.nan, 0.75], "absent": [math.nan]}, y_label="dice")
+    text = charts.boxes({"organ": [0.5, math.nan, 0.75], "absent": [math.nan]}, y_label="dice")
     assert "n=2 (1 undefined)" in text
     assert "n=0 (1 undefined)" in text
     assert not re.search(r'(href|src)="(?!#)', text)
@@ -200,10 +204,10 @@ def test_any_label_name_is_drawn_as_text(name: str) -> None:
     label[2:5, 2:5, 2:5] = 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = figures.boxes({name: [0.1, 0.2]}, y_label=name)
-        lines = figures.curves({name: ([0, 1], [0.1, 0.2])}, x_label=name, y_label=name)
-        figures.overlay(np.zeros((8, 8, 8), np.float32), label, label, np.eye(4), labels={0: "b", 1: name})
-    shown = html.escape(figures.as_text(name).replace("\\$", "$").strip(), quote=False)
+        drawn = charts.boxes({name: [0.1, 0.2]}, y_label=name)
+        lines = charts.curves({name: ([0, 1], [0.1, 0.2])}, x_label=name, y_label=name)
+        overlay(np.zeros((8, 8, 8), np.float32), label, label, np.eye(4), labels={0: "b", 1: name})
+    shown = html.escape(charts.as_text(name).replace("\\$", "$").strip(), quote=False)
     assert shown in lines
     assert shown in drawn
     assert "\x1b" not in drawn + lines
@@ -260,3 +264,46 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 def test_what_no_template_made_is_escaped_in_a_section_too(tmp_path: Path) -> None:
     write_report(tmp_path / "a.html", "x", [Section("x", ["<b>1</b>"])])
     assert "&lt;b&gt;1&lt;/b&gt;" in (tmp_path / "a.html").read_text()
+
+
+def test_a_case_of_the_table_leads_to_its_picture_and_every_text_can_be_read_in_both_themes(tmp_path: Path) -> None:
+    sections = [overlays_section([_scene()], {1: "a"}), cases_section(_evaluation(), pictured={"case_0"})]
+    page = write_report(tmp_path / "report.html", "A", sections).read_text(encoding="utf-8")
+    (anchor,) = re.findall(r'<figure id="(case-[0-9a-f]+)"', page)
+    assert f'<a href="#{anchor}">case_0</a>' in page
+    assert page.count("<a ") == 1
+    assert "default-src 'none'" in html.unescape(page)
+    for theme in re.findall(r":root \{[^}]*--page[^}]*\}", page):
+        color = dict(re.findall(r"--(\w+): (#\w{6})", theme))
+        for name in ("ink", "quiet", "link", "yes", "no"):
+            assert _contrast(color[name], color["page"]) >= 4.5, (name, theme)
+
+
+def _light(color: str) -> np.ndarray:
+    """Linear light of #RRGGBB."""
+    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def _contrast(first: str, second: str) -> float:
+    """WCAG 2: of two colours."""
+    dark, bright = sorted(float(_light(color) @ [0.2126, 0.7152, 0.0722]) for color in (first, second))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def test_charts_take_the_colour_of_the_page_and_say_where_their_axis_begins() -> None:
+    chart = charts.boxes({"a": [0.8, 0.9, 0.85], "b": [0.7]}, y_label="dice", lowest=0.0)
+    assert "currentColor" in chart
+    assert charts.INK not in chart
+    assert "axis does not begin at 0" in chart
+    assert "axis does not begin" not in charts.boxes({"a": [0.0, 0.9]}, y_label="dice", lowest=0.0)
+    assert charts.boxes({"b": [0.7]}, y_label="dice").count('id="line2d_') < chart.count(
+        'id="line2d_'
+    )  # no box around one case
+
+
+def test_volumes_agree_around_their_mean_difference() -> None:
+    section = agreement_section(_evaluation())
+    assert section is not None
+    assert "Bland and Altman" in section.parts[0]
+    assert agreement_section(Evaluation([], {"a": (1,)}, ScoreSettings(groups=("overlap",)))) is None

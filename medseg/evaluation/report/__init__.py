@@ -1,0 +1,1 @@
+"""One HTML page about a result: its sections, charts and slices."""
