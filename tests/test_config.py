@@ -77,7 +77,7 @@ def test_broken_json_is_named_with_its_place(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:
-    with pytest.raises(ConfigError, match="CUDA devices"):
+    with pytest.raises(ConfigError, match=r"no CUDA device|only cuda:0|cuda:0 to"):
         choose_device("cuda:97")
     with pytest.raises(ConfigError, match="none of"):
         choose_device("gpu")

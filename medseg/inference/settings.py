@@ -107,7 +107,7 @@ class PredictOptions:
             raise ConfigError(f"overlap is {self.overlap}; expected at least 0 and below 1, such as --overlap 0.5")
         if self.window_batch is not None and self.window_batch < 1:
             raise ConfigError(f"window_batch is {self.window_batch}; expected at least 1: --window-batch 1")
-        if self.max_memory is not None and self.max_memory < 1 << 20:
+        if self.max_memory is not None and self.max_memory < 1 << 10:
             raise ConfigError(f"max_memory is {self.max_memory} bytes; expected such as --max-memory 8GB")
         for name, value, known in (("engine", self.engine, ENGINES), ("precision", self.precision, PRECISIONS)):
             if value is not None and value not in known:

@@ -29,19 +29,31 @@ SILENT_S = 3 * BEAT_S
 # Loader processes of a killed training inherit its lock, and notice its death within this time.
 ORPHANS_S = 15.0
 _claims: dict[Path, int] = {}
+_alone = threading.local()  # of this thread: the lock files that it holds
 
 
 @contextlib.contextmanager
 def alone_in(path: Path, *, waiting: str = "") -> Iterator[None]:
     """Hold the lock file `path` in this block; others wait. Where files cannot be locked, nobody waits.
 
+    Blocks of one thread may be nested.
+
     Args:
         path: of the lock file, which stays; its folder is made.
         waiting: what to log when somebody else holds it.
     """
-    lock = _lock(path)
-    with _held(lock, waiting) if lock is not None else contextlib.nullcontext():
+    held: set[Path] = _alone.__dict__.setdefault("held", set())
+    place = path.absolute()
+    lock = None if place in held else _lock(path)
+    if lock is None:
         yield
+        return
+    with _held(lock, waiting):
+        held.add(place)
+        try:
+            yield
+        finally:
+            held.discard(place)
 
 
 @contextlib.contextmanager

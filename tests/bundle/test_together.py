@@ -86,7 +86,7 @@ def test_killed_at_any_exchange_the_choice_is_the_old_or_the_new_one(
         {"files": {"../outside.json": {}}, "weights": []},
         {"files": {"configs/labels.json": {}}, "weights": []},
         {"files": {}, "weights": ["models/../../x/fold_0/model.pt"]},
-        {"files": {}, "weights": ["models/model.pt"]},
+        {"files": {}, "weights": ["models/last.ckpt"]},
         {"files": {}, "weights": [3]},
     ],
 )

@@ -53,7 +53,9 @@ def test_an_unchanged_network_changes_no_file(two_folds: Layout) -> None:
     before = {path: path.read_bytes() for path in two_folds.configs.iterdir()}
     assert main(["fit", str(two_folds.folder), *QUICK, "--quiet"]) == 0
     changed = [path.name for path, content in before.items() if path.read_bytes() != content]
-    assert set(changed) <= {"metadata.json"}, "metadata takes the figures of the training"
+    assert set(changed) <= {"metadata.json", "evaluate.json"}, (
+        "the figures of the training, and each fold's own network"
+    )
 
 
 def test_a_fold_without_a_run_folder_counts_as_trained_with_what_the_bundle_says(two_folds: Layout) -> None:

@@ -144,6 +144,7 @@ def test_predict_segments_legitimate_oddities_on_their_own_grid(tmp_path: Path, 
         "-o",
         str(tmp_path / "out"),
         "--no-preview",
+        "--anyway",  # one of them says that it is a CT
         "--threads",
         "1",
     ]

@@ -61,9 +61,9 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_training_stops_early_records_it_and_resumes_exactly(bundle: Path) -> None:
-    """A learning rate of zero never improves: best at the first validation, stop two later."""
+    """A learning rate of next to nothing never improves: best at the first validation, stop two later."""
     assert Plan.read(bundle / "plan.json").optimization["early_stop"] is None
-    never = QUICK | {"early_stop": 2, "train::module::learning_rate": 0.0}
+    never = QUICK | {"early_stop": 2, "train::module::learning_rate": 1e-30}
     fit_bundle(bundle, overrides=never)
     run = bundle / "runs" / "fold_0"
     result = json.loads((run / "result.json").read_text())
