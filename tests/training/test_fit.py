@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from medseg.bundle.write import write_bundle
 from medseg.cli.main import main
 from medseg.commands.fit import fit_bundle, resolve_config
 from medseg.commands.plan import plan_bundle
 from medseg.errors import BundleError, ConfigError, LabelError
+from medseg.planning.plan import Plan
 from tests.volumes import make_case
 
 QUICK = {"max_epochs": 2, "steps_per_epoch": 2, "batch_size": 2, "val_interval": 2, "num_workers": 0}
@@ -156,10 +158,9 @@ def test_weights_of_another_bundle_are_the_start_and_misfits_are_listed(
 ) -> None:
     fit_bundle(bundle, overrides=QUICK)
     plan_bundle(data, tmp_path / "next", preset="resenc_unet")
-    config = json.loads((tmp_path / "next" / "configs" / "train.json").read_text())
-    config["network_def"]["out_channels"] = 3
-    config["labels"]["2"] = "another ball"
-    (tmp_path / "next" / "configs" / "train.json").write_text(json.dumps(config))
+    plan = Plan.read(tmp_path / "next" / "plan.json")
+    plan.labels[2], plan.network["out_channels"] = "another ball", 3
+    write_bundle(tmp_path / "next", plan)
     with pytest.raises(BundleError, match=r"'head.weight' is \(2, .*nothing was loaded.*--partial"):
         fit_bundle(tmp_path / "next", overrides=QUICK, init_from=bundle)
     with caplog.at_level(logging.INFO):
