@@ -29,7 +29,7 @@ from hippocampus_table import main as write_page
 ROWS = (
     *("fastervit", "gated_deltanet_h1", "segmamba", "resenc_unet", "mambavision"),
     *("mambavision:identity", "segmamba:identity", "fastervit:identity", "gated_deltanet_h1:identity"),
-    *("gcvit", "mamba2_hybrid", "vir", "xlstm_unet"),
+    *("gcvit", "mamba2_hybrid", "vir", "xlstm_unet", "mednext", "umamba_enc", "pctnet"),
     *("gcvit:identity", "mamba2_hybrid:identity", "vir:identity", "xlstm_unet:identity"),
 )
 RESULT = RESULTS / "hippocampus_presets.json"

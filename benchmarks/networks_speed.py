@@ -169,9 +169,9 @@ def write_page() -> None:
         )
     lines += [
         "", "GFLOP: a forward pass on a patch of 96 voxels per axis, two per multiply-add.",
-        "Sizes named `base` are ours, where no network for images is published. `pctnet` published has 44.2 M parameters, the",
-        "released network 45.3 M: how its levels are entered and its skips joined is not written down anywhere that we read.",
+        "Sizes named `base` are ours, where no network for images is published.",
     ]  # fmt: skip
+    lines += published_lines()
     lines += ["", f"Token mixers: {', '.join(f'`{name}`' for name in MIXERS)}.", "", "## One training step", ""]
     if rows:
         roi = found["roi"]
@@ -192,6 +192,29 @@ def write_page() -> None:
         lines.append("Not measured yet: `python benchmarks/networks_speed.py` fills this table.")
     lines += memory_lines() + inductor_lines()
     PAGE.write_text("\n".join(lines) + "\n")
+
+
+def published_lines() -> list[str]:
+    """The sections about published weights, and about what of every preset is published."""
+    from medseg.networks.presets.origins import table
+    from medseg.networks.published import PUBLISHED
+
+    lines = [
+        "", "## Published weights", "",
+        "`build_network(published=NAME)` sets preset, size, padding, norm and every setting that such weights were trained with;",
+        "nothing that it sets may be given another value. No weights are in this project, and none is downloaded. Loaders:",
+        "`medseg.networks.imported.nvidia.load_published`, `monai_swin_unetr.load_monai_swin_unetr`,",
+        "`monai_mednext.load_monai_mednext`, `monai_segresnet.load_monai_segresnet_ds`; `medseg fit BUNDLE --init-from FILE`",
+        "recognises the names of all of them. Each returns a network whose `configuration` builds it again, or says which entry",
+        "does not fit first and loads nothing; `--partial head` names what may stay as made.", "",
+        "| published | preset, size | licence |", "|---|---|---|",
+    ]  # fmt: skip
+    lines += [f"| `{name}` | {entry.preset}, {entry.size} | {entry.licence} |" for name, entry in PUBLISHED.items()]
+    lines += [
+        "", "## What is published and what is ours", "",
+        "Of the first size beyond nano, in 3D; every nano size is ours. Skips belong to their level.", "", *table(),
+    ]  # fmt: skip
+    return lines
 
 
 def inductor_lines() -> list[str]:

@@ -11,9 +11,9 @@ the floor (<= 1.7x fp32, 4.5x bf16): all measured by P1. P3 extra memory (<= 1/3
 8 GB. P8 writing (>= 3x nibabel, 8x SimpleITK). P9 to P12 are the tables of bench_metrics.py and bench_augmentation.py. P13
 `medseg --help` (< 0.5 s). P14 memory over a folder of 1000 cases (<= 5 %).
 
-Contenders run in processes of their own, in turns. A row fails when outputs disagree. Data and networks are made here: a
-phantom of ellipsoids and a small U-Net trained on it for a minute, so that label maps are like those of a real model. A row
-that stands in the results file for this very code is kept, unless --again.
+Contenders run in processes of their own, in turns. A row fails when outputs disagree. Data are made here, a phantom of
+ellipsoids; the network is a small U-Net that has converged on such phantoms, made once by benchmarks/prediction_weights.py and
+named in each row by its checksum. A row that stands in the results file for this very code is kept, unless --again.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from prediction_contenders import (
 from prediction_parts import blending, to_source_grid, use_nnunet, writing
 from prediction_phantom import phantom
 from prediction_rows import Rows
+from prediction_weights import DEFAULT
 from prediction_worker import ROI, SPACING
 
 
@@ -80,9 +81,10 @@ def file_to_file(files: Files, rows: Rows) -> None:
         facts["faster_in_cpu_seconds"] = monai["cpu_seconds"] / facts["cpu_seconds"]
         found[contender.name] = facts
         contender.close()
-        if min(facts["equal_to_monai"], facts["equal_to_eager_fp32"]) < AGREE[precision]:
+        kind = "torch" if "eager" in contender.name else precision
+        if min(facts["equal_to_monai"], facts["equal_to_eager_fp32"]) < AGREE[kind]:
             raise SystemExit(f"{contender.name}: outputs disagree: {facts}")
-    rows.put("P1", {"shape": files.shape, "windows": windows, "rounds": files.arguments.rounds,
+    rows.put("P1", {"shape": files.shape, "weights": files.checksum, "windows": windows, "rounds": files.arguments.rounds,
                     "floors": floors, "contenders": found})  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def extra_memory(files: Files, rows: Rows) -> None:
         if facts["equal_to_monai"] < AGREE["bf16"]:
             raise SystemExit(f"{name}: outputs disagree: {facts}")
         facts["share_of_monai"] = facts["extra_gib"] / found["MONAI chain, eager fp32"]["extra_gib"]
-    rows.put("P3", {"shape": files.shape, "contenders": found})
+    rows.put("P3", {"shape": files.shape, "weights": files.checksum, "contenders": found})
 
 
 def many_classes(files: Files, rows: Rows) -> None:
@@ -261,8 +263,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     # 250 * 0.9 / 1.5 is whole: MONAI keeps the asked spacing and ours the volume's edges, so only then is the grid the same
     parser.add_argument("--shape", type=int, nargs=3, default=(250, 250, 128), help="of the volume of P1 and P3")
-    parser.add_argument("--steps", type=int, default=40, help="of training")
-    parser.add_argument("--weights", type=Path, help="file to keep the trained weights in, and to take them from")
+    parser.add_argument("--weights", type=Path, default=DEFAULT, help="made once by prediction_weights.py")
     parser.add_argument("--classes", type=int, default=105, help="of P6 and 105")
     parser.add_argument("--long-shape", type=int, nargs=3, default=(256, 256, 600), help="of P6")
     parser.add_argument("--monai-planes", type=int, default=192, help="of P6 where MONAI takes part")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -50,7 +51,8 @@ def train(
     steps: int = 40,
     classes: int = CLASSES,
     axes: Sequence[int] = (0, 1, 2),
-) -> None:
+    until: float = 0.0,
+) -> float:
     """Some steps on phantoms, so that logits are those of a network that has learned something. In place.
 
     Args:
@@ -61,6 +63,10 @@ def train(
         steps: of AdamW, one patch each.
         classes: background included.
         axes: axis of the phantom (X, Y, Z) that is each axis of the network.
+        until: end before the last step where the mean loss of the last 30 is not above this.
+
+    Returns:
+        That mean loss.
     """
     torch.manual_seed(0)
     network.train()
@@ -72,6 +78,7 @@ def train(
         own[axis] = value
     shape = [max(int(extent / s), roi[list(axes).index(a)]) for a, s in enumerate(own)]
     scans = [[one.transpose(axes) for one in phantom(shape, own, seed, classes)] for seed in range(1, 4)]
+    losses: deque[float] = deque(maxlen=30)
     for step in range(steps):
         hu, label = scans[step % len(scans)]
         first = rng.integers(0, np.array(hu.shape) - np.array(roi) + 1)
@@ -83,7 +90,11 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        losses.append(float(loss.detach()))
+        if len(losses) == losses.maxlen and sum(losses) / len(losses) <= until:
+            break
     network.eval()
+    return sum(losses) / max(1, len(losses))
 
 
 def scaled(hu: np.ndarray) -> np.ndarray:

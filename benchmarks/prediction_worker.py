@@ -71,13 +71,15 @@ def monai_chain(network: torch.nn.Module, spacing: tuple[float, ...] | None, roi
         Spacingd,
     )
 
+    middle, half = (UPPER + LOWER) / 2, (UPPER - LOWER) / 2
+    b = {"b_min": (LOWER - middle) / half, "b_max": (UPPER - middle) / half}
     steps: list[Any] = [LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS")]
+    # Clipped before resampling, as nnU-Net and ours do: the other order gives other values where a voxel of the new grid lies
+    # between air (below the window) and skin, and with them other labels there.
+    steps.append(ScaleIntensityRanged("image", a_min=LOWER, a_max=UPPER, clip=True, **b))
     if spacing:
         # edges of the volume stay where they are, as ours do: else the two grids lie 0.3 mm apart and labels differ
         steps.append(Spacingd("image", pixdim=spacing, mode="bilinear", scale_extent=True))
-    middle, half = (UPPER + LOWER) / 2, (UPPER - LOWER) / 2
-    b = {"b_min": (LOWER - middle) / half, "b_max": (UPPER - middle) / half}
-    steps.append(ScaleIntensityRanged("image", a_min=LOWER, a_max=UPPER, clip=True, **b))
     before = Compose(steps)
     inferer = SlidingWindowInferer(roi, 1, 0.5, "gaussian")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 # name -> module of its definition
 HOMES = {
+    "AveragedNetwork": "medseg.inference.windows.ensemble",
     "NnunetPreprocessing": "medseg.transforms.nnunet_preprocessing",
     "PostprocessLabeld": "medseg.transforms.monai",
     "Preprocessd": "medseg.transforms.monai",

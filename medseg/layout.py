@@ -37,6 +37,26 @@ class RunFolder:
         return self.folder / "metrics.json"
 
     @property
+    def progress(self) -> Path:
+        """The curves as a picture."""
+        return self.folder / "progress.png"
+
+    @property
+    def budget(self) -> Path:
+        """The length that a time budget was turned into."""
+        return self.folder / "budget.json"
+
+    @property
+    def report(self) -> Path:
+        """Last figures, curves and what the run was made of, as one page."""
+        return self.folder / "report.html"
+
+    @property
+    def log(self) -> Path:
+        """What was said, and a line per epoch."""
+        return self.folder / "log.txt"
+
+    @property
     def result(self) -> Path:
         """The last metrics; there once the run has finished."""
         return self.folder / "result.json"

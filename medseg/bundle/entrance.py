@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.errors import BundleError
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 
+if TYPE_CHECKING:
+    from medseg.inference.settings import LabelSettings
+
 MOST_VOXELS = 1 << 31  # of one window
+MOST_LABELS = 1 << 32  # values that a label map can hold
 MODES = ("gaussian", "constant", "nnunet")
 
 
@@ -47,6 +51,34 @@ def inferer_fault(settings: Mapping[str, Any]) -> str | None:
         return f"sw_batch_size is {str(batch)[:80]!r}, expected a whole number above 0"
     if str(getattr(mode, "value", mode)) not in MODES:
         return f"mode is {str(mode)[:80]!r}, expected {' or '.join(MODES)}"
+    return None
+
+
+def outputs_fault(settings: LabelSettings, plan: Plan | None) -> str | None:
+    """Why the label values of inference.json cannot be those of the network's outputs, or None.
+
+    Example:
+        >>> outputs_fault(LabelSettings((32, 32, 32), label_values=(0, 1, 1)), None)
+        'postprocessing: labels names 1 twice; expected one value for each output'
+    """
+    values = settings.label_values
+    if values is None:
+        return None
+    if not values or any(not 0 <= value < MOST_LABELS for value in values):
+        return f"postprocessing: labels is {str(list(values))[:80]}, expected whole numbers from 0 to {MOST_LABELS - 1}"
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None and not settings.regions:
+        return f"postprocessing: labels names {twice} twice; expected one value for each output"
+    if plan is None:
+        return None
+    if settings.regions != bool(plan.regions):
+        return "postprocessing: regions differs from plan.json, which " + ("has some" if plan.regions else "has none")
+    outputs = len(plan.regions) or int(plan.network.get("out_channels", len(plan.labels)))
+    if len(values) != outputs:
+        return f"postprocessing: labels has {len(values)} values, plan.json names {outputs} outputs"
+    unknown = [value for value in values if value not in plan.labels]
+    if unknown and outputs == len(plan.labels):
+        return f"postprocessing: labels names {unknown[0]}, which plan.json does not"
     return None
 
 

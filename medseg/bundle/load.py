@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from medseg.errors import BundleError, MedsegError, UntrustedBundleError
 from medseg.layout import Layout, bundle_name
 from medseg.planning.plan import Plan
+from medseg.selection.averaging import members_of, own_network
 
 from .catalogue import find_bundle
 from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
-from .entrance import refuse_disagreement
+from .entrance import outputs_fault, refuse_disagreement
 from .opening.inventory import Inventory, take_inventory
 from .opening.listing import Shown, to_show
 from .opening.parser import SafeConfig, open_config, read_file
@@ -105,7 +106,15 @@ class Bundle:
         Raises:
             BundleError: inference.json asks for something that `medseg predict` does not do.
         """
-        return self._named(lambda _: label_settings(self.config, self.plan), "inferer")
+
+        def agreeing(_: str) -> LabelSettings:
+            settings = label_settings(self.config, self.plan)
+            fault = outputs_fault(settings, self.plan)
+            if fault:
+                raise BundleError(f"{self.config.source}: {fault}; correct it, or plan anew")
+            return settings
+
+        return self._named(agreeing, "inferer")
 
     @property
     def label_values(self) -> list[int]:
@@ -125,6 +134,23 @@ class Bundle:
         if "preprocessing_def" not in self.config:
             raise BundleError(f"{self.layout.inference}: has no preprocessing_def, so medseg did not write this bundle")
         return self.value("preprocessing_def")
+
+    def files_for(self, fold: int | None) -> list[Path]:
+        """The weight files that predict together; with a fold, those that were trained without its cases.
+
+        Raises:
+            BundleError: a listed file lies outside the bundle, or nothing of this fold is there.
+        """
+        if fold is None:
+            return self.weight_files
+        listed = [path for path in self.weight_files if self.layout.fold_models(fold).name in path.parts]
+        own = self.layout.fold_weights(fold)
+        if not listed and own.is_file():
+            return [own]
+        if not listed:
+            found = sorted(path.parent.name for path in self.layout.models.glob("fold_*/*.pt"))
+            raise BundleError(f"{self.folder}: fold {fold} has no weights; there are {', '.join(found) or 'no folds'}")
+        return listed
 
     @property
     def weight_files(self) -> list[Path]:
@@ -148,6 +174,26 @@ class Bundle:
     def untrained_network(self) -> torch.nn.Module:
         """`network_def`, built anew."""
         return self._network("network_def")
+
+    def network_of(self, path: Path) -> torch.nn.Module:
+        """The network that a weight file belongs to, built anew: `models/model.pt` holds all that are averaged as one."""
+        name = path.relative_to(self.folder).as_posix() if self.folder in path.parents else path.name
+        member = f"member_networks::{name}"  # an ensemble of 0.1
+        if member in self.config:
+            return self._network(member)
+        definition = self.config.raw.get("network_def")
+        single = path in (self.layout.weights, self.layout.safetensors)
+        if single or not isinstance(definition, Mapping) or len(members_of(definition)) == 1:
+            return self.untrained_network()
+        listed = self.config.raw.get("models") or []
+        number = listed.index(name) if name in listed else 0
+        return self._network(f"network_def::networks::{number}")
+
+    @property
+    def own_network_def(self) -> Any:
+        """What the bundle itself trains, as a table; `network_def` may average several of these, or others."""
+        definition = self.config.raw.get("network_def")
+        return own_network(definition) if isinstance(definition, Mapping) else definition
 
     def value(self, key: str) -> Any:
         """A value or component of inference.json; whatever a stranger's file raises on the way names that file.
@@ -179,8 +225,8 @@ class Bundle:
             raise BundleError(f"{self.config.source}: {key} makes a {type(made).__name__}, expected a network")
         return made
 
-    def networks(self) -> list[torch.nn.Module]:
-        """One network per weight file, in evaluation mode on the CPU.
+    def networks(self, fold: int | None = None) -> list[torch.nn.Module]:
+        """One network per weight file, in evaluation mode on the CPU; with a fold, those of `files_for`.
 
         Raises:
             BundleError: a weight file is missing, or belongs to another network.
@@ -189,18 +235,21 @@ class Bundle:
         from .weights import load_into, read_state_dict
 
         found = []
-        for path in self.weight_files:
+        for path in self.files_for(fold):
             state = read_state_dict(path)
-            # an ensemble of different networks names those that are not network_def by their weight files
-            member = f"member_networks::{path.relative_to(self.folder).as_posix()}"
-            network = self._network(member) if member in self.config else self.untrained_network()
+            network = self.network_of(path)
             load_into(network, state, path)
             found.append(network.eval())
         return found
 
     def network(self) -> torch.nn.Module:
-        """The first of `networks()`: the only one, unless the bundle is an ensemble."""
-        return self.networks()[0]
+        """What predicts, as one module: the only one of `networks()`, or their average."""
+        networks = self.networks()
+        if len(networks) == 1:
+            return networks[0]
+        from medseg.inference.windows.ensemble import AveragedNetwork
+
+        return AveragedNetwork(networks).eval()
 
 
 def load_bundle(path_or_name: str | Path, trust: Trust = False) -> Bundle:

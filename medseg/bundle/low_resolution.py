@@ -23,12 +23,14 @@ from medseg.io.atomic import write_json
 from medseg.layout import Layout
 from medseg.types import FilePath
 
+from .entrance import is_number, window_extents
 from .load import Bundle, load_bundle
 from .weights import load_into, read_state_dict, write_state_dict
 
 KEY = "low_resolution"
 NEEDED = ("network_def", "preprocessing_def", "roi_size", "checkpoint")
 WEIGHTS = "models/low_resolution.pt"
+MOST_MM = 10_000
 
 
 def settings_of(bundle: Bundle) -> dict[str, Any]:
@@ -46,7 +48,17 @@ def settings_of(bundle: Bundle) -> dict[str, Any]:
     missing = [key for key in NEEDED if not isinstance(facts, Mapping) or key not in facts]
     if missing:
         raise BundleError(f"{bundle.layout.inference}: {KEY} has no {', '.join(missing)}")
-    return dict(facts)
+    where = f"{bundle.layout.inference}: {KEY}"
+    margin, find, name = facts.get("margin_mm", 0), facts.get("find"), facts["checkpoint"]
+    if not (is_number(margin) and 0 <= margin <= MOST_MM):
+        raise BundleError(f"{where}::margin_mm is {str(margin)[:80]!r}, expected 0 to {MOST_MM} millimetres")
+    if not isinstance(name, str):
+        raise BundleError(f"{where}::checkpoint is {str(name)[:80]!r}, expected a file of the bundle")
+    if find is not None and not (isinstance(find, list) and all(is_number(label) for label in find)):
+        raise BundleError(f"{where}::find is {str(find)[:80]!r}, expected a list of labels")
+    if not (is_number(facts.get("overlap", 0)) and 0 <= facts.get("overlap", 0) < 1):
+        raise BundleError(f"{where}::overlap is {str(facts['overlap'])[:80]!r}, expected a number from 0 to below 1")
+    return {**facts, "roi_size": window_extents(facts["roi_size"], f"{where}::roi_size")}
 
 
 def attach_low_resolution(
@@ -62,19 +74,17 @@ def attach_low_resolution(
 
     Raises:
         BundleError: one of them cannot be opened, or they take different images.
-        ConfigError: the coarse one averages several networks, which would not be quick.
     """
     target, source = load_bundle(str(bundle)), load_bundle(str(coarse))
     if target.channels != source.channels:
         raise BundleError(f"{coarse}: takes the channels {source.channels}, {bundle} takes {target.channels}")
-    if len(source.weight_files) > 1:
-        raise ConfigError(f"{coarse}: averages {len(source.weight_files)} networks; a low-resolution one must be quick")
-    state = read_state_dict(source.weight_files[0])
-    load_into(source.untrained_network(), state, source.weight_files[0])
+    path = source.weight_files[0]  # the first of several: a low-resolution network has to be quick
+    state = read_state_dict(path)
+    load_into(source.network_of(path), state, path)
     layout = Layout(target.folder)
     write_state_dict(layout.folder / WEIGHTS, state)
     facts: dict[str, Any] = {
-        "network_def": source.config.raw["network_def"],
+        "network_def": source.own_network_def,
         "preprocessing_def": source.config.raw["preprocessing_def"],
         "roi_size": list(source.roi_size),
         "checkpoint": WEIGHTS,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.cases.batch import Segmenter
@@ -11,11 +13,14 @@ from medseg.errors import BundleError, ConfigError
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Execution, LabelSettings, PredictOptions
 from medseg.inference.windows.ensemble import AveragedNetwork
+from medseg.layout import Layout
 
 from .configs.deciding import allowed_mirror_axes
 from .load import Bundle, load_bundle
 from .low_resolution import KEY, settings_of
 from .weights import load_into, read_state_dict
+
+_AVERAGED: ContextVar[tuple[Path, ...]] = ContextVar("bundles whose average is being built", default=())
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +52,7 @@ def make_segmenter(
         cases=cases,
         keep_probabilities=probabilities,
     )
-    full = Predictor(bundle.networks(), bundle.preprocessing, settings, execution)
+    full = Predictor(bundle.networks(options.fold), bundle.preprocessing, settings, execution)
     return _locating(bundle, full) if options.fast else full
 
 
@@ -146,7 +151,7 @@ def make_fold_predictor(group: tuple[Bundle, ...], fold: int, device: Any) -> Pr
     networks = []
     for bundle in group:
         path = bundle.layout.fold_weights(fold)
-        network = bundle.untrained_network()
+        network = bundle.network_of(path)
         load_into(network, read_state_dict(path), path)
         networks.append(network.eval())
     settings = replace(group[0].label_settings, postprocessing=())
@@ -183,14 +188,24 @@ def _first_difference(first: dict[Any, Any], second: dict[Any, Any], name: str) 
     return f"{name}::{key}", first.get(key), second.get(key)
 
 
-def averaged_network(bundle_root: str, device: torch.device | str = "cpu") -> AveragedNetwork:
-    """The networks of a bundle with their weights, averaged: what `medseg predict` runs, for inference.json.
+def averaged_network(bundle_root: str, device: torch.device | str = "cpu", fold: int | None = None) -> AveragedNetwork:
+    """The networks of a bundle with their weights, averaged: what `medseg predict` runs, for MONAI's commands.
 
     Args:
         bundle_root: the bundle's folder.
         device: where to put them.
+        fold: only those that were trained without the cases of this fold, for evaluate.json.
 
     Raises:
-        BundleError: a weight file is missing or belongs to another network.
+        BundleError: a weight file is missing or belongs to another network; or the average is one of its own parts.
     """
-    return AveragedNetwork(load_bundle(bundle_root).networks()).eval().to(device)
+    root = Path(bundle_root).resolve()
+    if root in _AVERAGED.get():
+        raise BundleError(
+            f"{Layout(root).inference}: averaged_network averages itself; network_def must be one network"
+        )
+    token = _AVERAGED.set((*_AVERAGED.get(), root))
+    try:
+        return AveragedNetwork(load_bundle(bundle_root).networks(fold)).eval().to(device)
+    finally:
+        _AVERAGED.reset(token)

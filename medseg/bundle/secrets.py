@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PureWindowsPath
@@ -53,12 +53,32 @@ def secrets_of(layout: Layout, *, keep_names: bool = False) -> Secrets:
             folder = content.get(key)
             if isinstance(folder, str) and folder and not folder.startswith(("$", "@", "%")):
                 folders |= dict.fromkeys(_spellings(folder), "data")
+    for text in _strings(contents):
+        if _lies_here(text):  # such as the weights that training began with
+            for spelling in _spellings(text):
+                folders.setdefault(spelling, PureWindowsPath(text).name)
     folders |= dict.fromkeys(_spellings(str(layout.folder.absolute())), ".")
     for spelling in _spellings(str(Path.home())):
         folders.setdefault(spelling, None)
     names = set() if keep_names else set(case_names(layout))
     numbers = enumerate(sorted(names), start=1)
     return Secrets(folders, {name: f"case_{number:04d}" for number, name in numbers})
+
+
+def _strings(node: Any) -> Iterator[str]:
+    nodes = [node]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, str):
+            yield node
+        nodes += node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+
+
+def _lies_here(text: str) -> bool:
+    """Whether a value is the absolute path of something below a folder; an expression is none."""
+    path = PureWindowsPath(text)  # takes both kinds of slashes
+    absolute = text.startswith(("/", "~/")) or bool(path.drive)
+    return absolute and len(path.parts) > 2 and text.isprintable() and not text.startswith("//")
 
 
 def _configurations(layout: Layout) -> list[Path]:

@@ -16,7 +16,7 @@ from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
 STAGED = ".chosen"
-_WEIGHTS = re.compile(r"models/(?!\.)[^/\\]+/fold_\d+/model\.pt")
+_WEIGHTS = re.compile(r"models/((?!\.)[^/\\]+/fold_\d+/)?model\.pt")
 
 
 def staged(path: Path) -> Path:
@@ -65,7 +65,7 @@ def text_of(value: Any) -> bytes:
 
 
 def check_content(layout: Layout, content: Any) -> None:
-    """Refuse anything but configurations of a bundle and weights of its other members. Raises ValueError."""
+    """Refuse anything but configurations of a bundle and weights of its other members and of all as one. Raises ValueError."""
     allowed = [
         layout.train,
         layout.inference,

@@ -15,17 +15,22 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import MedsegError, printable
 from medseg.io import Case
 from medseg.io.behind import case_digest
+from medseg.io.volume import case_name
 
 from .batch import CaseResult
 
 FOLDER = "input"  # what stands for a folder of scans
 READERS = ("pydicom", "nibabel", "highdicom", "SimpleITK")  # their messages quote headers
+COLUMNS = {"image", "label", "name", "subject"}
+LONGEST_LIST = 1 << 22  # bytes of a csv list
+MOST = 20_000  # files of a folder
 SHORTEST = 3  # letters of a name that is looked for inside a message
 
 
@@ -61,22 +66,28 @@ class Mask:
 
     def __init__(self, cases: Sequence[Case], renamed: Sequence[Case], words: Sequence[Any] = ()) -> None:
         self.pairs = list(zip(cases, renamed, strict=True))
-        self.words = [Path(word) for word in words]
+        self.words = [_fixed(Path(word)) for word in words]
 
     @cached_property
     def _table(self) -> dict[str, str]:
         """What is looked for -> what stands for it; made when the first message comes."""
         table: dict[str, str] = {}
-        for path in [*self.words, *(path.parent for case, _ in self.pairs for path in case.images)]:
-            place = path if path.is_dir() else path.parent
+        for word in self.words:
+            table |= dict.fromkeys(_cells(word), FOLDER)
+        places = [(word, word.is_dir()) for word in self.words]
+        places += [(path, False) for case, _ in self.pairs for path in case.images]
+        for path, deep in dict.fromkeys(places):
+            place = path if deep else path.parent
             table |= dict.fromkeys(_spellings(place), FOLDER)
-            for inside in _entries(place):
-                whole = _written(inside) if "." in inside else ()  # any other may be a word of the message
+            for inside in islice(_entries(place, deep=deep), MOST):
+                name = os.path.basename(inside)
+                # a name without a suffix may be a word of the message
+                whole = _written(name) | _written(case_name(Path(name))) if "." in name else ()
                 table |= dict.fromkeys([*_spellings(place / inside), *whole], FOLDER)
         for case, renamed in self.pairs:
             table |= dict.fromkeys(_written(case.name), renamed.name)
             for path in case.images:
-                known = [path, *(path / inside for inside in (_entries(path) if path.is_dir() else ()))]
+                known = [path, *(path / inside for inside in (_entries(path, deep=False) if path.is_dir() else ()))]
                 for one in known:
                     table |= dict.fromkeys([*_spellings(one), *_written(one.name)], renamed.name)
         return {text: name for text, name in table.items() if len(text) >= SHORTEST or os.sep in text.strip("./\\")}
@@ -132,11 +143,28 @@ class Mask:
         return record
 
 
-def _entries(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+def _fixed(word: Path) -> Path:
+    """A word of the command line, or the folder in which its pattern looks."""
+    marked = [number for number, part in enumerate(word.parts) if any(mark in part for mark in "*?[")]
+    return Path(*word.parts[: marked[0]]) if marked and not word.exists() else word
+
+
+def _entries(folder: Path, *, deep: bool) -> Iterator[str]:
+    """What lies in a folder, relative to it; nothing where it cannot be read."""
+    for place, folders, files in os.walk(folder):
+        below = os.path.relpath(place, folder)
+        yield from (name if below == "." else os.path.join(below, name) for name in (*folders, *files))
+        if not deep:
+            return
+
+
+def _cells(path: Path) -> set[str]:
+    """Every text of a csv list: names and paths, which need not exist."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return set()
+    text = path.read_bytes()[:LONGEST_LIST].decode("utf-8", "replace")
+    cells = {cell.strip(" '\"\r\ufeff") for cell in re.split(r"[,;\t\n]", text)}
+    return {form for cell in cells if not cell.replace(".", "").isdigit() for form in _written(cell)} - COLUMNS
 
 
 def _written(text: str) -> set[str]:

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         for fold, metrics in results.items():
             dice = {name: value for name, value in metrics.items() if name.startswith("val_dice")}
             print(f"fold {fold}: " + ", ".join(f"{name} {value:.4f}" for name, value in dice.items()))
-        print(f"next: medseg predict {arguments.bundle} --input scans/ --output labels/")
+        print(_next(arguments.bundle))
     return 0
 
 
@@ -106,3 +106,18 @@ def _list_keys(arguments: argparse.Namespace) -> int:
         line = f"{key.name}={shown(key.value)}"
         print(printable(f"{line:<56} {key.meaning}".rstrip()))
     return 0
+
+
+def _next(bundle: str) -> str:
+    """What to do now, and which networks predict."""
+    from medseg.bundle.catalogue import find_bundle
+    from medseg.layout import Layout
+    from medseg.selection.averaging import finished_folds, predicting_folds
+
+    layout = Layout(find_bundle(bundle))
+    folds = predicting_folds(layout) or finished_folds(layout)
+    predict = f"medseg predict {bundle} --input scans/ --output labels/"
+    if len(folds) < 2:
+        return f"next: {predict}"
+    named = f"folds {', '.join(map(str, folds[:-1]))} and {folds[-1]}"
+    return f"next: medseg cv {bundle}, or {predict}: averages {named}; --fold N takes one"

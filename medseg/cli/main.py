@@ -115,9 +115,9 @@ def _run(words: list[str], verb: str) -> int:
         logging.getLogger(__name__).info("SLURM has started this job again: going on, as with %s", GOES_ON[verb])
     try:
         stranger = stranger_of(arguments)
+        if stranger is not None:
+            return run_confined(words, stranger, arguments)  # its child tells how far it is
         with _progress(arguments.verb):
-            if stranger is not None:
-                return run_confined(words, stranger, arguments)
             return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
         if os.environ.get("MEDSEG_DEBUG"):

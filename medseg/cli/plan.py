@@ -22,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--apply", metavar="BUNDLE", help="take an edited plan.json over into the bundle's other files")
     parser.add_argument("--overwrite", action="store_true", help="set the bundle in --output aside and plan anew")
-    parser.add_argument("--preset", default="mambavision", metavar="NAME", help="network, see `medseg networks`")
-    parser.add_argument("--size", default="nano", metavar="NAME", help="size of the preset (default: nano)")
+    parser.add_argument(
+        "--preset", default=None, metavar="NAME", help="network, see `medseg networks` (default: mambavision)"
+    )
+    parser.add_argument("--size", default=None, metavar="NAME", help="size of the preset (default: nano)")
     parser.add_argument("--memory", type=parse_memory, default=None, metavar="8GB", help="memory of a training step")
     parser.add_argument("--folds", type=int, default=5, help="folds, unless the dataset brings its own (default: 5)")
     parser.add_argument(

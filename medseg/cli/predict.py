@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast", action="store_true", help="find the organs at low resolution first, where the bundle provides it"
     )
+    parser.add_argument(
+        "--fold", type=int, metavar="N", help="one fold's network (default: the average of those that the bundle lists)"
+    )
     parser.add_argument("--engine", default="auto", metavar="E", help="auto (timed), eager, compile or openvino")
     parser.add_argument(
         "--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32 on a CPU, 16 bits on a GPU)"
@@ -85,6 +88,8 @@ def parse_size(text: str) -> int:
     """
     number = text.strip().upper().rstrip("GMKB")
     unit = text.strip().upper()[len(number) :]
+    if not unit and number:
+        raise argparse.ArgumentTypeError(f"{text!r} has no unit; expected such as 8GB or 500MB")
     try:
         return int(float(number) * UNITS[unit])
     except (KeyError, ValueError):
@@ -131,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         max_memory=arguments.max_memory,
         fast=arguments.fast,
+        fold=arguments.fold,
     )
     screen = _Screen(quiet=arguments.quiet or arguments.json)
     with step("opening the bundle") as screen.step:

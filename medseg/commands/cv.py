@@ -299,7 +299,7 @@ def _identity(home: Bundle, bundle: Bundle, fold: int) -> str:
     facts = [
         sha256_of(bundle.layout.fold_weights(fold)),
         dataclasses.asdict(dataclasses.replace(home.label_settings, postprocessing=())),
-        bundle.config.raw.get("network_def"),
+        bundle.own_network_def,
         bundle.preprocessing.to_dict(),
     ]
     return json.dumps(facts, sort_keys=True, default=str)

@@ -26,19 +26,19 @@ from medseg.io.atomic import atomic_path
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
+from medseg.selection.averaging import predicting_configs, write_averaged
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
 
 STEP = "medseg.components.PostprocessLabeld"
-AVERAGE = "medseg.components.averaged_network"
 
 
 def record_choice(result: CrossValidation) -> Layout:
     """Write the choice into `result.bundle`; returns its layout.
 
     `plan.json` and `inference.json` get the post-processing; `inference.json` lists the weights that are averaged (those
-    of another bundle are copied in) and what MONAI's run needs to average them too; `metadata.json` gets the scores;
+    of another bundle are copied in), `models/model.pt` holds them as one network; `metadata.json` gets the scores;
     `docs/cross_validation.json` all of it. A kill at any moment leaves the old choice or the new one.
     """
     layout = result.bundle.layout
@@ -46,7 +46,8 @@ def record_choice(result: CrossValidation) -> Layout:
     files: dict[Path, Any] = {}
     for path in (layout.inference, layout.evaluate):
         if path.is_file():
-            files[path] = _changed(read_json(path), result.selection.steps, models, networks)
+            files[path] = _with_steps(read_json(path), result.selection.steps)
+    files |= predicting_configs(layout, models, networks, configs=files)
     plan = Plan.read(layout.plan)
     plan.inference["postprocessing"] = result.selection.steps
     plan.reasons["inference"] = _reason(result)
@@ -55,7 +56,10 @@ def record_choice(result: CrossValidation) -> Layout:
     metrics = {f"mean_dice_{label.replace(' ', '_')}": round(value, 4) for label, value in means.items()}
     files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": metrics}
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
-    write_together(layout, files, copied)
+    places = [layout.folder / name for name in models]
+    write_averaged([staged(path) if path in copied else path for path in places], staged(layout.weights))
+    write_together(layout, files, [*copied, layout.weights])
+    layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     return layout
 
 
@@ -95,30 +99,18 @@ def _collect_weights(result: CrossValidation) -> tuple[list[str], dict[str, Any]
             with atomic_path(staged(copied[-1])) as temporary:
                 shutil.copyfile(other.layout.fold_weights(fold), temporary)
             models.append(name)
-            networks[name] = other.config.raw["network_def"]
+            networks[name] = other.own_network_def
     return models, networks, copied
 
 
-def _changed(
-    config: dict[str, Any], steps: list[dict[str, Any]], models: list[str], networks: dict[str, Any]
-) -> dict[str, Any]:
-    """inference.json or evaluate.json with the choice in it; made from scratch, so that choosing again replaces it."""
+def _with_steps(config: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """inference.json or evaluate.json with the chosen post-processing, in the place of what was chosen before."""
     transforms = config["postprocessing"]["transforms"]
     kept = [entry for entry in transforms if entry.get("_target_") != STEP]
     if steps:
         place = 1 + next(i for i, entry in enumerate(kept) if str(entry.get("_target_", "")).endswith("RestoreLabeld"))
         kept.insert(place, {"_target_": STEP, "keys": "pred", "steps": steps})
     config["postprocessing"]["transforms"] = kept
-    loader = {"_target_": "CheckpointLoader", "load_path": "@checkpoint", "load_dict": {"model": "@network"}}
-    others = [entry for entry in config["handlers"] if entry.get("_target_") != "CheckpointLoader"]
-    config["models"], config["member_networks"] = models, networks
-    if len(models) > 1:
-        config["network"] = {"_target_": AVERAGE, "bundle_root": "@bundle_root", "device": "@device"}
-        config["handlers"] = others
-    else:
-        config["network"] = "$@network_def.to(@device)"
-        config["checkpoint"] = f"$@bundle_root + '/{models[0]}'"
-        config["handlers"] = [loader, *others]
     return config
 
 

@@ -18,6 +18,7 @@ from medseg.bundle.load import Bundle, Trust, load_bundle
 from medseg.bundle.secrets import scrub, secrets_of
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import atomic_path
+from medseg.transforms.postprocessing import describe
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxscript")}
+CARRY_CONFIG = ("torchscript", "pt2")  # inference.json lies inside the file
 LOGIT_TOLERANCE = 1e-4  # fp32; relative to the largest logit where that is beyond 1
 LABEL_SHARE = 0.999
 
@@ -112,7 +114,8 @@ def _to_pt2(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle:
 
     program = torch.export.export(network, (example,))
     _forget_sources(program.graph_module)
-    torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(_metadata(bundle))})
+    carried = {name: content.decode() for name, content in _extra_files(bundle).items()}
+    torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(_metadata(bundle)), **carried})
     return torch.export.load(str(path)).module()
 
 
@@ -263,6 +266,7 @@ def export_bundle(
     import torch
 
     bundle = load_bundle(path_or_name, trust=trust)
+    _refuse_loss(bundle, to)
     network = bundle.network().eval()
     target = output or bundle.layout.weights.with_suffix(SUFFIXES[to])
     example = torch.rand(1, len(bundle.channels), *bundle.roi_size)
@@ -285,6 +289,22 @@ def export_bundle(
             if written.is_file():
                 scan.refuse(target.with_suffix(written.suffix).name, written.read_bytes(), "it was not kept")
     return Exported(target, to, target.stat().st_size / 1e6, difference, equal, checked_on)
+
+
+def _refuse_loss(bundle: Bundle, to: str) -> None:
+    """A format that holds a network only would lose the bundle's post-processing without a word.
+
+    Raises:
+        BundleError: naming the steps.
+    """
+    if to in CARRY_CONFIG or "preprocessing_def" not in bundle.config:
+        return
+    steps = [f"{describe(step)} for {step.get('labels')}" for step in bundle.label_settings.postprocessing]
+    if steps:
+        raise BundleError(
+            f"{bundle.name}: a {to} file holds the network only, and the post-processing would be lost ({'; '.join(steps)}); "
+            f"export to {' or '.join(CARRY_CONFIG)}, which carry inference.json, or take PostprocessLabeld out of it"
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from medseg.bundle.card import update_figures
 from medseg.bundle.catalogue import find_bundle
+from medseg.bundle.checks.planned import LENGTHS
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
@@ -24,6 +25,7 @@ from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout, RunFolder
 from medseg.planning.folds import number_of_folds
+from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
@@ -172,6 +174,9 @@ def _fit_folds(
         with alone_in(Layout(folder).files_lock), stays_ours(folder):
             keep_definition(folder, config)
             update_figures(folder)
+    if not results and not chosen_over_several(Layout(folder)):
+        with stays_ours(folder):
+            average_finished(Layout(folder))  # the last run may have been ended before it did
     if parent is not None:
         from medseg.tracking.mlflow_logger import close_parent
 
@@ -216,7 +221,9 @@ def _weights_of(source: str | Path) -> str:
     path = Path(source)
     if path.is_file() and path.suffix == ".pt":
         return str(path.resolve())
-    weights = Layout(find_bundle(source)).weights
+    layout = Layout(find_bundle(source))
+    folds = predicting_folds(layout)
+    weights = layout.fold_weights(folds[0]) if folds else layout.weights  # one of those that predict averages
     if not weights.is_file():
         raise BundleError(f"{source}: has no models/model.pt to start from")
     return str(weights.resolve())
@@ -302,6 +309,10 @@ def _tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
         return
     if not RunFolder(run_folder).checkpoint.is_file():
         return
+    if RunFolder(run_folder).budget.is_file():  # the length is the budget's, whatever train.json says
+        earlier, config = (
+            {key: value for key, value in each.items() if key not in LENGTHS} for each in (earlier, config)
+        )
     before, now = (dict(flat_settings(each)) for each in (earlier, json.loads(json.dumps(dict(config)))))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)

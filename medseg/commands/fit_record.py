@@ -20,6 +20,7 @@ from medseg.config import read_json
 from medseg.errors import ConfigError
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
+from medseg.selection.averaging import own_network, replaced_own
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,15 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
             continue
         content = read_json(path)
         shared = [key for key in SHARED_KEYS if key in content and key in config]
-        changes = {key: config[key] for key in shared if content[key] != config[key]}
+        kept = {key: content[key] for key in shared}
+        if "network_def" in kept:
+            kept["network_def"] = own_network(kept["network_def"])
+        changes = {key: config[key] for key in shared if kept[key] != config[key]}
         if changes:
             for key, value in changes.items():
-                log.info("%s: %s is now as trained: %s", path.name, key, _differences(content[key], value))
+                log.info("%s: %s is now as trained: %s", path.name, key, _differences(kept[key], value))
+            if "network_def" in changes:  # of every network that is averaged
+                changes["network_def"] = replaced_own(content["network_def"], changes["network_def"])
             files[path] = content | changes
     plan = _plan_as_trained(layout.plan, config)
     if plan is not None:

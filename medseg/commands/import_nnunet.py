@@ -21,12 +21,12 @@ from medseg.bundle.configs.metadata import make_metadata
 from medseg.bundle.made_here import note_made
 from medseg.bundle.weights import load_into, refuse_misfit
 from medseg.bundle.write import LOGGING_CONF
-from medseg.config import read_json
 from medseg.errors import BundleError, MedsegError
 from medseg.io.atomic import atomic_path, write_json, write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from medseg.planning.plan_check import plan_fault
+from medseg.selection.averaging import use_networks
 
 from .nnunet_folder import DATASET, PLANS, REMEDY, folds_of, read_checkpoint, read_part
 from .nnunet_folder import configuration as named
@@ -67,8 +67,7 @@ def import_nnunet(
         _save(target, state["own"])
         files.append(target.relative_to(layout.folder).as_posix())
     if len(files) > 1:
-        _save(layout.weights, states[0]["own"])  # what `monai.bundle` and exports take
-        write_json(layout.inference, {**read_json(layout.inference), "models": files})
+        use_networks(layout, files, {})
     note_made(layout.folder)
     return layout
 

@@ -127,7 +127,9 @@ def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_na
     name, version = bundle_name(folder), str(read_metadata(folder).get("version", "0.0.0"))
     target = output or Path(f"{name}_v{version}.zip")
     contents = clean_files(folder, keep_names=keep_names)
-    if not layout.safetensors.is_file():
+    if not (
+        layout.safetensors.is_file() or len(read_json(layout.inference).get("models") or ()) > 1
+    ):  # listed files are read instead
         contents |= _as_safetensors(layout)
     sums = []
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -29,6 +29,7 @@ from medseg.types import FilePath
 from .plan_place import check_place, put_bundle
 
 log = logging.getLogger(__name__)
+DEFAULT_PRESET, DEFAULT_SIZE = "mambavision", "nano"
 MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
 
 
@@ -36,8 +37,8 @@ def plan_bundle(
     data: FilePath,
     output: FilePath,
     *,
-    preset: str = "mambavision",
-    size: str = "nano",
+    preset: str | None = None,
+    size: str | None = None,
     memory_bytes: float | None = None,
     folds: int = 5,
     device: str = "auto",
@@ -52,7 +53,7 @@ def plan_bundle(
     Args:
         data: the dataset's folder, in a layout of `medseg.datasets.DATASETS`.
         output: the bundle's folder; new, empty, or a bundle that is neither trained nor edited.
-        preset, size: the network.
+        preset, size: the network; default mambavision, nano.
         memory_bytes: what a training step may hold; then measured by a dry run, else estimated.
         folds: number of folds when the dataset brings no splits.
         device: where it will be trained.
@@ -69,6 +70,8 @@ def plan_bundle(
     """
     output = Path(output)
     gpu = choose_device(device).type == "cuda"
+    chosen = [word for word, value in (("preset", preset), ("size", size)) if value is not None]
+    preset, size = preset or DEFAULT_PRESET, size or DEFAULT_SIZE
     name = _bundle_name(output)
     check_place(output, overwrite=overwrite)
     dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
@@ -81,6 +84,7 @@ def plan_bundle(
     request = {
         "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
         "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
+        "chosen": chosen,
         "preset_strides": _preset_strides(preset, size, dims, dataset),
     }  # fmt: skip
 

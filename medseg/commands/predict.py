@@ -160,7 +160,8 @@ def predict_here(
     """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
     opened = load_bundle(str(bundle), trust=trust).of_shown_files()
     gaps = takes_missing_channels(opened.config, opened.plan)
-    cases = find_inputs(words, channels=opened.channels, gaps=gaps)
+    with Mask([], [], words).over_messages() if anonymous_names else nullcontext():
+        cases = find_inputs(words, channels=opened.channels, gaps=gaps)
     mask = None
     if anonymous_names:
         renamed = anonymous(cases)
@@ -177,7 +178,7 @@ def predict_here(
     job = Job(
         segmenter=segmenter,
         labels=opened.labels,
-        model=model_facts(opened),
+        model=model_facts(opened, options.fold),
         options=outputs,
         request=options.request() | {"bundle": deciding_facts(opened, options)},
         progress=progress,
@@ -214,7 +215,7 @@ def _run(
     return result
 
 
-def model_facts(bundle: Bundle) -> dict[str, Any]:
+def model_facts(bundle: Bundle, fold: int | None = None) -> dict[str, Any]:
     """Name, version and SHA-256 of the weights.
 
     Raises:
@@ -222,7 +223,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     """
     from medseg.bundle.weights import sha256_of
 
-    files = bundle.weight_files
+    files = bundle.files_for(fold)
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing: train the bundle with `medseg fit`, or put its weights there")

@@ -5,7 +5,6 @@ write_report("report.html", "Demo", [scores_section(evaluation), timings_section
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,47 +21,29 @@ from . import figures
 from .practice import PracticeCard
 from .result import CaseScores, Evaluation
 from .scores import DEFINITIONS, METRICS
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #8884; }
-table { border-collapse: collapse; margin: .6rem 0; }
-th, td { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #8884; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.quiet { opacity: .7; font-size: .9em; }
-.scroll { overflow-x: auto; }
-figure { margin: .8rem 0; display: inline-block; vertical-align: top; max-width: 100%; }
-figcaption { font-size: .85em; opacity: .8; }
-img, svg { max-width: 100%; height: auto; }
-svg { background: white; }
-.yes::before { content: "\\2713  "; color: #009E73; }
-.no::before { content: "\\2717  "; color: #D55E00; }
-.unknown::before { content: "?  "; }
-"""
+from .templates import markup, render
 
 WIDEST = 8  # labels side by side in the table of cases
 
 
 @dataclass
 class Section:
-    """A heading and what stands below it, as HTML; the methods add escaped content."""
+    """A heading and what stands below it, as HTML; the methods add content, whose text is escaped by the templates."""
 
     title: str
     parts: list[str] = field(default_factory=list)
 
     def text(self, words: str, *, quiet: bool = False) -> Section:
         """Add a paragraph."""
-        self.parts.append(f"<p{' class=quiet' if quiet else ''}>{html.escape(words)}</p>")
-        return self
+        return self._add("text", words=words, quiet=quiet)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Section:
         """Add a table; floats are right-aligned with four digits, NaN is a dash."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-        body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
-        self.parts.append(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>')
-        return self
+        return self._add("table", header=header, rows=[[_cell(value) for value in row] for row in rows])
+
+    def folded(self, words: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Section:
+        """Add a table that a reader opens."""
+        return self._add("folded", words=words, inside=Section("").table(header, rows).parts)
 
     def figure(self, picture: str, caption: str = "") -> Section:
         """Add a picture: SVG text or a `data:` address, as `figures` gives them.
@@ -70,30 +51,19 @@ class Section:
         Raises:
             ValueError: something else, such as a path: the page must hold its pictures.
         """
-        if picture.startswith("<svg"):
-            content = picture
-        elif picture.startswith("data:image/"):
-            content = f'<img src="{picture}" alt="{html.escape(caption, quote=True)}">'
-        else:
+        if not picture.startswith(("<svg", "data:image/")):
             raise ValueError(f"a picture is SVG text or a data: address, not {picture[:40]!r}")
-        self.parts.append(f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>")
+        return self._add("figure", picture=markup(picture) if picture.startswith("<svg") else picture, caption=caption)
+
+    def _add(self, template: str, **values: object) -> Section:
+        self.parts.append(render(template, **values))
         return self
 
 
 def write_report(path: FilePath, title: str, sections: Sequence[Section | None], *, subtitle: str = "") -> Path:
     """Write the page, atomically; None among the sections is left out. Returns the path."""
-    body = "".join(
-        f"<section><h2>{html.escape(section.title)}</h2>{''.join(section.parts)}</section>"
-        for section in sections
-        if section is not None
-    )
-    page = (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        f"<h1>{html.escape(title)}</h1><p class=quiet>{html.escape(subtitle)}</p>{body}"
-        f"<p class=quiet>written by medseg {__version__}; a research tool, not a medical device</p></body></html>"
-    )
-    write_text(path, page)
+    kept = [section for section in sections if section is not None]
+    write_text(path, render("page", title=title, subtitle=subtitle, sections=kept, version=__version__))
     return Path(path)
 
 
@@ -152,9 +122,7 @@ def cases_section(
         own = [f"{worst}: {defined[worst]:.4f}"] if narrow else [values.get(label, math.nan) for label in labels]
         rows.append([case.name + stamps.get(case.name, ""), *([case.mean(metric)] if len(labels) > 1 else []), *own])
     header = ["case", *(["mean over labels"] if len(labels) > 1 else []), *(["worst label"] if narrow else labels)]
-    inner = Section("").table(header, rows).parts
-    words = f"{_heading(metric)} of {len(rows)} cases, worst first"
-    section.parts.append(f"<details><summary>{html.escape(words)}</summary>{''.join(inner)}</details>")
+    section.folded(f"{_heading(metric)} of {len(rows)} cases, worst first", header, rows)
     if stamps:
         section.text("".join(f"{name}{stamp} " for name, stamp in sorted(stamps.items())))
     left = sorted({case.name for case in evaluation.cases} - shown)
@@ -241,14 +209,8 @@ def facts_section(title: str, facts: Mapping[str, object]) -> Section:
 
 def practice_section(card: PracticeCard, *, title: str = "Practice card") -> Section:
     """What was done and what was not."""
-    section = Section(title)
     marks = {True: "yes", False: "no", None: "unknown"}
-    rows = "".join(
-        f'<tr><td class="{marks[done]}">{html.escape(name)}</td><td>{html.escape(text)}</td></tr>'
-        for name, done, text in card.rows()
-    )
-    section.parts.append(f"<table>{rows}</table>")
-    return section
+    return Section(title)._add("marks", rows=[(marks[done], name, text) for name, done, text in card.rows()])
 
 
 def _heading(metric: str) -> str:
@@ -263,9 +225,8 @@ def _interval(mean: float, low: float, high: float) -> str:
     return f"{mean:.4f}" + ("" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]")
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> tuple[bool, str]:
+    """Whether a value is a number, and how it is written."""
     if isinstance(value, float):
-        return f'<td class="number">{"-" if math.isnan(value) else f"{value:.4f}"}</td>'
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f'<td class="number">{value}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
+        return True, "-" if math.isnan(value) else f"{value:.4f}"
+    return isinstance(value, int) and not isinstance(value, bool), str(value)

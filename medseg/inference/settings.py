@@ -82,6 +82,7 @@ class PredictOptions:
         precision: fp32, bf16, fp16.
         max_memory: bytes for the logits.
         slab_type: auto, float32, float16.
+        fold: one fold's network in place of all that the bundle averages.
         fast: let the bundle's low-resolution network find the box in which the full-resolution one works.
     """
 
@@ -94,6 +95,7 @@ class PredictOptions:
     max_memory: int | None = None
     slab_type: str = "auto"
     fast: bool = False
+    fold: int | None = None
 
     def check(self) -> None:
         """Refuse what no model can do, before anything is read.
@@ -114,4 +116,5 @@ class PredictOptions:
     def request(self) -> dict[str, Any]:
         """The settings that decide the labels (not how fast they come), for `--continue`."""
         asked = {"overlap": self.overlap, "mirror": self.mirror, "precision": self.precision, "slab": self.slab_type}
-        return asked | ({"fast": True} if self.fast else {})
+        asked |= {"fast": True} if self.fast else {}
+        return asked | ({} if self.fold is None else {"fold": self.fold})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 # What Excel, LibreOffice and Google Sheets take for the beginning of a formula, also after blanks; full-width forms too.
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212")
 CONTROLS = ("\t", "\n", "\0")
+# Where commas are decimal marks, spreadsheets also end a cell at a semicolon or a tab.
+INSIDE = re.compile(rf"((?:;|(?<=[\s\S])\t)[ \u00a0\ufeff\u200b]*)(?=[{re.escape(''.join(FORMULA))}])")
 
 
 def text_cell(value: Any) -> Any:
@@ -19,5 +22,6 @@ def text_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     value = value.replace("\r\n", "\n").replace("\r", "\n")  # a lone return ends a row for some readers, quoted or not
+    value = INSIDE.sub(r"\1'", value)
     begins = value.lstrip(" \u00a0\ufeff\u200b")
     return f"'{value}" if begins.startswith(FORMULA) or value.startswith(CONTROLS) else value

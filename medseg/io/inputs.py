@@ -106,7 +106,7 @@ BESIDE = "lies on the grid of the DICOM series beside it, as its mask or copy do
 def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
     """Cases of a folder and its sub-folders; a sub-folder's cases carry its name when one name alone would repeat."""
     if (folder / LIST).is_file():
-        return [replace(case, label=None) for case in read_case_list(folder / LIST)]
+        return [replace(case, label=None) for case in read_case_list(folder / LIST, gaps=wanted.gaps)]
     found: list[tuple[Path, Case]] = []
     ours: set[Path] = set()
     met: list[Path] = []
@@ -117,11 +117,12 @@ def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
             continue
         ours |= outputs_in(place)
         files = sorted(one for one in place.iterdir() if one.is_file() and not is_temporary(one))
+        met += [one for one in files if one in ours and is_volume_file(one)]
+        files = [one for one in files if one not in ours]
         maps = _label_maps(place, files, inside=place != folder)
         left_out += len(maps)
-        files = [one for one in files if one not in maps]
-        met += [one for one in files if one in ours and is_volume_file(one)]
-        found += [(place, case) for case in _cases_at(place, [one for one in files if one not in ours], wanted, folder)]
+        kept = [one for one in files if one not in maps]
+        found += [(place, case) for case in _cases_at(place, kept, wanted, folder)]
     _say_left_out(folder, met, OURS)
     if left_out:
         log.info("%s: %d label maps lie beside the images and are left out", folder, left_out)
@@ -158,7 +159,16 @@ def _cases_at(place: Path, files: list[Path], wanted: Wanted, root: Path) -> lis
     ):
         return [Case(readable_name(place.name), tuple(volumes))]  # one folder per patient
     one_case = _channels_of(place, volumes, wanted, root) if volumes and wanted.count > 1 else None
-    return [*cases, one_case] if one_case else [*cases, *_grouped(volumes, wanted)]
+    if one_case is not None:
+        return [*cases, one_case]
+    rest = _grouped(volumes, wanted)
+    if (
+        place != root
+        and len(volumes) == len(rest) == wanted.count == 1
+        and case_name(volumes[0]).lower() in IMAGE_WORDS
+    ):
+        rest = [Case(readable_name(place.name), tuple(volumes))]  # one folder per patient
+    return [*cases, *rest]
 
 
 def _on_grid_of(series: Path, volume: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from medseg.errors import ConfigError, ResourceError, UnreadableFileError
+from medseg.free_memory import free_memory
 
 # 512 x 512 x 5700: beyond any clinical scan, within what a workstation holds as float32 (6 GB)
 MAX_VOXELS = 1_500_000_000
@@ -50,9 +51,7 @@ def check_memory(path: Path, needed_bytes: int) -> None:
     """Refuse an array that this machine cannot hold now. Raises ResourceError with both numbers."""
     if needed_bytes < _ASK_ABOVE_BYTES:
         return
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
+    free = free_memory()
     if needed_bytes > free:
         raise ResourceError(
             f"{path}: needs {needed_bytes / 2**30:.1f} GiB for its voxels, {free / 2**30:.1f} GiB of memory are free; "

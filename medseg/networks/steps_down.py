@@ -175,7 +175,8 @@ class PatchMerging(nn.Module):
 
     Args:
         site, channels_in, stride: as in every entry; the stride is 1 or 2 per axis.
-        order: `raster`, or `monai` for the order of the cube's corners that MONAI's weights are written in.
+        order: `raster`, or `monai` for the order of corners that MONAI's weights are written in; `monai_cube` is that of
+            0.1, which had it only where three axes are halved.
     """
 
     corners: Tensor
@@ -185,12 +186,13 @@ class PatchMerging(nn.Module):
         if max(stride) > 2:
             raise ConfigError(f"patch merging: found stride {stride}, expected 1 or 2 per axis")
         corners = list(range(math.prod(stride)))
-        if order not in ("raster", "monai"):
-            raise ConfigError(f"patch merging: found order {order!r}, expected raster or monai")
-        if order == "monai" and tuple(stride) == (2, 2, 2):
+        if order not in ("raster", "monai", "monai_cube"):
+            raise ConfigError(f"patch merging: found order {order!r}, expected raster, monai or monai_cube")
+        halved = sum(s > 1 for s in stride)
+        if order != "raster" and halved == 3:
             corners = [0, 4, 2, 1, 6, 5, 3, 7]  # corner (x, y, z) of a cube is number 4 x + 2 y + z
-        elif order == "monai" and tuple(stride) == (2, 2):
-            corners = [0, 2, 1, 3]  # the first axis fastest
+        elif order == "monai" and halved == 2:
+            corners = [0, 2, 1, 3]  # the first of the two axes fastest
         self.stride = list(stride)
         self.norm = nn.LayerNorm(len(corners) * channels_in)
         self.reduction = nn.Linear(len(corners) * channels_in, site.width, bias=False)

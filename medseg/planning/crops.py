@@ -44,6 +44,7 @@ def choose_roi_size(
     voxels: float,
     *,
     least: Sequence[int] | None = None,
+    limit: str = "the budget",
 ) -> tuple[list[int], str]:
     """The largest crop of at most `voxels` that covers the median case, or as much of it as fits, nearly cubic in mm.
 
@@ -53,6 +54,7 @@ def choose_roi_size(
         divisor: each axis becomes a multiple of this.
         voxels: upper bound of the crop's volume.
         least: lower bound per axis: twice the network's total stride, so that its deepest maps are no single voxels.
+        limit: what bounds the volume, for the reason.
     """
     least = [max(low, d) for low, d in zip(least or divisor, divisor, strict=True)]
 
@@ -70,10 +72,13 @@ def choose_roi_size(
             break
         roi[axis] -= divisor[axis]
     share = math.prod(roi) / math.prod(shape)
-    return (
-        roi,
-        f"the largest nearly cubic crop within the budget of {voxels / 1e6:.2g} million voxels; {share:.0%} of the median case",
-    )
+    if math.prod(roi) > voxels:
+        return (
+            roi,
+            f"the smallest crop that the network takes, above what {limit} asks for; {share:.0%} of the median case",
+        )
+    kind = f"the largest nearly cubic crop of at most {voxels / 1e6:.2g} million voxels"
+    return roi, f"{kind}, which {limit} allows; {share:.0%} of the median case"
 
 
 def choose_crops(
@@ -101,7 +106,19 @@ def choose_crops(
     if not gpu and memory_bytes is None and voxels > CPU_STEP_VOXELS:
         voxels, limit = CPU_STEP_VOXELS, "the time a step takes without a GPU"
     least = [2 * step for step in total_strides]
-    roi_size, why_roi = choose_roi_size(shape, spacing, divisor, voxels / LEAST_BATCH[dims], least=least)
+    roi_size, why_roi = choose_roi_size(shape, spacing, divisor, voxels / LEAST_BATCH[dims], least=least, limit=limit)
     batch_size = int(max(2, min(voxels // math.prod(roi_size), MOST_BATCH[dims, gpu])))
-    why_batch = f"as many crops of {math.prod(roi_size) / 1e6:.2g} million voxels as {limit} allows, at least 2"
+    why_batch = _why_batch(batch_size, math.prod(roi_size), voxels, limit, MOST_BATCH[dims, gpu])
     return roi_size, batch_size, why_roi, why_batch
+
+
+def _why_batch(batch_size: int, crop: int, voxels: float, limit: str, most: int) -> str:
+    """What decided the batch: the limit, the most crops that a step is given, or the least."""
+    crops = f"crops of {crop / 1e6:.2g} million voxels"
+    if batch_size == most and voxels // crop >= most:
+        return f"{most} {crops}, the most that are planned for a step; {limit} would allow {int(voxels // crop)}"
+    if voxels // crop < batch_size:
+        return (
+            f"{batch_size} {crops}, the least that are planned for a step, though {limit} allows {int(voxels // crop)}"
+        )
+    return f"as many {crops} as {limit} allows"

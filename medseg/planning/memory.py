@@ -56,7 +56,8 @@ def measure_step(
     what = f"a training step of batch {batch_size} at roi_size {list(roi_size)}"
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "medseg.planning.memory", job],
+            # -P: no module out of the working directory
+            [sys.executable, "-P", "-m", "medseg.planning.memory", job],
             capture_output=True, text=True, check=False, timeout=timeout_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:

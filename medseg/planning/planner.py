@@ -52,6 +52,7 @@ class Request:
         preset_strides: of the preset in these dimensions, per level and axis.
         stages: 1 for full resolution only, 2 for a low-resolution network before it.
         missing_channels: `zero` trains cases that lack a channel, `error` refuses them.
+        chosen: which of these a person gave, for the reasons; the others are defaults.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Request:
     preset_strides: Sequence[Sequence[int]] = DEFAULT_STRIDES
     stages: int | None = None
     missing_channels: str = "error"
+    chosen: Sequence[str] = ()
 
 
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str, list[str]]], **request: Any) -> Plan:
@@ -134,7 +136,7 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
         "mixer": None,
     }
     outputs = "region" if dataset.regions else "label and background"
-    reasons["network"] = f"the preset asked for ({asked.preset}, {asked.size}); one output per {outputs}"
+    reasons["network"] = f"{_why_network(asked)}; one output per {outputs}"
     if anisotropic:
         network["strides"] = strides
         reasons["network"] += "; strides spare the coarse axis until it is within 2x of the finest"
@@ -142,6 +144,12 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
         network["roi_size"] = list(roi_size)
         reasons["network"] += "; its weights belong to this patch, whose coarse maps have channels for tokens"
     return {"spacing": grid.spacing, "roi_size": roi_size, "batch_size": batch_size, "network": network}
+
+
+def _why_network(asked: Request) -> str:
+    preset = "the preset asked for" if "preset" in asked.chosen else "medseg's default preset"
+    size = "the size asked for" if "size" in asked.chosen else "the default size"
+    return f"{preset}, {asked.preset}, in {size}, {asked.size}"
 
 
 def _affordable(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from medseg.networks import MIXERS, PRESETS
 from medseg.networks.recipe import Layer, Replace, TokensOrChannels
 
 from .fingerprint import Fingerprint
+from .sides import tells_sides
 
 # Share of training crops of a multi-channel dataset with absent channels that lose one more at random.
 CHANNEL_DROPOUT = 0.2
@@ -112,12 +112,12 @@ def _mixes(layer: Layer) -> bool:
 
 def choose_augmentation(labels: Sequence[str], spacing: Sequence[float], gpu: bool) -> tuple[dict[str, Any], str]:
     """Strength by the length of training; no mirroring where labels tell left from right."""
-    sided = [name for name in labels if re.search(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", name.lower())]
+    sided = tells_sides(labels)
     settings: dict[str, Any] = {"preset": "default" if gpu else "light"}
     if len(set(spacing)) > 1:
         settings["spacing"] = list(spacing)
     if sided:
-        return settings | {"mirror": 0.0}, f"no mirroring, since label {sided[0]!r} tells left from right"
+        return settings | {"mirror": 0.0}, f"no mirroring, since label {sided!r} tells left from right"
     if gpu:
         return settings, "the usual recipe, mirrored along every axis, for a long training"
     return settings | {

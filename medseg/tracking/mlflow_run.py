@@ -18,7 +18,7 @@ from medseg.config import read_json
 from medseg.layout import Layout, RunFolder
 
 from .outbox import Entry, ForgottenError, RefusedError
-from .own_store import artifact_place, database, dispose, ensure_store, knows_run, sqlite_uri
+from .own_store import artifact_place, database, dispose, ensure_store, is_made, knows_run, sqlite_uri
 from .run_record import write_run_id
 from .run_report import curves_picture, plan_record, run_page
 
@@ -106,7 +106,7 @@ class MlflowRun:
 
     def _connect(self) -> None:
         own = self.destination.is_own
-        if self.inner is not None and (not own or database(self.destination.store).is_file()):
+        if self.inner is not None and (not own or is_made(self.destination.store)):
             return
         for name in QUIET:  # MLflow's import sets its loggers to INFO; what fails is told by the outbox
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -142,15 +142,16 @@ class MlflowRun:
                 raise
             self.earlier = None
             return self._open(None)
+        _open_on_runs(inner)
         self.inner, self.run_id, self.resumed = inner, run_id, earlier is not None
         folder = to.store / to.run_name
         if to.notes_id and folder.is_dir():
             write_run_id(folder, run_id, str(inner.name))
 
     def _forget(self) -> None:
+        self._stop_monitor()
         if self.inner is not None:
             dispose(self.inner)
-        self._stop_monitor()
         self.inner = None
 
     def _send_metrics(self, entry: Entry) -> None:
@@ -223,3 +224,11 @@ class MlflowRun:
         assert self.inner is not None
         self._stop_monitor()
         self.inner.finalize(entry.content["status"])
+
+
+def _open_on_runs(logger: MLFlowLogger) -> None:
+    """Let MLflow's page of the experiment open on training runs and not on traces of language models."""
+    key, value = "mlflow.experimentKind", "custom_model_development"
+    found = logger.experiment.get_experiment(logger.experiment_id)
+    if found is not None and key not in found.tags:
+        logger.experiment.set_experiment_tag(logger.experiment_id, key, value)

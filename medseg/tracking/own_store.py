@@ -59,6 +59,14 @@ def _without_question_mark(folder: Path) -> Path:
     return link
 
 
+def is_made(store: Path) -> bool:
+    """Whether the store is there; SQLite makes an empty file where one was removed under an open connection."""
+    try:
+        return database(store).stat().st_size > 0
+    except OSError:
+        return False
+
+
 def ensure_store(store: Path) -> None:
     """Make the store where there is none, whole or not at all; one process at a time.
 
@@ -69,7 +77,7 @@ def ensure_store(store: Path) -> None:
     with alone_in(store / LOCK):
         set_foreign_store_aside(store)
         file = database(store)
-        if file.is_file():
+        if is_made(store):
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

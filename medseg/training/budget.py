@@ -22,12 +22,12 @@ from medseg.config import read_json
 from medseg.errors import BundleError
 from medseg.inference.windows.places import per_axis, window_size, window_starts
 from medseg.io.atomic import write_json
+from medseg.layout import RunFolder
 
 from .datamodule import SegmentationData, collate
 from .module import SegmentationModule
 
 log = logging.getLogger(__name__)
-FILE = "budget.json"
 PROBE_STEPS = 6
 WARM_STEPS = 2
 # The probe itself stops after this share of the budget, with two steps at least.
@@ -36,6 +36,8 @@ PROBE_SHARE = 0.1
 RESERVE = 0.06
 # One validation takes at most this share of what is left; beyond it fewer cases are validated.
 VALIDATION_SHARE = 0.3
+# With fewer planned epochs than this the training is cut into shorter ones, after each of which it is timed again.
+FEW, PARTS, LEAST_STEPS = 4, 8, 4
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Length:
         max_epochs: epochs.
         steps_per_epoch: steps of each, fewer than planned only where one planned epoch is too long; None for all.
         validation_cases: cases of a validation, the first ones of the fold; None for all.
+        val_interval: epochs between validations where epochs are shorter than planned; None for the planned number.
     """
 
     budget_s: float
@@ -57,6 +60,7 @@ class Length:
     max_epochs: int
     steps_per_epoch: int | None = None
     validation_cases: int | None = None
+    val_interval: int | None = None
 
 
 def fit_into_budget(
@@ -79,7 +83,7 @@ def fit_into_budget(
     Raises:
         BundleError: the note of the earlier run cannot be read.
     """
-    record = folder / FILE
+    record = RunFolder(folder).budget
     if record.is_file():
         return keep_to_recorded(trainer, folder)
     step_s = _time_steps(module, data, trainer, PROBE_SHARE * budget_s)
@@ -106,10 +110,10 @@ def keep_to_recorded(trainer: pl.Trainer, folder: Path) -> Length:
         BundleError: the note cannot be read.
     """
     try:
-        length = Length(**read_json(folder / FILE))
+        length = Length(**read_json(RunFolder(folder).budget))
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(
-            f"{folder / FILE}: cannot be read as the length of this training ({error}); train without --resume."
+            f"{RunFolder(folder).budget}: cannot be read as the length of this training ({error}); train without --resume."
         ) from error
     _set(trainer, length)
     return length
@@ -134,15 +138,22 @@ def choose_length(
         validation_s -= case_s[cases]
     training_s = left - validation_s
     epochs = int(training_s / (steps * step_s + validation_s / interval))
-    if epochs < 1:
-        epochs, steps = 1, min(steps, max(1, int(training_s / step_s)))
-    return Length(budget_s, step_s, validation_s, epochs, steps, cases)
+    if epochs >= FEW:
+        return Length(budget_s, step_s, validation_s, epochs, steps, cases)
+    whole = max(1, int((training_s - epochs // interval * validation_s) / step_s))
+    parts = max(1, min(PARTS, whole // LEAST_STEPS))
+    short = max(1, min(steps, whole // parts))
+    # as often as planned, but once at least
+    between = parts if epochs <= interval else max(1, round(interval * steps / short))
+    return Length(budget_s, step_s, validation_s, max(1, whole // short), short, cases, between)
 
 
 def _set(trainer: pl.Trainer, length: Length) -> None:
     trainer.fit_loop.max_epochs = length.max_epochs
     if length.steps_per_epoch is not None:
         trainer.limit_train_batches = length.steps_per_epoch
+    if length.val_interval is not None:
+        trainer.check_val_every_n_epoch = length.val_interval
     if length.validation_cases is not None:
         trainer.limit_val_batches = -(-length.validation_cases // trainer.world_size)
 

@@ -19,12 +19,14 @@ from medseg.errors import BundleError, ConfigError, MedsegError, ResourceError
 from medseg.interruption import deferred
 from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
+from medseg.selection.averaging import average_finished
 from medseg.tracking.manifest import make_manifest
 from medseg.tracking.mlflow_logger import RunLogger
 from medseg.tracking.privacy import without_paths
+from medseg.tracking.run_settings import run_settings
 
-from .budget import FILE as BUDGET
 from .budget import fit_into_budget, keep_to_recorded
+from .budget_keeper import KeepBudget, missed
 from .callbacks import defined_metrics
 from .checkpoint_io import AtomicCheckpointIO, progress_of, write_weights
 from .data_record import changes_since, data_hash
@@ -33,6 +35,7 @@ from .early_stop import EarlyStop
 from .initialize import load_matching
 from .module import SegmentationModule
 from .processes import claim_run, is_helper
+from .run_files import draw, kept_log, note_length
 from .stop import StopOnSignal
 from .trainer import run_folder
 
@@ -70,41 +73,40 @@ def run_fit(
         ResourceError: the run's folder cannot be written, another process trains this fold, or a loader process died; the
             case it read is named.
     """
+    started = time.monotonic()
+    folder = run_folder(bundle_root, fold)
+    start = Start(bundle_root, fold, folder, started, resume, budget_s, pretrained, tuple(partial))
     with claim_run(bundle_root, fold):
-        start = Start(resume, budget_s, pretrained, tuple(partial))
-        return _run(trainer, module, data, start, bundle_root=bundle_root, fold=fold)
+        if start.resume and RunFolder(folder).checkpoint.is_file() and not is_helper():
+            start = _start_anew_on_other_data(start, trainer, data)
+        if trainer.is_global_zero:
+            prepare_run_folder(folder, keep=start.resume)
+        with kept_log(folder, writes=trainer.is_global_zero):
+            return _run(trainer, module, data, start)
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a run begins: see `run_fit`."""
+    """How a run begins: the arguments of `run_fit`, the run's folder, and when the clock was started."""
 
+    bundle_root: str
+    fold: int
+    folder: Path
+    started: float
     resume: bool
     budget_s: float | None
     pretrained: str | None
     partial: tuple[str, ...] = ()
 
 
-def _run(
-    trainer: pl.Trainer,
-    module: SegmentationModule,
-    data: SegmentationData,
-    start: Start,
-    *,
-    bundle_root: str,
-    fold: int,
-) -> dict[str, Any]:
-    started = time.monotonic()
-    folder = run_folder(bundle_root, fold)
+def _run(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationData, start: Start) -> dict[str, float]:
+    folder, resume = start.folder, start.resume
     checkpoint = RunFolder(folder).checkpoint
-    if start.resume and checkpoint.is_file() and not is_helper():
-        start = _start_anew_on_other_data(start, trainer, data, folder)
-    resuming = start.resume and checkpoint.is_file()
-    if start.resume and not resuming:
-        log.info("fold %d: nothing to resume in %s, starting", fold, folder)
+    resuming = resume and checkpoint.is_file()
+    if resume and not resuming:
+        log.info("fold %d: nothing to resume in %s, starting", start.fold, folder)
     if trainer.is_global_zero:
-        prepare_run_folder(folder, keep=start.resume)
-        for place in (folder, *weights_folders(bundle_root, fold)):
+        for place in (folder, *weights_folders(start.bundle_root, start.fold)):
             remove_leftovers(place)  # of a run that was killed while it wrote
     if resuming:
         data.first_epoch, data.first_step = progress_of(checkpoint)
@@ -112,27 +114,41 @@ def _run(
     if start.pretrained is not None and not resuming:
         weights, record = Path(start.pretrained), RunFolder(folder).initialization
         load_matching(module.network, weights, record=record, partial=start.partial)
-    if resuming and (folder / BUDGET).is_file():
+    keepers = [callback for callback in trainer.callbacks if isinstance(callback, KeepBudget)]  # type: ignore[attr-defined]
+    for keeper in keepers:
+        keeper.started = start.started
+    if resuming and RunFolder(folder).budget.is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
     elif start.budget_s is not None:
-        fit_into_budget(start.budget_s, module, data, trainer, folder, started=started)
+        length = fit_into_budget(start.budget_s, module, data, trainer, folder, started=start.started)
+        for keeper in keepers:
+            keeper.begin(start.budget_s, length.validation_s, trainer.check_val_every_n_epoch or 1)
     if trainer.is_global_zero:
+        note_length(folder, trainer, steps_per_epoch(trainer, data))
         _record(trainer, module, data, folder, resuming=resuming)
     _train(trainer, module, data, checkpoint if resuming else None)
     metrics = defined_metrics(trainer)
     if resuming and _nothing_was_left(checkpoint, trainer, module):
         metrics = last_metrics(folder)
     if trainer.is_global_zero:
-        _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
+        note_length(folder, trainer, steps_per_epoch(trainer, data))
+        if start.budget_s is not None and not resuming:
+            why = missed(length, time.monotonic() - start.started, trainer)
+            if why is not None:
+                log.warning("fold %d %s", start.fold, why)
+        _write_results(
+            trainer, module, start.bundle_root, start.fold, metrics, seconds=time.monotonic() - start.started
+        )
     return metrics
 
 
-def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: SegmentationData, folder: Path) -> Start:
+def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: SegmentationData) -> Start:
     """A run goes on with the data that it was started with; with others it begins again, and what it had is set aside.
 
     Raises:
         ConfigError: several processes train together: they have looked at the checkpoint already.
     """
+    folder = start.folder
     data.prepare_data()  # errors of a file are told by its case
     changed = changes_since(folder, data.record)
     if not changed:
@@ -192,15 +208,16 @@ def _write_results(
     *,
     seconds: float,
 ) -> None:
-    """Weights of the fold, `models/model.pt` for predict, and result.json."""
+    """Weights of the fold, result.json, and `models/model.pt` for predict, which averages every finished fold."""
     state = {name: tensor for name, tensor in module.network.state_dict().items()}
     layout = Layout(Path(bundle_root))
-    for path in (layout.fold_weights(fold), layout.weights):
-        write_weights(state, path)
+    write_weights(state, layout.fold_weights(fold))
     facts: dict[str, Any] = {"seconds": round(seconds, 1), "steps": trainer.global_step, **metrics}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         facts |= callback.facts() if isinstance(callback, EarlyStop) else {}
     write_json(layout.run(fold).result, facts)
+    draw(layout.run_folder(fold))
+    average_finished(layout)
     log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
 
 
@@ -287,7 +304,9 @@ def _record(
     write_json(run.manifest, manifest)
     logger = trainer.logger
     if logger is not None and hasattr(logger, "log_file"):
-        logger.log_once({key: value for key, value in manifest.items() if not isinstance(value, dict)})  # type: ignore[attr-defined]
+        settings = run_settings(read_json(run.config)) if run.config.is_file() else {}
+        plain = {key: value for key, value in manifest.items() if not isinstance(value, dict)}
+        logger.log_once({**settings, **plain})  # type: ignore[attr-defined]
         if run.manifest.is_file():
             logger.log_file(run.manifest)
         if run.config.is_file():

@@ -18,6 +18,7 @@ from medseg.tracking.names import metric_name
 from medseg.transforms.classes import class_names, class_values
 from medseg.transforms.regions import region_masks
 
+from .budget_keeper import KeepBudget
 from .checkpoint_io import steps_inside
 from .optimization import make_optimizer, parameter_groups, schedule_factor
 from .step_errors import Place, explain_step, not_finite
@@ -170,10 +171,15 @@ class SegmentationModule(pl.LightningModule):
         without = {f"network.{name}" for name in no_weight_decay(self.network)}
         groups = parameter_groups(self, float(settings["weight_decay"]), without)
         optimizer = make_optimizer(groups, **settings)  # type: ignore[arg-type]
-        factor = schedule_factor(
-            self.schedule, total_steps=int(self.trainer.estimated_stepping_batches), warmup_steps=self.warmup_steps
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        total = int(self.trainer.estimated_stepping_batches)
+        keepers = [each for each in getattr(self.trainer, "callbacks", []) if isinstance(each, KeepBudget)]
+        total = keepers[0].total_steps(total) if keepers else total
+        factor = schedule_factor(self.schedule, total_steps=total, warmup_steps=self.warmup_steps)
+
+        def rate(step: int) -> float:
+            return factor(keepers[0].stretched(step) if keepers else step)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

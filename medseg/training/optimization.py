@@ -39,7 +39,7 @@ def make_optimizer(
     raise ConfigError(f"unknown optimizer {name!r}. {nearest(name, OPTIMIZERS)}")
 
 
-def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callable[[float], float]:
     """Factor of the learning rate at a step: linear warm-up, then `poly` (power 0.9), `cosine` or `constant`.
 
     The warm-up takes at most a fifth of the steps, so that a short training reaches the full rate too.
@@ -51,7 +51,7 @@ def schedule_factor(name: str, *, total_steps: int, warmup_steps: int) -> Callab
         raise ConfigError(f"unknown schedule {name!r}. {nearest(name, SCHEDULES)}")
     warmup_steps = min(warmup_steps, total_steps // 5)
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         share = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))

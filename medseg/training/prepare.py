@@ -36,6 +36,8 @@ def preprocess_case(
     def build(case: Case) -> StoredArrays:
         try:
             return read_and_prepare(case)
+        except ResourceError as error:
+            raise ResourceError(f"case {case.name!r}: {error}") from error
         except (MedsegError, OSError):
             raise
         except MemoryError as error:

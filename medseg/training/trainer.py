@@ -11,16 +11,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from medseg.devices import choose_device
 from medseg.errors import ConfigError
 from medseg.inference.windows.heap import keep_freed_memory
 from medseg.layout import Layout
 
+from .budget_keeper import KeepBudget
 from .callbacks import Curves, Ema, LastCheckpoint, Progress, ValidateLast
 from .checkpoint_io import AtomicCheckpointIO
 from .early_stop import EarlyStop
 from .initialize import load_matching
+from .pace import Pace
+from .run_files import RunFiles
 from .stop import StopOnSignal
 
 log = logging.getLogger(__name__)
@@ -70,6 +74,15 @@ def _devices(device: torch.device, devices: Any) -> Any:
     if devices == "auto":
         return torch.cuda.device_count() if device.type == "cuda" else 1
     return devices
+
+
+def _environment(devices: Any, settings: Mapping[str, Any]) -> list[Any]:
+    """One process that is alone whatever SLURM's variables say: Lightning would count SLURM_NTASKS against one device."""
+    one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
+    alone = one and int(settings.get("num_nodes", 1)) == 1
+    if not alone or "LOCAL_WORLD_SIZE" in os.environ or not SLURMEnvironment.detect():
+        return []
+    return [LightningEnvironment()]
 
 
 def make_trainer(
@@ -124,17 +137,18 @@ def make_trainer(
     if tracking_uri is not None:
         log.warning("the tracking address of train.json is not used; set MLFLOW_TRACKING_URI to record runs elsewhere")
     folder, uri = run_folder(bundle_root, fold), _take_over(train_handlers)
+    processes = _devices(chosen, devices)
     settings: dict[str, Any] = {
         "max_epochs": int(max_epochs),
         "accelerator": {"cuda": "gpu", "mps": "mps"}.get(chosen.type, "cpu"),
-        "devices": _devices(chosen, devices),
+        "devices": processes,
         "strategy": strategy,
         "precision": choose_precision(chosen, precision),
         "check_val_every_n_epoch": max(1, int(val_interval)),
         "gradient_clip_val": gradient_clip,
         "logger": tracking and _logger(Path(bundle_root), folder, fold, experiment, uri, parent_run),
         "callbacks": _callbacks(folder, ema_decay, early_stop),
-        "plugins": [AtomicCheckpointIO()],
+        "plugins": [AtomicCheckpointIO(), *_environment(processes, trainer_settings)],
         "default_root_dir": str(folder),
     }
     return pl.Trainer(**{**OWN_WAYS, **settings, **trainer_settings})
@@ -152,7 +166,8 @@ def _refuse_addresses(settings: Mapping[str, Any]) -> None:
 
 
 def _callbacks(folder: Path, ema_decay: float | None, early_stop: int | None) -> list[Any]:
-    callbacks: list[Any] = [Curves(folder), LastCheckpoint(folder), Progress(), ValidateLast(), StopOnSignal(folder)]
+    callbacks: list[Any] = [Curves(folder), KeepBudget(folder), RunFiles(folder), LastCheckpoint(folder)]
+    callbacks += [Progress(), ValidateLast(), Pace(), StopOnSignal(folder)]
     if ema_decay:
         callbacks.insert(0, Ema(float(ema_decay)))
     if early_stop is not None:

@@ -17,6 +17,7 @@ from medseg.types import Affine, ImageCXYZ
 
 from .grid import GridMap
 from .preprocessing import Prepared
+from .room import room_for_image
 
 # An axis counts as coarse when its spacing is more than this many times the finest (nnU-Net's ANISO_THRESHOLD).
 ANISOTROPY = 3.0
@@ -149,13 +150,14 @@ class NnunetPreprocessing:
             raise ConfigError(f"image with {image.shape[0]} channels: the plans file has {len(self.normalization)}")
         affine = np.asarray(affine, dtype=np.float64)
         grid, current = self.grid_map(image, affine)
-        inside = np.array(grid.cut(grid.turn(image)), dtype=np.float32, order="C", copy=True)
-        mask = _filled((inside != 0).any(axis=0)) if any(self.masked) else None
-        separate = coarse_axis(current, self.spacing)
-        result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
-        for channel in range(image.shape[0]):
-            values = self._normalized(inside[channel], channel, mask if self.masked[channel] else None)
-            result[channel] = resize_cubic(values, grid.shape, separate)
+        with room_for_image(grid, image.shape[0] + 2):  # splines are evaluated in float64
+            inside = np.array(grid.cut(grid.turn(image)), dtype=np.float32, order="C", copy=True)
+            mask = _filled((inside != 0).any(axis=0)) if any(self.masked) else None
+            separate = coarse_axis(current, self.spacing)
+            result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
+            for channel in range(image.shape[0]):
+                values = self._normalized(inside[channel], channel, mask if self.masked[channel] else None)
+                result[channel] = resize_cubic(values, grid.shape, separate)
         return Prepared(result, affine @ grid.matrix(), grid.source_shape, affine, grid)
 
     def _normalized(self, values: NDArray[np.float32], channel: int, mask: Any) -> NDArray[np.float32]:

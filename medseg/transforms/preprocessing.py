@@ -20,6 +20,7 @@ from medseg.types import Affine, ImageCXYZ
 from .grid import GridMap, make_grid_map
 from .normalization import check_entry, normalize
 from .resampling import resample_in_memory_order, resample_label
+from .room import room_for_image, room_for_label
 
 __all__ = ["Prepared", "Preprocessing"]
 
@@ -113,6 +114,7 @@ class Preprocessing:
         Raises:
             ConfigError: another number of channels than the plan has.
             DataError: NaN or infinite voxels; GeometryError: an impossible affine.
+            ResourceError: the network's grid needs more memory than is free.
         """
         if image.ndim != 4 or image.shape[0] != len(self.normalization):
             raise ConfigError(
@@ -121,11 +123,12 @@ class Preprocessing:
             )
         affine = np.asarray(affine, dtype=np.float64)
         grid = self.grid_map(image, affine)
-        result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
-        for channel, entry in enumerate(self.normalization):
-            # a copy in the order of the file's memory: turning the axes is left to the smaller, resampled array
-            inside = np.array(grid.cut(grid.turn(image[channel])), dtype=np.float32, order="K", copy=True)
-            result[channel] = resample_in_memory_order(normalize(inside, entry), grid.shape)
+        with room_for_image(grid, image.shape[0]):
+            result = np.empty((image.shape[0], *grid.shape), dtype=np.float32)
+            for channel, entry in enumerate(self.normalization):
+                # a copy in the order of the file's memory: turning the axes is left to the smaller, resampled array
+                inside = np.array(grid.cut(grid.turn(image[channel])), dtype=np.float32, order="K", copy=True)
+                result[channel] = resample_in_memory_order(normalize(inside, entry), grid.shape)
         return Prepared(result, affine @ grid.matrix(), grid.source_shape, affine, grid)
 
     def apply_label(
@@ -147,7 +150,8 @@ class Preprocessing:
             grid = make_grid_map(label.shape, affine, spacing=self.spacing, orientation=self.orientation)
         if tuple(label.shape) != grid.source_shape:
             raise GridMismatchError(f"label of shape {tuple(label.shape)} for an image of {grid.source_shape}")
-        return resample_label(np.ascontiguousarray(grid.cut(grid.turn(label))), grid.shape)
+        with room_for_label(grid):
+            return resample_label(np.ascontiguousarray(grid.cut(grid.turn(label))), grid.shape)
 
 
 # names that left this module are found where they are now

@@ -21,9 +21,11 @@ FLOORS = {
             "record",
             "heartbeat",
             "interruption",
+            "record",
             "renamed",
             "telemetry",
             "devices",
+            "free_memory",
             "config",
             "documents",
             "documents_yaml",
@@ -46,6 +48,7 @@ HOMES = {
     "pytorch_lightning": ("medseg/training", "medseg/tracking"),
     "lightning": (),
     "mlflow": ("medseg/tracking",),
+    "jinja2": ("medseg/evaluation",),
     "argparse": ("medseg/cli",), "typer": ("medseg/cli",), "rich": ("medseg/cli",),
 }  # fmt: skip
 # monai above floor 1 and in config.py, never in the kernels nor in evaluation's formulas

@@ -46,7 +46,13 @@ OWN_FILES = {
     "short_conv": {"tables": "taps as tables"},
     "stitch": {"tables": "axes of a source grid as tables"},
     "warp": {"choice": "which form is fastest", "values": "changes of intensity"},
-    "window_attention": {"call": "one call's tensors", "dropout": "its random numbers", "windows": "windows as index arithmetic"},
+    "window_attention": {
+        "call": "one call's tensors",
+        "dropout": "its random numbers",
+        "tables": "windows as tables",
+        "triton_fused": "the backward pass in one kernel",
+        "windows": "windows as index arithmetic",
+    },
 }  # fmt: skip
 # files of other programs, or of the reader, that pages speak of
 ELSEWHERE = {"predict_from_raw_data.py", "default_resampling.py"}  # nnU-Net's

@@ -133,6 +133,24 @@ def test_a_file_that_still_says_it_is_refused_by_name(bundle: Layout, tmp_path: 
         assert not (tmp_path / "x").exists()
 
 
+def test_other_places_in_a_configuration_stay_here_too(bundle: Layout) -> None:
+    config = json.loads(bundle.train.read_text())
+    config |= {
+        "pretrained": "/mnt/ward_7/first.pt",
+        "other": ["~/study/x.nii.gz", "C:\\\\ward\\\\7"],
+        "shape": "/images",
+    }
+    config["glob"] = "$sorted(glob('/images/*.nii.gz'))"
+    bundle.train.write_text(json.dumps(config))
+    bundle.readme.write_text("begun with /mnt/ward_7/first.pt\n")
+    packed = clean_files(bundle.folder)
+    train = json.loads(packed["configs/train.json"])
+    assert {key: train[key] for key in ("pretrained", "other", "shape", "glob")} == {
+        "pretrained": "first.pt", "other": ["x.nii.gz", "7"], "shape": "/images", "glob": config["glob"],
+    }  # fmt: skip
+    assert packed["docs/README.md"] == b"begun with first.pt\n"
+
+
 def test_weights_that_hold_a_name_are_refused(bundle: Layout, tmp_path: Path) -> None:
     state = torch.load(bundle.weights, weights_only=True)
     torch.save({**state, "seen_case0": torch.zeros(1)}, bundle.weights)

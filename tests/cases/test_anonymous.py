@@ -17,7 +17,7 @@ import pytest
 from medseg.cases.anonymous import Mask, anonymous
 from medseg.cli.main import main
 from medseg.commands.predict import predict_bundle
-from medseg.errors import DataError
+from medseg.errors import DataError, MedsegError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case
 from medseg.layout import Layout
@@ -92,6 +92,22 @@ def test_a_single_broken_scan_is_not_named_by_the_command(hospital: tuple[Layout
     assert "truncated" in err.getvalue()
     assert CANARY not in out.getvalue() + err.getvalue()
     assert told(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "channels", "no volume"])
+def test_inputs_that_make_no_cases_are_not_named(kind: str, hospital: tuple[Layout, Path], tmp_path: Path) -> None:
+    ward = tmp_path / f"{CANARY}_ward"
+    word = {"folder": ward, "list": ward / "list.csv", "channels": ward, "no volume": ward / f"{CANARY}.txt"}[kind]
+    (ward / "below").mkdir(parents=True)
+    (ward / f"{CANARY}.txt").write_text("x")
+    (ward / "list.csv").write_text(f"image,name\n{CANARY}/gone.nii.gz,{CANARY}\n{CANARY}/b.nii.gz,{CANARY}\n")
+    if kind == "channels":
+        for place in (ward, ward / "below"):
+            scan(place / f"{CANARY}_1.nii.gz")
+        word = ward / "**" / "*.nii.gz"
+    with pytest.raises(MedsegError) as caught:
+        predict_bundle(hospital[0].folder, [str(word)], tmp_path / "out", anonymous_names=True)
+    assert CANARY not in str(caught.value)
 
 
 def test_equal_scans_keep_apart_and_every_channel_counts(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from medseg.commands.predict import predict_bundle
+from medseg.errors import ConfigError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Header, write_image
 from medseg.layout import Layout
@@ -108,3 +109,11 @@ def test_a_network_for_missing_channels_takes_a_case_that_lacks_one(tmp_path: Pa
     assert _run(layout, tmp_path / "in", tmp_path / "one", resume=True) == {"a": "skipped"}
     t1.rename(tmp_path / "in" / "a_0001.nii.gz")  # the same bytes as the other channel
     assert _run(layout, tmp_path / "in", tmp_path / "one", resume=True) == {"a": "done"}
+
+
+def test_mirroring_that_training_did_not_have_is_refused(tmp_path: Path) -> None:
+    layout = make_bundle(tmp_path / "sided_mr_unet", augmentation={"preset": "default", "mirror_axes": [1]})
+    _scan(tmp_path / "in" / "a.nii.gz")
+    asked = PredictOptions(engine="eager", mirror=(0, 1))
+    with pytest.raises(ConfigError, match=r"--mirror x: .*allowed: y"):
+        predict_bundle(layout.folder, [tmp_path / "in"], tmp_path / "out", options=asked, preview=False)

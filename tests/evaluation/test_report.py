@@ -207,3 +207,56 @@ def test_any_label_name_is_drawn_as_text(name: str) -> None:
     assert shown in lines
     assert shown in drawn
     assert "\x1b" not in drawn + lines
+
+
+HOSTILE = "<script>alert(1)</script>\"' onerror=x {{ 7*7 }} &lt; \x1b[2J\u202e"
+
+
+class _Skeleton(HTMLParser):
+    """Tags with their attributes, without the text between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, tuple(name for name, _ in attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def _page(path: Path, name: str) -> tuple[_Skeleton, str]:
+    """A page with a name in every place that takes one, but the drawings."""
+    card = PracticeCard(
+        cases=1, folds_planned=1, folds_trained=1, ensemble=name, postprocessing={name: [name]}, notes=(name,)
+    )
+    section = Section(name).text(name).table([name], [[name], [1.0]]).folded(name, [name], [[name]])
+    section.figure("data:image/png;base64,AA==", name)
+    others = [practice_section(card), facts_section(name, {name: name}), paths_section({name: Path(name)}), None]
+    write_report(path, name, [section, *others], subtitle=name)
+    text = path.read_text(encoding="utf-8")
+    skeleton = _Skeleton()
+    skeleton.feed(text)
+    return skeleton, text
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    calm, _ = _page(tmp_path / "a.html", "liver")
+    hostile, text = _page(tmp_path / "b.html", HOSTILE)
+    assert hostile.tags == calm.tags
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert (
+        sum(
+            "<script>alert(1)</script>\"' onerror=x {{ 7*7 }} &lt; \\u001b[2J\\u202e" in words
+            for words in hostile.words
+        )
+        > 10
+    )
+
+
+def test_what_no_template_made_is_escaped_in_a_section_too(tmp_path: Path) -> None:
+    write_report(tmp_path / "a.html", "x", [Section("x", ["<b>1</b>"])])
+    assert "&lt;b&gt;1&lt;/b&gt;" in (tmp_path / "a.html").read_text()

@@ -23,6 +23,14 @@ def test_formula_gets_an_apostrophe(text: str) -> None:
     assert row == [f"'{text}", "1", f"'{text}", "-1.5"]
 
 
+@pytest.mark.parametrize("text", ["liver;=1+1", "a; -1", "a\t@x", ";=1", "a;b;\uff1d1"])
+def test_no_formula_begins_where_a_semicolon_ends_a_cell(text: str) -> None:
+    for mark in ";\t":
+        for cell in csv.reader(io.StringIO(rows_to_csv([{"case": text}]), newline=""), delimiter=mark):
+            assert not [part for part in cell if part.strip().startswith(("=", "-", "@", "\uff1d"))]
+    assert text_cell(text).replace("'", "") == text
+
+
 def test_other_text_and_numbers_stay() -> None:
     for value in ("liver", "a=b", "1-2", "", -3, -0.5, None, "é"):
         assert text_cell(value) == value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +186,56 @@ def test_real_series_equal_itk(real_data: Path, folder: str) -> None:
     array, affine = itk_series(real_data / folder)
     np.testing.assert_array_equal(volume.array[0], array)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
+
+
+def _table(dataset: pydicom.Dataset) -> None:
+    item = pydicom.Dataset()
+    item.add_new(0x00283002, "US", [240, 0, 16])
+    item.ModalityLUTType = "HU"
+    item.add_new(0x00283006, "OW", (np.arange(240) // 2 + 7).astype("<u2").tobytes())
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+    dataset.ModalityLUTSequence = [item]
+    dataset.PixelRepresentation = 0
+
+
+def _edited(folder: Path, edit: Callable[[pydicom.Dataset], None], *, only: int | None = None) -> Path:
+    for number, path in enumerate(make_series(folder)):
+        if only is None or number == only:
+            dataset = pydicom.dcmread(path)
+            edit(dataset)
+            dataset.save_as(path, enforce_file_format=True)
+    return folder
+
+
+def _without_rescale(dataset: pydicom.Dataset) -> None:
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+
+
+def test_a_modality_table_gives_the_values(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(_edited(tmp_path / "s", _table)).array[0], voxels() // 2 + 7)
+
+
+def test_no_rescale_at_all_keeps_the_stored_numbers(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(_edited(tmp_path / "s", _without_rescale)).array[0], voxels())
+
+
+@pytest.mark.parametrize(
+    ("edit", "only", "message"),
+    [
+        (_without_rescale, 2, "values without a rescale"),
+        (_table, 2, "with a table"),
+        (lambda one: setattr(one, "RescaleSlope", 0), None, "RescaleSlope of 0"),
+        (lambda one: setattr(one, "RescaleSlope", 0), 3, "RescaleSlope of 0"),
+        (lambda one: setattr(one, "PhotometricInterpretation", "PALETTE COLOR"), None, "holds colours"),
+        (lambda one: setattr(one, "ImageType", ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), None, "is a mosaic"),
+        (lambda one: setattr(one, "Modality", "PT"), 1, "the modality PT"),
+        (lambda one: setattr(one, "PatientID", "OTHER"), 1, "another patient"),
+    ],
+)
+def test_what_would_give_other_values_is_refused_by_name(
+    tmp_path: Path, edit: Callable[[pydicom.Dataset], None], only: int | None, message: str
+) -> None:
+    with pytest.raises(MedsegError, match=message) as refused:
+        read_image(_edited(tmp_path / "s", edit, only=only))
+    assert "OTHER" not in str(refused.value)
+    assert "CANARY" not in str(refused.value)

@@ -13,7 +13,7 @@ from medseg.errors import DataError, GridMismatchError, LabelError
 from medseg.io.formats.dicom_seg import ABNORMAL, ANATOMY, TISSUE, Code, Segment, segment_for, write_segmentation
 from medseg.io.header import Header
 from medseg.io.volume import read_header
-from tests.io.dicom_maker import make_series, voxels
+from tests.io.dicom_maker import change, make_series, voxels
 
 SEGMENTS = {1: segment_for("liver"), 4: segment_for("Left Kidney"), 9: segment_for("strange thing")}
 
@@ -70,3 +70,26 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"refers to a DICOM series, but .* is none"):
         write_segmentation(out, label, Header.of_array(voxels().shape, np.eye(4)), SEGMENTS)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("removed", ["all", "PatientID", "StudyTime", "AccessionNumber", "SeriesNumber"])
+def test_a_series_without_names_and_dates_gets_a_segmentation(tmp_path: Path, removed: str) -> None:
+    absent = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+              "ReferringPhysicianName", "SeriesNumber") if removed == "all" else (removed,)  # fmt: skip
+    for path in make_series(tmp_path / "s"):
+        change(path, **dict.fromkeys(absent))
+    header = read_header(tmp_path / "s")
+    label = np.zeros(header.shape, np.uint8)
+    label[2:4, 2:4, 1:3] = 1
+    write_segmentation(tmp_path / "seg.dcm", label, header, {1: segment_for("liver")})
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert all(not written.get(keyword) for keyword in absent if keyword != "SeriesNumber")
+    assert int(written.pixel_array.sum()) == 8
+
+
+def test_a_series_without_a_study_is_refused_in_one_line(tmp_path: Path) -> None:
+    for path in make_series(tmp_path / "s"):
+        change(path, StudyInstanceUID=None)
+    header = read_header(tmp_path / "s")
+    with pytest.raises(DataError, match="no DICOM SEG can refer to it"):
+        write_segmentation(tmp_path / "seg.dcm", np.ones(header.shape, np.uint8), header, {1: segment_for("liver")})

@@ -1,4 +1,4 @@
-"""A block against its published formula: the same weights, float32 against float64, outputs and every gradient."""
+"""A block against its published formula: the same weights, outputs and every gradient, in float32 and in float64."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from medseg.networks.build_stage import StageBuilder
 from medseg.networks.contract import Context, Site
 
 RELATIVE = 1e-5  # of the largest value of a tensor; float32 against float64
+EXACT = 1e-9  # float64 against float64
 
 Formula = Callable[..., Tensor]
 Weights = Mapping[str, Tensor]
@@ -55,23 +56,33 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def assert_agrees(module: nn.Module, formula: Formula, *inputs: Tensor, tolerance: float = RELATIVE) -> None:
-    """`module(*inputs)` equals `formula(weights, *inputs)`, and so do the gradients of every weight and input."""
+def assert_agrees(
+    module: nn.Module, formula: Formula, *inputs: Tensor, tolerance: float = RELATIVE, exact_to: float = EXACT
+) -> None:
+    """`module(*inputs)` equals `formula(weights, *inputs)`, and so do the gradients of every weight and input.
+
+    In the type of the inputs, and then in float64 to `exact_to`.
+    """
     randomise(module)
     exact = {name: value.detach().double().requires_grad_() for name, value in module.named_parameters()}
-    ours, theirs = [x.clone().requires_grad_() for x in inputs], [x.double().requires_grad_() for x in inputs]
-    found, expected = module(*ours), formula(exact, *theirs)
-    assert found.shape == expected.shape
-    seed = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
-    names = [*exact, *(f"input {i}" for i in range(len(inputs)))]
-    got = torch.autograd.grad(found, [*module.parameters(), *ours], seed, allow_unused=True)
+    theirs = [x.double().requires_grad_() for x in inputs]
+    expected = formula(exact, *theirs)
+    seed = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     wanted = torch.autograd.grad(expected, [*exact.values(), *theirs], seed.double(), allow_unused=True)
-    assert_close("output", found, expected, tolerance)
+    names = [*exact, *(f"input {i}" for i in range(len(inputs)))]
     largest = max(float(b.abs().max()) for b in wanted if b is not None)
-    for name, a, b in zip(names, got, wanted, strict=True):
-        assert (a is None) == (b is None), f"{name}: only one of the two depends on it"
-        if a is not None and b is not None:
-            assert_close(f"gradient of {name}", a, b, tolerance, largest)
+    for kind, limit in ((inputs[0].dtype, tolerance), (torch.float64, exact_to)):
+        module = module.to(kind)
+        ours = [x.to(kind).requires_grad_() for x in inputs]
+        found = module(*ours)
+        assert found.shape == expected.shape
+        assert found.dtype == kind
+        got = torch.autograd.grad(found, [*module.parameters(), *ours], seed.to(kind), allow_unused=True)
+        assert_close(f"{kind} output", found, expected, limit)
+        for name, a, b in zip(names, got, wanted, strict=True):
+            assert (a is None) == (b is None), f"{name}: only one of the two depends on it"
+            if a is not None and b is not None:
+                assert_close(f"{kind} gradient of {name}", a, b, limit, largest)
 
 
 def assert_close(name: str, found: Tensor, expected: Tensor, tolerance: float, otherwise: float = 1.0) -> None:

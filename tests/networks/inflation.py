@@ -33,6 +33,8 @@ def lift(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
         lifted.view(side, side, depth, -1)[:, :, depth // 2] = weight.view(side, side, -1)
     elif len(shape) == 2 and weight.shape[1] == 2:  # a map of coordinates
         lifted[:, :2] = weight
+    elif name.endswith("step_write"):  # a row per kind of step: none leaves a flat grid
+        lifted[: weight.shape[0]] = weight
     elif len(shape) == weight.dim():  # a kernel kept as taps (C, kx, ky, 1)
         lifted[..., shape[-1] // 2] = weight[..., 0]
     else:

@@ -1,5 +1,6 @@
 """Every linear mixer computes the same in parallel, in chunks and step by step, with a state handed over, at odd lengths."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -105,7 +106,8 @@ def test_retention_by_planes_equals_its_mask_written_out(order: str, decay: str)
     randomise(mixer)
     x = torch.randn(2, *GRID, 12, requires_grad=True)
     found = mixer.double()(x.double(), Context())[0]
-    log = mixer.log_decay if mixer.log_rate is None else -torch.exp(mixer.log_rate)
+    constants = torch.log1p(-torch.exp(torch.linspace(math.log(1 / 32), math.log(1 / 512), 3, dtype=torch.double)))
+    log = constants if mixer.log_rate is None else -torch.exp(mixer.log_rate)
     q, k, v = mixer.qkv(x.double().flatten(1, 3)).unflatten(-1, [3, 3, 4]).unbind(2)
     scores = torch.einsum("bnhe,bmhe->bhnm", q, k) / 2 * weights(order, log, spacing if decay == "mm" else (1, 1, 1))
     y = mixer.project(torch.einsum("bhnm,bmhe->bnhe", scores, v).flatten(2)).reshape(found.shape)

@@ -11,6 +11,7 @@ from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 FORBIDDEN = ("socket.", "subprocess.", "urllib.", "ftplib.", "smtplib.", "http.", "ctypes.dlopen", "pickle.find_class")
+OWN_NAME = "socket.gethostname"  # asks nobody: it marks whose a temporary file is
 STARTS = frozenset({"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.spawn", "os.startfile"})
 CHANGES = frozenset(
     f"os.{name}"
@@ -30,9 +31,10 @@ MADE = ("<unknown>", "<frozen importlib", "<attrs generated")
 
 
 class Watch:
-    """Events that broke the rules while `watching`, one line each."""
+    """Events that broke the rules while `watching`, one line each; `also` names further modules that may be loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: frozenset[str] = frozenset()) -> None:
+        self.modules = MODULES | also
         self.on = False
         self.place = ""
         self.broken: list[str] = []
@@ -67,11 +69,11 @@ class Watch:
             return not all(self._ours(os.path.join(base, os.fsdecode(path))) for path in paths[:2])
         if event == "import":
             root = str(arguments[0]).partition(".")[0]
-            return root not in MODULES and root not in sys.stdlib_module_names
+            return root not in self.modules and root not in sys.stdlib_module_names
         if event in ("exec", "compile"):
             source = arguments[1] if event == "compile" else getattr(arguments[0], "co_filename", "<?>")
             return str(source).startswith("<") and not str(source).startswith(MADE)
-        return event.startswith(FORBIDDEN) or event in STARTS
+        return (event.startswith(FORBIDDEN) and event != OWN_NAME) or event in STARTS
 
     @staticmethod
     def _is_folder(event: str, number: int) -> bool:

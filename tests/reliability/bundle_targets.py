@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Bundle, load_bundle
+from medseg.bundle.low_resolution import settings_of
 from medseg.bundle.opening.archive import unpacked
+from medseg.bundle.opening.parser import open_config
 from medseg.bundle.weights import read_state_dict
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
@@ -96,7 +98,7 @@ def _zip(folder: Path) -> bytes:
 def doors(place: Path) -> dict[str, Door]:
     """Every entrance, with a bundle of its own below `place` for those that need one."""
     sound = make_bundle(place / "sound")
-    texts = {name: getattr(sound, name).read_bytes() for name in ("inference", "metadata", "plan")}
+    texts = {name: getattr(sound, name).read_bytes() for name in ("inference", "metadata", "plan", "train")}
 
     def beside(kind: str, *kept: str) -> Layout:
         layout = Layout(place / kind)
@@ -109,6 +111,14 @@ def doors(place: Path) -> dict[str, Door]:
     def configuration(layout: Layout) -> None:
         bundle = load_bundle(layout.folder)
         _ = bundle.roi_size, bundle.inference_settings, bundle.weight_files, bundle.preprocessing
+        if "low_resolution" in bundle.config:
+            settings_of(bundle)
+
+    def training(layout: Layout) -> None:
+        opened = open_config(layout.train, bundle_root=layout.folder)
+        for key in ("preprocessing_def", "train::inferer", "train::dataset"):
+            if key in opened:
+                opened.get(key)
 
     def words(layout: Layout) -> None:
         bundle = Bundle(layout.folder, read_metadata(layout.folder), None)  # type: ignore[arg-type]
@@ -119,6 +129,11 @@ def doors(place: Path) -> dict[str, Door]:
             assert folder.is_dir()
 
     config, other, meta = beside("config", "metadata", "plan"), beside("yaml", "metadata", "plan"), beside("metadata")
+    train = beside("train", "metadata", "plan")
+    inference = json.loads(texts["inference"])
+    coarse = {key: inference[key] for key in ("network_def", "preprocessing_def", "roi_size")}
+    coarse |= {"checkpoint": "models/low_resolution.pt", "margin_mm": 20.0, "find": [1]}
+    both = _json({**inference, "low_resolution": coarse, "models": ["models/fold_0/model.pt"]})
     yaml_file, pt, safe = other.inference.with_suffix(".yaml"), place / "x.pt", place / "x.safetensors"
     tensors = {"a.weight": torch.arange(24.0).reshape(2, 3, 4), "a.bias": torch.zeros(2), "b": torch.tensor(3)}
     torch.save(tensors, pt)
@@ -128,7 +143,8 @@ def doors(place: Path) -> dict[str, Door]:
     pickled = tuple((place / name).read_bytes() for name in ("x.pt", "nested.pt", "old.pt"))
     plain = yaml.safe_dump(json.loads(texts["inference"])).encode()
     return {
-        "config": Door((texts["inference"],), config.inference, lambda: configuration(config), json.loads, _json),
+        "config": Door((texts["inference"], both), config.inference, lambda: configuration(config), json.loads, _json),
+        "train": Door((texts["train"],), train.train, lambda: training(train), json.loads, _json),
         "yaml": Door((plain,), yaml_file, lambda: configuration(other)),
         "metadata": Door((texts["metadata"],), meta.metadata, lambda: words(meta), json.loads, _json),
         "plan": Door((texts["plan"],), place / "plan.json", lambda: Plan.read(place / "plan.json"), json.loads, _json),

@@ -77,6 +77,11 @@ FIGURES = (
     _plays("R6 preprocessing", "store building and medseg plan killed 20 times each", "kill_prepare=20"),
     _plays("R6 prediction", "medseg predict of a folder killed 20 times", "kill_predict=20"),
     _plays("Endings", "signals at 30 moments of each verb: 130 or 143, one line, and its words end as if undisturbed", "endings=10"),
+    _plays(
+        "Surroundings",
+        "3 folds at once on a fresh bundle, a second start, a tracking store that is locked, full, gone: every training ends well",
+        "surroundings=10",
+    ),
     _plays("R7", "full disk, read-only, vanished input, pipe, slow drive, two writers", "disk"),
     _tests("R8", "damaged or stale preprocessed cases are rebuilt", "tests/io/test_store.py"),
     _plays("R9", "memory runs out at a window: steps down and finishes, or says what is needed (CPU, simulated and real)", "memory"),

@@ -92,6 +92,15 @@ def test_fit_refuses_broken_datasets_and_rebuilds_damaged_caches(short: dict[str
     assert short["fit_inputs"]["counts"]["refused"] >= 20
 
 
+@pytest.mark.requirement("R8")
+@pytest.mark.slow
+def test_folds_at_once_and_failing_tracking_stores_end_no_training() -> None:
+    result = play("surroundings=2")["surroundings"]
+    assert result["faults"] == []
+    assert result["counts"]["folds started at once"] == 6
+    assert result["counts"]["faults of the tracking store"] == 4
+
+
 @pytest.mark.requirement("R10")
 @pytest.mark.slow
 def test_deaths_in_the_middle_of_a_case_are_named_within_ten_seconds() -> None:

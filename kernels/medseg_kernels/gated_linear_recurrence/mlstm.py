@@ -48,7 +48,9 @@ def mlstm(
         eps: added to the denominator.
 
     Returns:
-        output like v, and the final (S, n, m), S and n scaled by exp(-m). m is a constant for the gradient.
+        output like v, and the final (S, n, m), S and n scaled by exp(-m). The final m is a constant for the gradient, and so
+        are its steps: what is read from S and n through another call does not depend on how they are scaled. The gradient
+        with respect to an initial m is that of exp(m) S and exp(m) n.
 
     Source: Beck et al. 2024 (arXiv 2405.04517). With a sigmoid input gate instead, call `gated_linear_recurrence` with
     g=logsigmoid(f), input_gate=sigmoid(i).
@@ -105,6 +107,8 @@ def mlstm_once(
     if initial_state is not None:
         start = initial_state[2]
         memory = torch.cat([initial_state[0], initial_state[1].unsqueeze(-1)], -1)
+        if start.requires_grad:
+            memory = memory * (start - start.detach()).exp()[:, :, None, None]  # times 1: m is a constant below
     log_forget = torch.nn.functional.logsigmoid(f.to(wide))
     highest, previous, last = running_maximum(log_forget.detach(), i.detach().to(wide), start.detach(), order, pieces)
     # m was rounded, so an exponent could come out as +1e-16; the limit is on the constant part, a clamp would cut gradients

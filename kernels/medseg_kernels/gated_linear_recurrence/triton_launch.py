@@ -37,9 +37,24 @@ def tables(bounds: Tuple[int, ...], chunk: int, device: str) -> Tuple[Tensor, Te
     return starts_t, lengths_t, firsts_t, len(starts)
 
 
-def gradient_warps(chunk: int, *, hip: bool) -> int:
-    """Warps of the gradient kernel, found by compiling: these spill nothing at K = V = 64 on sm_90 and gfx942."""
-    return (4 if chunk == 64 else 2) if hip else 8
+def warps_of(kernel: Any, *, wide: bool, hip: bool, **given: Any) -> int:
+    """Warps of a kernel, by what the cost model (tests/kernels/model) says at K = V = 64; a little spilling is no harm.
+
+    Args:
+        kernel: to be launched.
+        wide: float32, whose tiles take twice the registers.
+        hip: for AMD's GPUs.
+        given: its arguments.
+    """
+    if hip:
+        return 4
+    if kernel in (triton_forward.solve_kernel, triton_forward.decay_kernel):
+        return 4 if wide else 1
+    if kernel is triton_forward.transfer_kernel:
+        return 1
+    if wide or (kernel is triton_forward.state_kernel and given["STORE"]):
+        return 8
+    return 1 if kernel is triton_forward.output_kernel and given["ADJOINT"] else 4
 
 
 def stages(is_gradient: bool) -> int:
@@ -98,7 +113,7 @@ class Call:
         if delta:
             self.erase = self.workspace(self.chunk, self.size_k)
             self.target = self.workspace(self.chunk, self.size_v)
-            self.launch(triton_forward.solve_kernel, (self.chunks, self.heads), 4)
+            self.launch(triton_forward.solve_kernel, (self.chunks, self.heads))
 
     @property
     def heads(self) -> int:
@@ -118,10 +133,10 @@ class Call:
         if self.g.dim() == 4 and self.g.stride(3) != 1:
             self.g = self.g.contiguous()
         self.cum = self.workspace(self.chunk, *self.g.shape[3:], dtype=torch.float32)
-        self.launch(triton_forward.decay_kernel, (self.chunks, self.heads), 4, g=self.g)
+        self.launch(triton_forward.decay_kernel, (self.chunks, self.heads), g=self.g)
         return self.cum
 
-    def launch(self, kernel: Any, grid: Tuple[int, ...], warps: int, **given: Any) -> None:
+    def launch(self, kernel: Any, grid: Tuple[int, ...], **given: Any) -> None:
         """Run a kernel with this call's arguments; `given` adds to them or replaces them.
 
         Chunks and pieces are the grid's first axis, the only one that may exceed 65535.
@@ -138,6 +153,7 @@ class Call:
             known |= {f"{prefix}_{axis}": stride for axis, stride in zip("bnh", strides, strict=False)}
         arguments = {name: known.get(name) for name in kernel.arg_names}
         filled = {name: self.q if value is None else value for name, value in arguments.items()}
+        warps = warps_of(kernel, wide=self.q.dtype.itemsize > 2, hip=torch.version.hip is not None, **given)
         kernel[grid](**filled, num_warps=warps, num_stages=stages(kernel is triton_backward.gradient_kernel))
 
     def walk(
@@ -150,7 +166,7 @@ class Call:
         states = self.workspace(self.size_k, size_v) if store else None
         written = self.workspace(self.chunk, size_v) if store and self.delta else None
         self.launch(
-            triton_forward.state_kernel, (self.size_w, triton.cdiv(size_v, block), self.heads), 4,
+            triton_forward.state_kernel, (self.size_w, triton.cdiv(size_v, block), self.heads),
             start=start, final=final, states=states, written=written, size_v=size_v, BV=block,
             HAS_START=start is not None, STORE=store, HAS_VALUES=values,
         )  # fmt: skip
@@ -175,7 +191,7 @@ def starts_of_segments(call: Call, owners: List[int], state: Tensor) -> Tuple[Te
         transfers = call.walk(start, store=False, values=False)[0]
     else:
         transfers = torch.empty(count, call.size_h, call.size_k, 1, device=call.device)
-        call.launch(triton_forward.transfer_kernel, (call.size_w, call.heads), 1, transfers=transfers)
+        call.launch(triton_forward.transfer_kernel, (call.size_w, call.heads), transfers=transfers)
     return chain(call, state, ends, transfers, owners), transfers
 
 
@@ -196,7 +212,7 @@ def chain(
     triton_forward.chain_kernel[grid](
         first, ends, transfers, before, edges(tuple(owners), str(call.device)), call.size_h, call.size_k, call.size_v,
         len(owners), pieces, DELTA=call.delta, BACKWARD=backward, BK=block_of(call.size_k), BV=block,
-        num_warps=2 if call.delta else 1,
+        num_warps=8 if call.delta else 1,
     )  # fmt: skip
     return before
 
@@ -220,7 +236,7 @@ def forward(
     final, states, written = call.walk(start, store=True)
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     grid = (call.chunks, triton.cdiv(call.size_v, value_block(call.size_k, call.size_v)), call.heads)
-    call.launch(triton_forward.output_kernel, grid, 4, states=states, written=written, out=out, ADJOINT=False)
+    call.launch(triton_forward.output_kernel, grid, states=states, written=written, out=out, ADJOINT=False)
     return out, segments.of_each_piece(final, owners, last=True)
 
 
@@ -241,13 +257,13 @@ def backward(
     if delta:
         d_written = call.workspace(call.chunk, call.size_v)
         grid = (call.chunks, value_blocks, call.heads)
-        call.launch(triton_forward.output_kernel, grid, 4, v=d_out, out=d_written, ADJOINT=True)
+        call.launch(triton_forward.output_kernel, grid, v=d_out, out=d_written, ADJOINT=True)
 
     def walk_back(after: Optional[Tensor], store: bool) -> Tuple[Tensor, Optional[Tensor]]:
         d_start = torch.empty(call.size_b * call.size_w, call.size_h, call.size_k, call.size_v, device=q.device)
         d_states = call.workspace(call.size_k, call.size_v) if store else None
         call.launch(
-            triton_backward.state_backward_kernel, (call.size_w, value_blocks, call.heads), 4, d_out=d_out,
+            triton_backward.state_backward_kernel, (call.size_w, value_blocks, call.heads), d_out=d_out,
             d_final=after, d_states=d_states, d_written=d_written, d_start=d_start, STORE=store, HAS_FINAL=after is not None,
         )  # fmt: skip
         return d_start, d_states
@@ -278,11 +294,8 @@ def _gradients(
     saved = {"states": states, "d_states": d_states, "written": written, "d_written": d_written}
     grid = (call.chunks, call.heads)
     if call.delta:
-        call.launch(triton_backward.solve_backward_kernel, grid, 4, dv=dv, d_beta=d_beta, **saved)
-    warps = gradient_warps(call.chunk, hip=torch.version.hip is not None)
-    call.launch(
-        triton_backward.gradient_kernel, grid, warps, d_out=d_out, dq=dq, dk=dk, dv=dv, dg=dg, d_beta=d_beta, **saved
-    )
+        call.launch(triton_backward.solve_backward_kernel, grid, dv=dv, d_beta=d_beta, **saved)
+    call.launch(triton_backward.gradient_kernel, grid, d_out=d_out, dq=dq, dk=dk, dv=dv, dg=dg, d_beta=d_beta, **saved)
     if dg is not None and call.g is not None:
         dg = (dg.sum((0, 1), dtype=torch.float64) if call.g.dim() == 1 else dg).to(call.g.dtype)
     return Gradients(dq, dk, dv, dg, None if d_beta is None or call.beta is None else d_beta.to(call.beta.dtype), dq)

@@ -1,8 +1,9 @@
 """Backward kernels; the weights are recomputed from the kept log-sum-exp. No atomics: results are the same every time.
 
-`query_kernel` (BQ queries, loop over keys) writes dq and delta; `key_kernel` (BK keys, loop over queries) writes dk, dv and
-sums of padded ones; `bias_kernel` (a tile of pairs, loop over a group of windows) keeps the tile's gradient in registers and
-writes it once per group; `table_kernel` brings pairs to the bias table, one program per block of its rows.
+`fused_kernel` (triton_fused.py) writes dq, dk, dv where windows and heads alone fill the chip; else `query_kernel` (BQ queries,
+loop over keys) writes dq and delta, and `key_kernel` (BK keys, loop over queries) dk, dv and sums of padded ones. `bias_kernel`
+(a tile of pairs, loop over a group of windows) keeps the tile's gradient in registers and writes it once per group;
+`table_kernel` brings pairs to the bias table, one program per block of its rows. `expand_kernel` makes the bias of all pairs.
 """
 
 import triton

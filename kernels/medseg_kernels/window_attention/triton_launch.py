@@ -16,6 +16,7 @@ from .windows import bias_center, product
 LOG2E = math.log2(math.e)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MOST_CHANNELS = 128
+MANY = 264  # windows times heads from which one program for each fills a large chip
 MOST_BYTES = 64 * 2**20  # of a bias expanded to all pairs
 
 
@@ -37,7 +38,7 @@ def tile_options(kernel: str, tokens: int, channels: int, carriers: int, amd: bo
     A warp of NVIDIA's matrix units takes 16 rows at least: more warps than rows / 16 would all do the same work.
 
     Args:
-        kernel: "forward", "query", "key" or "bias".
+        kernel: "forward", "fused", "query", "key" or "bias".
         tokens: of a window, carriers included.
         channels: per head.
         carriers: extra tokens of a window, which are read apart.
@@ -48,11 +49,10 @@ def tile_options(kernel: str, tokens: int, channels: int, carriers: int, amd: bo
     short = min(size, 32)
     if amd:
         return {"BQ": size, "BK": short if kernel == "forward" else size, "num_warps": 4, "num_stages": 2}
-    queries, keys = {"forward": (size, short), "query": (size, short), "key": (short, size), "bias": (size, short)}[
-        kernel
-    ]
-    rows = queries if kernel != "key" else keys
-    return {"BQ": queries, "BK": keys, "num_warps": max(1, min(4, rows // 16)), "num_stages": 2}
+    sizes = {"forward": (size, short), "query": (size, short), "bias": (short, size)}
+    queries, keys = sizes.get(kernel, (size, size))
+    stages = 3 if kernel in ("key", "fused") else 2
+    return {"BQ": queries, "BK": keys, "num_warps": max(1, min(4, size // 16)), "num_stages": stages}
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class _Launch:
         options = tile_options(kernel, p.tokens, p.channels, p.extra, torch.version.hip is not None)
         queries, keys = -(-p.tokens // options["BQ"]), -(-p.tokens // options["BK"])
         tail = p.tokens % options["BQ"] + p.tokens % options["BK"]
-        blocks = {"key": keys, "bias": keys}.get(kernel, queries)
+        blocks = keys if kernel in ("key", "bias", "fused") else queries
         return {
             **self.tensors, **self._pairs(), **options, "blocks": blocks, "qb": q.stride(0), "qn": q.stride(1),
             "qh": q.stride(2), "kb": k.stride(0), "kn": k.stride(1), "kh": k.stride(2), "H": p.heads, "windows": p.windows,
@@ -184,7 +184,7 @@ def backward(
     from .triton_backward import key_kernel, query_kernel
 
     p, launch = problem, _Launch(problem)
-    shared = {
+    shared: dict[str, Any] = {
         "grad": grad.contiguous(), "lse": lse, "delta": torch.empty_like(lse),
         "grad_carriers": _by_task(grad_carriers, p.heads),
     }  # fmt: skip
@@ -197,32 +197,36 @@ def backward(
         per_window = p.qkv.new_empty(shape, dtype=torch.float32)
     dq, dk, dv = p.roles(found.qkv, found.kv, per_window)
     dcarriers = launch.carriers if p.carriers is None else torch.empty_like(launch.carriers)
-    query, key = launch.settings("query"), launch.settings("key")
     tasks, sums = p.batch * p.windows * p.heads, p.padded and p.pad_mode == "input"
+    key = launch.settings("fused" if tasks >= MANY else "key")
     parts = key["blocks"] if sums else 0
     dpadding = p.qkv.new_empty(p.batch, p.windows, p.heads, parts, 2, p.channels, dtype=torch.float32)
-    to_q = dq if per_window is None else dk  # a shared query's gradient needs no strides
-    query_kernel[(tasks * query["blocks"],)](
-        out=out, out_carriers=_by_task(out_carriers, p.heads), dq=dq, dcarriers=dcarriers, factor=p.scale, **_steps(to_q),
-        **shared, **query,
-    )  # fmt: skip
-    key_kernel[(tasks * key["blocks"],)](
-        dk=dk,
-        dv=dv,
-        dcarriers=dcarriers,
-        dpadding=dpadding,
-        factor=p.scale,
-        SUM_PADDING=sums,
-        **_steps(dk),
-        **shared,
-        **key,
-    )
+    shared |= {"dq": dq, "dcarriers": dcarriers, "factor": p.scale}
+    shared |= {"out": out, "out_carriers": _by_task(out_carriers, p.heads), "dk": dk, "dv": dv, "dpadding": dpadding}
+    to_q = _steps(dq if per_window is None else dk)  # a shared query's gradient needs no strides
+    if tasks >= MANY:
+        from .triton_fused import fused_kernel
+
+        partial = p.qkv.new_empty(tasks, key["pitch"], key["EB"], dtype=torch.float32)
+        steps = {**_steps(dk), **{f"q{name}": step for name, step in to_q.items()}}
+        _start(fused_kernel, tasks, shared, key, SUM_PADDING=sums, partial=partial, **steps)
+    else:
+        query = launch.settings("query")
+        _start(query_kernel, tasks * query["blocks"], shared, query, **to_q)
+        _start(key_kernel, tasks * key["blocks"], shared, key, SUM_PADDING=sums, **_steps(dk))
     if p.carriers is not None:
         found.carriers = dcarriers.permute(0, 1, 3, 4, 2, 5).contiguous()
     if p.bias_table is not None or p.dense_bias is not None:
         _bias_gradients(launch, shared, found)
     _sum_partials(p, found, per_window, dpadding if sums else None)
     return found
+
+
+def _start(kernel: Any, programs: int, shared: dict[str, Any], settings: dict[str, Any], **more: Any) -> None:
+    """Launch with those of the arguments that the kernel has."""
+    known = {**shared, **settings, **more}
+    options = {name: settings[name] for name in ("num_warps", "num_stages")}
+    kernel[(programs,)](**{name: known[name] for name in kernel.arg_names}, **options)
 
 
 def _steps(tensor: Tensor) -> dict[str, int]:
@@ -238,7 +242,9 @@ def _bias_gradients(launch: _Launch, shared: dict[str, Any], found: Gradients) -
     tiles = -(-p.tokens // settings["BQ"]) * settings["blocks"]
     groups = max(1, min(p.batch * p.windows // 4, 1024 // max(1, tiles * p.heads), 16))
     pairs = p.qkv.new_empty(groups, p.heads, p.tokens, p.tokens, dtype=torch.float32)
-    bias_kernel[(tiles, p.heads, groups)](dpairs=pairs, B=p.batch, **shared, **settings)
+    known = {**shared, **settings, "dpairs": pairs, "B": p.batch}
+    options = {name: settings[name] for name in ("num_warps", "num_stages")}
+    bias_kernel[(tiles, p.heads, groups)](**{name: known[name] for name in bias_kernel.arg_names}, **options)
     total = pairs.sum(0) if groups > 1 else pairs[0]
     if p.dense_bias is not None:
         found.dense_bias = total.to(p.dense_bias.dtype)

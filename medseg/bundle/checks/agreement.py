@@ -9,6 +9,7 @@ from typing import Any
 from medseg.config import read_json
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
+from medseg.selection.averaging import own_network
 
 from ..configs.inference import SHARED_KEYS, channel_names, preprocessing_def
 
@@ -31,8 +32,11 @@ def check_drift(layout: Layout, configs: Mapping[str, Mapping[str, Any]]) -> lis
     for other in ("inference.json", "evaluate.json"):
         config = configs.get(other, {})
         for key in SHARED_KEYS:
-            if config and config.get(key) != train.get(key):
-                faults.append(f"train.json and {other} differ: {_difference(train.get(key), config.get(key), key)}")
+            found = config.get(key)
+            if key == "network_def" and isinstance(found, Mapping):
+                found = own_network(found)
+            if config and found != train.get(key):
+                faults.append(f"train.json and {other} differ: {_difference(train.get(key), found, key)}")
     plan = Plan.read(layout.plan)
     for name, config in configs.items():
         found = config.get("roi_size")
@@ -49,7 +53,7 @@ def check_formats(layout: Layout, metadata: Mapping[str, Any], configs: Mapping[
     """metadata.json's channels are those of the network, and its label names those of the plan."""
     faults = []
     formats = metadata["network_data_format"]
-    network = configs.get("inference.json", {}).get("network_def", {})
+    network = own_network(configs.get("inference.json", {}).get("network_def", {}))
     sides = (("inputs", "image", "in_channels"), ("outputs", "pred", "out_channels"))
     for side, tensor, argument in sides:
         found = formats[side].get(tensor, {})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.errors import BundleError
 from medseg.inference.settings import LabelSettings
 
-from ..entrance import inferer_fault, window_extents
+from ..entrance import inferer_fault, is_number, window_extents
 
 if TYPE_CHECKING:
     from medseg.planning.plan import Plan
@@ -60,11 +60,23 @@ def label_settings(config: SafeConfig, plan: Plan | None = None) -> LabelSetting
         values = sorted(plan.labels)
     return LabelSettings(
         roi_size=roi_size(config),
-        label_values=None if values is None else tuple(int(value) for value in values),
+        label_values=None if values is None else _whole(values, f"{config.source}: postprocessing: labels"),
         regions=bool(restore and restore[0].get("regions", False)),
         postprocessing=tuple(dict(step) for step in steps),
         **facts,
     )
+
+
+def _whole(values: Any, whose: str) -> tuple[int, ...]:
+    """Whole numbers, in a list.
+
+    Raises:
+        BundleError: anything else.
+    """
+    listed: list[Any] = list(values) if isinstance(values, (list, tuple)) else [None]
+    if not all(is_number(value) and value == int(value) for value in listed):
+        raise BundleError(f"{whose} is {str(values)[:80]}, expected a list of whole numbers")
+    return tuple(int(value) for value in listed)
 
 
 def roi_size(config: SafeConfig) -> tuple[int, ...]:
@@ -83,7 +95,7 @@ def allowed_mirror_axes(config: SafeConfig, plan: Plan | None = None) -> tuple[i
     """The axes along which `medseg predict --mirror` may mirror: those that training mirrored too."""
     dims = len(roi_size(config))
     if "allowed_mirror_axes" in config:
-        return tuple(int(axis) for axis in config.get("allowed_mirror_axes"))
+        return _whole(config.get("allowed_mirror_axes"), f"{config.source}: allowed_mirror_axes")
     return mirrored_in_training(plan.augmentation if plan is not None else {}, dims)
 
 

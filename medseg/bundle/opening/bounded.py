@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,19 @@ MAX_ITEMS = 10_000  # of a list, lists inside it included
 
 class GrammarError(ValueError):
     """An expression lies outside the language, or exceeds one of its limits; the message says why."""
+
+
+def count(value: Any) -> int:
+    """Values in a bounded value, itself included."""
+    total, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        total += 1
+        if isinstance(item, (list, tuple)):
+            waiting.extend(item)
+        elif isinstance(item, dict):
+            waiting.extend((*item, *item.values()))
+    return total
 
 
 def bounded(value: Any) -> Any:
@@ -60,16 +74,25 @@ def _counted(*limits: int) -> list[int]:
 
 
 def _total(items: Iterable[Any], start: Any = 0) -> Any:
+    """Sum of numbers, or lists behind each other, in time that grows with what comes out."""
+    if isinstance(start, (list, tuple)):
+        joined: list[Any] = list(start)
+        for item in _few(list(items)):
+            if type(item) is not type(start):
+                raise GrammarError(f"adds a {type(item).__name__} to a {type(start).__name__}")
+            joined.extend(item)
+            _few(joined)
+        return type(start)(joined)
+    return _folded(operator.add, start, items)
+
+
+def _folded(operation: Callable[[Any, Any], Any], start: Any, items: Iterable[Any]) -> Any:
     total = start
-    for item in _few(list(items)):
-        total = bounded(add(total, item))
-    return total
-
-
-def _product(items: Iterable[Any]) -> Any:
-    total: Any = 1
-    for item in _few(list(items)):
-        total = multiply(total, item)
+    for item in (start, *_few(list(items))):
+        if not isinstance(item, (int, float)):
+            raise GrammarError("computes with something else than numbers")
+    for item in items:
+        total = bounded(operation(total, item))
     return total
 
 
@@ -133,7 +156,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "math.ceil": _needs_numbers(math.ceil),
     "math.floor": _needs_numbers(math.floor),
     "math.log2": _needs_numbers(math.log2),
-    "math.prod": _product,
+    "math.prod": lambda items: _folded(operator.mul, 1, items),
     "math.sqrt": _needs_numbers(math.sqrt),
     "os.path.join": _joined,
 }

@@ -8,11 +8,21 @@ from typing import Any
 
 from .bounded import GrammarError
 from .forms import Form, recognise
-from .grammar import check_data, compute, imported_names, parse
+from .grammar import Clock, check_data, compute, imported_names, parse
+
+MAX_LIVE = 10_000  # of one file: components, expressions, references, and the tables and lists that hold them
 
 
-def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every node of a configuration with its id, itself first."""
+def walk(node: Any, key: str = "", *, inert: Mapping[int, int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Every node of a configuration with its id, itself first.
+
+    Args:
+        node: where to begin.
+        key: its id.
+        inert: see `inert_nodes`; those that it names, and plain values, are left out with all that is in them.
+    """
+    if inert is not None and (id(node) in inert or is_plain(node)):
+        return
     yield key, node
     if isinstance(node, Mapping):
         children: Any = node.items()
@@ -21,16 +31,53 @@ def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     else:
         return
     for step, child in children:
-        yield from walk(child, f"{key}::{step}" if key else str(step))
+        yield from walk(child, f"{key}::{step}" if key else str(step), inert=inert)
 
 
-def import_aliases(config: Mapping[str, Any]) -> dict[str, str]:
+def is_plain(value: Any) -> bool:
+    """Whether a value stands for itself: a number, or a text that is neither a reference nor an expression."""
+    kind = type(value)
+    return not value.startswith(("@", "$", "%")) if kind is str else kind in (int, float, bool, type(None))
+
+
+def is_step(name: Any) -> bool:
+    """Whether a key, or an index, can be a step of an id."""
+    return isinstance(name, int) or (isinstance(name, str) and bool(name) and "#" not in name and "::" not in name)
+
+
+def inert_nodes(config: Any) -> dict[int, int]:
+    """`id()` of each table and list in which all values stand for themselves -> number of values in it, itself included."""
+    found: dict[int, int] = {}
+
+    def look(node: Any) -> int:
+        if isinstance(node, Mapping):
+            children, still = node.values(), "_target_" not in node and all(map(is_step, node))
+        elif isinstance(node, list):
+            children, still = node, True  # type: ignore[assignment]
+        else:
+            return int(is_plain(node))
+        total = 1
+        for child in children:
+            size = look(child)
+            still, total = still and size > 0, total + size
+        if still:
+            found[id(node)] = total
+        return total if still else 0
+
+    look(config)
+    return found
+
+
+def import_aliases(config: Mapping[str, Any], clock: Clock, inert: Mapping[int, int]) -> dict[str, str]:
     """Local name -> full name, from every `$import` of a file; statements that are refused are left out here."""
     aliases: dict[str, str] = {}
-    for _, node in walk(config):
+    for number, (_, node) in enumerate(walk(config, inert=inert)):
+        if clock.over or number > MAX_LIVE:
+            break
         if isinstance(node, str) and node.startswith("$") and "import" in node:
             try:
-                aliases.update(imported_names(parse(node[1:])))
+                with clock:
+                    aliases.update(imported_names(parse(node[1:])))
             except GrammarError:
                 continue
     return aliases

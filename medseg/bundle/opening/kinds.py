@@ -15,6 +15,9 @@ from typing import Any
 LATER = "later"  # role of what is not known before it is built: a reference that leads nowhere
 MAX_NUMBER = 1e9
 MAX_LIST = 4096
+MAX_SIZE = 4096  # of what a network is made of: channels, layers, extents
+MAX_SIZES = 64
+MAX_COUNT = 1024  # of processes, machines and devices
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ class Kind:
         return value is None or (isinstance(value, Made) and value.role == LATER) or self.accepts(value, config)
 
 
-def _each(value: Any, test: Callable[[Any], bool], depth: int = 3) -> bool:
+def _each(value: Any, test: Callable[[Any], bool], depth: int = 3, most: int = MAX_LIST) -> bool:
     if isinstance(value, (list, tuple)):
-        return depth > 0 and len(value) <= MAX_LIST and all(_each(item, test, depth - 1) for item in value)
+        return depth > 0 and len(value) <= most and all(_each(item, test, depth - 1, most) for item in value)
     return value is None or (isinstance(value, Made) and value.role == LATER) or test(value)
 
 
@@ -127,6 +130,11 @@ TYPES = (
 )  # fmt: skip
 
 NUMBER = Kind("numbers", lambda value, _: _each(value, _is_number))
+SIZE = Kind(
+    f"numbers up to {MAX_SIZE}, at most {MAX_SIZES} in a list",
+    lambda value, _: _each(value, lambda item: _is_number(item) and abs(item) <= MAX_SIZE, most=MAX_SIZES),
+)
+COUNT = Kind(f"a whole number up to {MAX_COUNT}", lambda value, _: type(value) is int and -1 <= value <= MAX_COUNT)
 FLAG = Kind("true or false", lambda value, _: _each(value, lambda item: isinstance(item, bool), 1))
 FALSE = Kind("false: nothing is downloaded", lambda value, _: value is False)
 KEYS = Kind(

@@ -8,24 +8,30 @@ from typing import Any
 
 from medseg.config import ABSENT, apply_overrides, look_up, read_config
 from medseg.documents_yaml import read_yaml
-from medseg.errors import BundleError, UntrustedBundleError
+from medseg.errors import BundleError, UntrustedBundleError, printable
 
-from .expressions import walk
+from .expressions import MAX_LIVE, walk
 from .reader import DISABLED, Reader, Refusal, plain
 from .stand_ins import Unused
 
 
 def check_config(config: Mapping[str, Any]) -> list[Refusal]:
     """Everything in a configuration that needs `--trust`; empty when it opens without. Nothing is run or imported."""
-    reader = Reader(config, building=False)
     refusals: dict[str, Refusal] = {}
     try:
-        for key, _ in walk(config):
+        reader = Reader(config, building=False)
+        for number, (key, _) in enumerate(walk(config, inert=reader.inert)):
+            if number > MAX_LIVE:
+                raise Refusal(key, "...", f"comes after {MAX_LIVE} others: components, expressions and what holds them")
             try:
                 if key:
                     reader.at(key)
             except Refusal as refusal:
                 refusals.setdefault(refusal.key, refusal)
+            if reader.clock.over:
+                break
+    except Refusal as refusal:
+        refusals.setdefault(refusal.key, refusal)
     except RecursionError:
         refusals[""] = Refusal("the file", "...", "is nested too deeply")
     return list(refusals.values())
@@ -83,6 +89,10 @@ class SafeConfig:
             value = plain(reader.at(key))
         except Refusal as refusal:
             raise UntrustedBundleError(f"{self.source}: refused, {refusal}") from refusal
+        except BundleError as error:
+            if str(error).isprintable():
+                raise
+            raise BundleError(printable(str(error))) from error
         except RecursionError as error:
             raise UntrustedBundleError(f"{self.source}: refused, {key}: is nested too deeply") from error
         if isinstance(value, Unused):

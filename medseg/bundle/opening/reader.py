@@ -7,20 +7,22 @@ imported or made) and to build from it. Values are data or `Made`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from medseg.config import ABSENT, look_up, steps_of
-from medseg.errors import BundleError, MedsegError, UntrustedBundleError
+from medseg.errors import BundleError, MedsegError, UntrustedBundleError, printable
 
-from .bounded import GrammarError
-from .expressions import import_aliases, judged
+from .bounded import GrammarError, count
+from .expressions import import_aliases, inert_nodes, is_plain, is_step, judged
 from .forms import UNUSED
-from .grammar import REFERENCE, compute
+from .grammar import REFERENCE, Clock, compute
 from .kinds import ANYTHING, LATER, Made
+from .measured import measured
 from .stand_ins import Unused, stand_in
 from .targets import COMPONENT_WORDS, TargetError, check_arguments, resolve_target, target_of
 
-MAX_VALUES = 2_000_000  # of one file, those that stand behind references counted each time
+MAX_VALUES = 500_000  # of one file, those that stand behind references counted each time
 DISABLED: Any = object()
 
 
@@ -29,7 +31,8 @@ class Refusal(UntrustedBundleError):
 
     def __init__(self, key: str, what: str, why: str) -> None:
         shown = what if len(what) <= 120 else what[:117] + "..."
-        super().__init__(f"{key}: {shown!r} {why}")
+        where = key if len(key) <= 200 else f"...{key[-197:]}"
+        super().__init__(printable(f"{where}: {shown!r} {why}"))
         self.key = key
 
 
@@ -46,10 +49,12 @@ class Reader:
         self.config = config
         self.building = building
         self.source = source
-        self.aliases = import_aliases(config)
         self.cache: dict[str, Any] = {}
         self.sizes: dict[str, int] = {}
         self.open: set[str] = set()
+        self.clock = Clock()
+        self.inert = inert_nodes(config)
+        self.aliases = import_aliases(config, self.clock, self.inert)
 
     def at(self, key: str) -> Any:
         """The value at an id; the same one on each call.
@@ -61,6 +66,8 @@ class Reader:
         key = "::".join(steps_of(key))
         if key not in self.cache:
             node = look_up(self.config, key)
+            if node is ABSENT:
+                raise Refusal(key, key, "has a step that no id can name")
             if key in self.open:
                 raise Refusal(key, str(node), "refers to itself")
             self.open.add(key)
@@ -76,6 +83,10 @@ class Reader:
         return found
 
     def _value(self, key: str, node: Any) -> Any:
+        if id(node) in self.inert:
+            self.sizes[key] = self.inert[id(node)]
+            self._limit(key)
+            return node
         if isinstance(node, Mapping):
             return self._component(key, node) if "_target_" in node else self._children(key, node)
         if isinstance(node, list):
@@ -91,21 +102,26 @@ class Reader:
         return self._reference(key, node[1:].replace("#", "::"))
 
     def _children(self, key: str, node: Mapping[Any, Any]) -> dict[Any, Any]:
-        found = {name: self.at(f"{key}::{name}") if _is_step(name) else self._odd(key, name) for name in node}
+        found = {name: self._child(key, name, child) for name, child in node.items()}
         self.sizes[key] = 1 + sum(self.sizes.get(f"{key}::{name}", 1) for name in node)
-        if self.sizes[key] > MAX_VALUES:
-            raise Refusal(key, "...", f"holds more than {MAX_VALUES} values")
+        self._limit(key)
         return {name: value for name, value in found.items() if value is not DISABLED}
 
-    def _odd(self, key: str, name: Any) -> Any:
-        raise Refusal(key, str(name), "is a key that no id can name")
+    def _limit(self, key: str) -> None:
+        if self.sizes[key] > MAX_VALUES:
+            raise Refusal(key, "...", f"holds more than {MAX_VALUES} values")
+
+    def _child(self, key: str, name: Any, child: Any) -> Any:
+        if not is_step(name):
+            raise Refusal(key, str(name), "is a key that no id can name")
+        return child if is_plain(child) else self.at(f"{key}::{name}")
 
     def _reference(self, key: str, wanted: str) -> Any:
         if look_up(self.config, wanted) is ABSENT:
             if wanted.split("::")[0] == "_meta_":
                 raise Refusal(key, f"@{wanted}", "takes a value from metadata.json, which is not done without trust")
             if self.building:
-                raise BundleError(f"{self.source}: {key} refers to @{wanted}, which is not defined")
+                raise BundleError(f"{self.source}: {key} refers to @{wanted[:200]}, which is not defined")
             return Made(LATER)
         value = self.at(wanted)
         self.sizes[key] = self.sizes.get("::".join(steps_of(wanted)), 1)
@@ -113,28 +129,32 @@ class Reader:
 
     def _expression(self, key: str, node: str) -> Any:
         try:
-            tree, form = judged(node[1:], self.aliases)
+            with self.clock:
+                tree, form = judged(node[1:], self.aliases)
             if form is not None:
                 return self._form(key, node, *form)
-            later: list[str] = []
-
-            def resolve(wanted: str) -> Any:
-                value = self._reference(key, wanted)
-                if isinstance(value, Made) and value.role == LATER:
-                    later.append(wanted)
-                    raise GrammarError("is not known yet")
-                return value
-
-            try:
-                value = None if tree is None else compute(tree, resolve)
-            except GrammarError:
-                if later:
-                    return Made(LATER)
-                raise
-            self.sizes[key] = 10
-            return value
+            return None if tree is None else self._computed(key, tree)
         except GrammarError as error:
             raise Refusal(key, node, str(error)) from error
+
+    def _computed(self, key: str, tree: Any) -> Any:
+        later: list[str] = []
+
+        def resolve(wanted: str) -> Any:
+            value = self._reference(key, wanted)
+            if isinstance(value, Made) and value.role == LATER:
+                later.append(wanted)
+                raise GrammarError("is not known yet")
+            return value
+
+        try:
+            value = compute(tree, resolve, self.clock)
+        except GrammarError:
+            if later:
+                return Made(LATER)
+            raise
+        self.sizes[key] = count(value)
+        return value
 
     def _form(self, key: str, node: str, form: Any, holes: Mapping[str, Any]) -> Any:
         if form.make is None:
@@ -176,7 +196,10 @@ class Reader:
             raise Refusal(key, str(node["_target_"]), str(error)) from error
         if self.building and not row.done:
             return Made(row.role, stand_in(row.role, str(node["_target_"]), plain(arguments)))
-        return Made(row.role, self._build(key, node, arguments) if self.building else None)
+        if not self.building:
+            return Made(row.role)
+        with measured() if row.role == "network" else nullcontext():
+            return Made(row.role, self._build(key, node, arguments))
 
     def _build(self, key: str, node: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
         try:
@@ -185,6 +208,10 @@ class Reader:
             raise BundleError(f"{self.source}: {key}: {node['_target_']!r} {error}") from error
         try:
             return target(**{name: plain(value) for name, value in arguments.items()})
+        except BundleError as error:
+            if self.source in str(error):
+                raise
+            raise BundleError(f"{self.source}: {key}: {node['_target_']} {error}") from error
         except MedsegError:
             raise
         except (KeyboardInterrupt, MemoryError):
@@ -196,11 +223,6 @@ class Reader:
             raise BundleError(
                 f"{self.source}: {key}: {node['_target_']} cannot be built: {type(error).__name__}: {why}"
             ) from error
-
-
-def _is_step(name: Any) -> bool:
-    text = str(name)
-    return bool(text) and "#" not in text and "::" not in text
 
 
 def _means_yes(value: Any) -> bool:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from .kinds import ANYTHING, DATA, DEVICE, FLAG, KEYS, NAME, NOTHING, NUMBER, TEXT, either, parts, setting, words
+from .kinds import (
+    ANYTHING,
+    COUNT,
+    DATA,
+    DEVICE,
+    FLAG,
+    KEYS,
+    NAME,
+    NOTHING,
+    NUMBER,
+    SIZE,
+    TEXT,
+    either,
+    parts,
+    setting,
+    words,
+)
 from .target import Target, allowed, undone
 
 _SOURCE = {
@@ -14,17 +30,24 @@ _SOURCE = {
 _LIGHTNING = {
     **dict.fromkeys(
         ("accumulate_grad_batches", "limit_train_batches", "limit_val_batches", "log_every_n_steps", "max_steps", "min_epochs",
-         "num_nodes", "num_sanity_val_steps", "overfit_batches"), NUMBER,
+         "num_sanity_val_steps", "overfit_batches"), NUMBER,
     ),
+    "num_nodes": COUNT,
     **dict.fromkeys(
         ("benchmark", "detect_anomaly", "deterministic", "enable_checkpointing", "enable_model_summary", "enable_progress_bar",
          "fast_dev_run", "sync_batchnorm", "use_distributed_sampler"), FLAG,
     ),
 }  # fmt: skip
 
+# Lightning's words that start no other package
+_STRATEGY = words("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "fsdp")
+_PRECISION = words(
+    "auto", "16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true", "16", "bf16", "32", "64"
+)
+
 TRAINING: dict[str, Target] = {
     "SegmentationData": allowed(
-        "data", train_dataset=parts("dataset"), validation_dataset=parts("dataset"), batch_size=NUMBER, num_workers=NUMBER,
+        "data", train_dataset=parts("dataset"), validation_dataset=parts("dataset"), batch_size=SIZE, num_workers=COUNT,
         augmentation_device=words("auto", "cpu", "device"),
     ),
     "SegmentationModule": allowed(
@@ -38,7 +61,7 @@ TRAINING: dict[str, Target] = {
     "ValidationDataset": allowed("dataset", preprocessing=parts("preprocessing"), labels=DATA, **_SOURCE),
     "make_trainer": allowed(
         "trainer", max_epochs=NUMBER, bundle_root=setting("bundle_root"), fold=NUMBER,
-        device=either(DEVICE, words("auto", "mps")), devices=either(NUMBER, words("auto")), strategy=NAME, precision=NAME,
+        device=either(DEVICE, words("auto", "mps")), devices=either(COUNT, words("auto")), strategy=_STRATEGY, precision=_PRECISION,
         val_interval=NUMBER, gradient_clip=NUMBER, ema_decay=NUMBER, early_stop=NUMBER, train_handlers=NOTHING,
         experiment=TEXT, tracking=FLAG, tracking_uri=TEXT, parent_run=NAME, **_LIGHTNING,
     ),
@@ -72,16 +95,17 @@ PREDICTION: dict[str, Target] = {
         buffer_dim=NUMBER, with_coord=FLAG, placement=NAME, accumulation=NAME, mirror_axes=NUMBER,
     ),
     "build_network": allowed(
-        "network", preset=NAME, spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, size=NAME, mixer=NAME,
-        strides=NUMBER, roi_size=NUMBER, deep_supervision=FLAG, padding=NAME, condition_width=NUMBER, checkpointing=FLAG,
+        "network", preset=NAME, spatial_dims=SIZE, in_channels=SIZE, out_channels=SIZE, size=NAME, mixer=NAME,
+        strides=SIZE, roi_size=SIZE, deep_supervision=FLAG, padding=NAME, condition_width=SIZE, checkpointing=FLAG,
         published=NAME, **_OPTIONS,
     ),
-    "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=NUMBER, out_channels=NUMBER),
+    "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=SIZE, out_channels=SIZE),
     "build_segresnet_ds": allowed(
-        "network", spatial_dims=NUMBER, in_channels=NUMBER, out_channels=NUMBER, init_filters=NUMBER, norm=NAME,
-        blocks_down=NUMBER, blocks_up=NUMBER, dsdepth=NUMBER,
+        "network", spatial_dims=SIZE, in_channels=SIZE, out_channels=SIZE, init_filters=SIZE, norm=NAME,
+        blocks_down=SIZE, blocks_up=SIZE, dsdepth=SIZE,
     ),
-    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE),
+    "AveragedNetwork": allowed("network", networks=parts("network")),
+    "averaged_network": allowed("network", bundle_root=setting("bundle_root"), device=DEVICE, fold=NUMBER),
     "VolumeReader": allowed("reader", allow_shear=FLAG),
     "choose_device": allowed("device", name=either(words("auto", "mps"), DEVICE)),
 }  # fmt: skip

@@ -6,7 +6,7 @@ loads the weights and writes the label itself. Names are those of the definition
 
 from __future__ import annotations
 
-from .kinds import ANYTHING, DEVICE, DTYPE, FALSE, FLAG, KEYS, LAYER, NUMBER, Kind, either, parts, words
+from .kinds import ANYTHING, DEVICE, DTYPE, FALSE, FLAG, KEYS, LAYER, NUMBER, SIZE, Kind, either, parts, words
 from .target import Target, allowed, undone
 
 INTERPOLATION = either(words("bilinear", "nearest", "nearest-exact", "trilinear", "bicubic", "area", "linear"), NUMBER)
@@ -28,7 +28,7 @@ def step(**arguments: Kind) -> Target:
 
 def net(**arguments: Kind) -> Target:
     """A network."""
-    return allowed("network", in_channels=NUMBER, out_channels=NUMBER, spatial_dims=NUMBER, **arguments)
+    return allowed("network", in_channels=SIZE, out_channels=SIZE, spatial_dims=SIZE, **arguments)
 
 
 def _unused(*names: str) -> Target:
@@ -58,80 +58,80 @@ INFERERS = {
 
 NETWORKS = {
     "monai.networks.nets.unet": {
-        "UNet": net(channels=NUMBER, strides=NUMBER, kernel_size=NUMBER, up_kernel_size=NUMBER, num_res_units=NUMBER, act=LAYER,
-                    norm=LAYER, dropout=NUMBER, bias=FLAG, adn_ordering=words("NDA", "NAD", "DNA", "AND", "ADN", "NA", "A")),
+        "UNet": net(channels=SIZE, strides=SIZE, kernel_size=SIZE, up_kernel_size=SIZE, num_res_units=SIZE, act=LAYER,
+                    norm=LAYER, dropout=SIZE, bias=FLAG, adn_ordering=words("NDA", "NAD", "DNA", "AND", "ADN", "NA", "A")),
     },
     "monai.networks.nets.basic_unet": {
-        "BasicUNet": net(features=NUMBER, act=LAYER, norm=LAYER, bias=FLAG, dropout=NUMBER, upsample=_UPSAMPLING),
+        "BasicUNet": net(features=SIZE, act=LAYER, norm=LAYER, bias=FLAG, dropout=SIZE, upsample=_UPSAMPLING),
     },
     "monai.networks.nets.basic_unetplusplus": {
-        "BasicUNetPlusPlus": net(features=NUMBER, deep_supervision=FLAG, act=LAYER, norm=LAYER, bias=FLAG, dropout=NUMBER,
+        "BasicUNetPlusPlus": net(features=SIZE, deep_supervision=FLAG, act=LAYER, norm=LAYER, bias=FLAG, dropout=SIZE,
                                  upsample=_UPSAMPLING),
     },
     "monai.networks.nets.segresnet": {
-        "SegResNet": net(init_filters=NUMBER, dropout_prob=NUMBER, act=LAYER, norm=LAYER, num_groups=NUMBER,
-                         use_conv_final=FLAG, blocks_down=NUMBER, blocks_up=NUMBER, upsample_mode=_UPSAMPLING),
+        "SegResNet": net(init_filters=SIZE, dropout_prob=SIZE, act=LAYER, norm=LAYER, num_groups=SIZE,
+                         use_conv_final=FLAG, blocks_down=SIZE, blocks_up=SIZE, upsample_mode=_UPSAMPLING),
     },
     "monai.networks.nets.segresnet_ds": {
-        "SegResNetDS": net(init_filters=NUMBER, act=LAYER, norm=LAYER, blocks_down=NUMBER, blocks_up=NUMBER, dsdepth=NUMBER,
-                           upsample_mode=_UPSAMPLING, resolution=NUMBER),
+        "SegResNetDS": net(init_filters=SIZE, act=LAYER, norm=LAYER, blocks_down=SIZE, blocks_up=SIZE, dsdepth=SIZE,
+                           upsample_mode=_UPSAMPLING, resolution=SIZE),
     },
     "monai.networks.nets.dynunet": {
-        "DynUNet": net(kernel_size=NUMBER, strides=NUMBER, upsample_kernel_size=NUMBER, filters=NUMBER, dropout=NUMBER,
-                       norm_name=LAYER, act_name=LAYER, deep_supervision=FLAG, deep_supr_num=NUMBER, res_block=FLAG,
+        "DynUNet": net(kernel_size=SIZE, strides=SIZE, upsample_kernel_size=SIZE, filters=SIZE, dropout=SIZE,
+                       norm_name=LAYER, act_name=LAYER, deep_supervision=FLAG, deep_supr_num=SIZE, res_block=FLAG,
                        trans_bias=FLAG),
     },
     "monai.networks.nets.swin_unetr": {
-        "SwinUNETR": net(patch_size=NUMBER, depths=NUMBER, num_heads=NUMBER, window_size=NUMBER, qkv_bias=FLAG,
-                         mlp_ratio=NUMBER, feature_size=NUMBER, norm_name=LAYER, drop_rate=NUMBER, attn_drop_rate=NUMBER,
-                         dropout_path_rate=NUMBER, normalize=FLAG, patch_norm=FLAG, use_checkpoint=FLAG,
+        "SwinUNETR": net(patch_size=SIZE, depths=SIZE, num_heads=SIZE, window_size=SIZE, qkv_bias=FLAG,
+                         mlp_ratio=SIZE, feature_size=SIZE, norm_name=LAYER, drop_rate=SIZE, attn_drop_rate=SIZE,
+                         dropout_path_rate=SIZE, normalize=FLAG, patch_norm=FLAG, use_checkpoint=FLAG,
                          downsample=words("merging", "mergingv2"), use_v2=FLAG),
     },
     "monai.networks.nets.unetr": {
-        "UNETR": net(img_size=NUMBER, feature_size=NUMBER, hidden_size=NUMBER, mlp_dim=NUMBER, num_heads=NUMBER,
+        "UNETR": net(img_size=SIZE, feature_size=SIZE, hidden_size=SIZE, mlp_dim=SIZE, num_heads=SIZE,
                      proj_type=words("conv", "perceptron"), norm_name=LAYER, conv_block=FLAG, res_block=FLAG,
-                     dropout_rate=NUMBER, qkv_bias=FLAG, save_attn=FLAG),
+                     dropout_rate=SIZE, qkv_bias=FLAG, save_attn=FLAG),
     },
     "monai.networks.nets.vnet": {
-        "VNet": net(act=LAYER, dropout_prob=NUMBER, dropout_prob_down=NUMBER, dropout_prob_up=NUMBER, dropout_dim=NUMBER,
+        "VNet": net(act=LAYER, dropout_prob=SIZE, dropout_prob_down=SIZE, dropout_prob_up=SIZE, dropout_dim=SIZE,
                     bias=FLAG),
     },
     "monai.networks.nets.attentionunet": {
-        "AttentionUnet": net(channels=NUMBER, strides=NUMBER, kernel_size=NUMBER, up_kernel_size=NUMBER, dropout=NUMBER),
+        "AttentionUnet": net(channels=SIZE, strides=SIZE, kernel_size=SIZE, up_kernel_size=SIZE, dropout=SIZE),
     },
     "monai.networks.nets.mednext": {
-        "MedNeXt": net(init_filters=NUMBER, encoder_expansion_ratio=NUMBER, decoder_expansion_ratio=NUMBER,
-                       bottleneck_expansion_ratio=NUMBER, kernel_size=NUMBER, deep_supervision=FLAG,
-                       use_residual_connection=FLAG, blocks_down=NUMBER, blocks_bottleneck=NUMBER, blocks_up=NUMBER,
+        "MedNeXt": net(init_filters=SIZE, encoder_expansion_ratio=SIZE, decoder_expansion_ratio=SIZE,
+                       bottleneck_expansion_ratio=SIZE, kernel_size=SIZE, deep_supervision=FLAG,
+                       use_residual_connection=FLAG, blocks_down=SIZE, blocks_bottleneck=SIZE, blocks_up=SIZE,
                        norm_type=words("group", "layer"), global_resp_norm=FLAG),
     },
     "monai.networks.nets.highresnet": {
-        "HighResNet": net(norm_type=LAYER, acti_type=LAYER, dropout_prob=NUMBER, bias=FLAG),
+        "HighResNet": net(norm_type=LAYER, acti_type=LAYER, dropout_prob=SIZE, bias=FLAG),
     },
     "monai.networks.nets.flexible_unet": {
         "FlexibleUNet": net(backbone=words(*(f"efficientnet-b{n}" for n in range(9)),
                                            *(f"resnet{n}" for n in (10, 18, 34, 50, 101, 152, 200))),
-                            pretrained=FALSE, decoder_channels=NUMBER, norm=LAYER, act=LAYER, dropout=NUMBER,
+                            pretrained=FALSE, decoder_channels=SIZE, norm=LAYER, act=LAYER, dropout=SIZE,
                             decoder_bias=FLAG, upsample=_UPSAMPLING, interp_mode=words("nearest", "linear", "bilinear"),
                             is_pad=FLAG),
     },
     "monai.networks.nets.hovernet": {
-        "HoVerNet": allowed("network", mode=words("fast", "original"), in_channels=NUMBER, np_out_channels=NUMBER,
-                            out_classes=NUMBER, act=LAYER, norm=LAYER, decoder_padding=FLAG, dropout_prob=NUMBER,
+        "HoVerNet": allowed("network", mode=words("fast", "original"), in_channels=SIZE, np_out_channels=SIZE,
+                            out_classes=SIZE, act=LAYER, norm=LAYER, decoder_padding=FLAG, dropout_prob=SIZE,
                             adapt_standard_resnet=FLAG, freeze_encoder=FLAG),
     },
     "monai.networks.nets.generator": {
-        "Generator": allowed("network", latent_shape=NUMBER, start_shape=NUMBER, channels=NUMBER, strides=NUMBER,
-                             kernel_size=NUMBER, num_res_units=NUMBER, act=LAYER, norm=LAYER, dropout=NUMBER, bias=FLAG),
+        "Generator": allowed("network", latent_shape=SIZE, start_shape=SIZE, channels=SIZE, strides=SIZE,
+                             kernel_size=SIZE, num_res_units=SIZE, act=LAYER, norm=LAYER, dropout=SIZE, bias=FLAG),
     },
     "monai.networks.nets.senet": {
-        "SEResNet50": allowed("network", layers=NUMBER, groups=NUMBER, reduction=NUMBER, dropout_prob=NUMBER,
-                              inplanes=NUMBER, downsample_kernel_size=NUMBER, input_3x3=FLAG, pretrained=FALSE,
-                              spatial_dims=NUMBER, in_channels=NUMBER, num_classes=NUMBER),
+        "SEResNet50": allowed("network", layers=SIZE, groups=SIZE, reduction=SIZE, dropout_prob=SIZE,
+                              inplanes=SIZE, downsample_kernel_size=SIZE, input_3x3=FLAG, pretrained=FALSE,
+                              spatial_dims=SIZE, in_channels=SIZE, num_classes=SIZE),
     },
     "monai.networks.nets.densenet": {
-        "DenseNet121": net(init_features=NUMBER, growth_rate=NUMBER, block_config=NUMBER, pretrained=FALSE, bn_size=NUMBER,
-                           act=LAYER, norm=LAYER, dropout_prob=NUMBER),
+        "DenseNet121": net(init_features=SIZE, growth_rate=SIZE, block_config=SIZE, pretrained=FALSE, bn_size=SIZE,
+                           act=LAYER, norm=LAYER, dropout_prob=SIZE),
     },
 }  # fmt: skip
 

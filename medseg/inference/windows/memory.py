@@ -6,11 +6,11 @@ Order: a smaller slab (identical labels), one window at a time, 16-bit storage, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from medseg.errors import ConfigError
+from medseg.free_memory import free_memory
 
 from .slab import WindowPlan
 
@@ -76,25 +76,11 @@ def is_shortage(error: BaseException) -> bool:
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
-def _cgroup_free() -> int | None:
-    """Bytes left under a container's limit, or None without one."""
-    try:
-        root = Path("/sys/fs/cgroup")
-        limit = (root / "memory.max").read_text().strip()
-        return None if limit == "max" else int(limit) - int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def free_bytes(device: torch.device) -> int:
     """Memory that can be had on a device right now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    within = _cgroup_free()
-    return free if within is None else max(0, min(free, within))
+    return free_memory()
 
 
 def slab_bytes(plan: WindowPlan, classes: int, planes: int | None, dtype: torch.dtype) -> int:

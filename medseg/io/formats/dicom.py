@@ -18,7 +18,8 @@ from medseg.types import Affine
 from ..geometry import check_affine
 from ..header import Header, Volume
 from ..limits import check_memory, check_voxels
-from .dicom_slices import Slice, pydicom_module, slices_in, value_pieces
+from .dicom_pixels import value_pieces
+from .dicom_slices import Slice, pydicom_module, slices_in
 
 # DICOM positions are decimal strings: rounding moves a slice by a few micrometres, a real gap by half a slice or more
 EVEN = 0.02
@@ -145,6 +146,13 @@ def _sorted_series(path: Path, *, allow_shear: bool, max_voxels: int | None) -> 
     return header, slices
 
 
+_SCALING = {
+    "none": "without a rescale",
+    "rescale": "with a rescale slope and intercept",
+    "table": "with a table (modality LUT)",
+}
+
+
 def _one_series(path: Path, slices: Sequence[Slice]) -> None:
     series: dict[str, list[Slice]] = {}
     for one in slices:
@@ -162,6 +170,12 @@ def _one_series(path: Path, slices: Sequence[Slice]) -> None:
             what = f"pixel spacing {one.spacing} mm, {first.path.name} has {first.spacing} mm"
         elif not np.allclose([one.row, one.column], [first.row, first.column], atol=2e-3):
             what = f"another orientation than {first.path.name} (a localizer or a second stack)"
+        elif one.modality != first.modality:
+            what = f"the modality {one.modality or 'unsaid'}, {first.path.name} has {first.modality or 'none'}"
+        elif one.patient != first.patient:
+            what = f"another patient than {first.path.name}"
+        elif one.scaling != first.scaling:
+            what = f"values {_SCALING[one.scaling]}, {first.path.name} {_SCALING[first.scaling]}"
         else:
             continue
         raise GeometryError(f"{one.path}: has {what}; put the images that belong together into a folder of their own.")

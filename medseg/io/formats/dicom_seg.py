@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings as python_warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,8 @@ def _segmentation(label: NDArray[np.integer], like: Header, segments: Mapping[in
     numbers = np.zeros(max(*segments, int(label.max())) + 1, dtype=np.uint16)  # SEG numbers its segments 1, 2, 3, ...
     numbers[list(segments)] = np.arange(1, len(segments) + 1)
     frames = numbers[label].transpose(2, 1, 0)  # (slices, rows, columns), in the order of the source images
-    sources = [read_dataset(file, pixels=True) for file in like.series]
-    with python_warnings.catch_warnings():
+    sources = [_with_empty(read_dataset(file, pixels=True)) for file in like.series]
+    with python_warnings.catch_warnings(), _named(like.path):
         python_warnings.simplefilter("ignore")
         return hd.seg.Segmentation(
             source_images=sources,
@@ -169,6 +170,32 @@ def _segmentation(label: NDArray[np.integer], like: Header, segments: Mapping[in
             device_serial_number="0",
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
+
+
+# attributes of type 2: the standard wants them, empty where nobody knows; de-identified series lack them
+MAY_BE_EMPTY = (
+    *WANTED_OF_PATIENT, "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName", "SeriesNumber",
+    "Manufacturer", "InstanceNumber", "PositionReferenceIndicator", "Laterality",
+)  # fmt: skip
+
+
+def _with_empty(dataset: Any) -> Any:
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in dataset:
+            setattr(dataset, keyword, None)
+    return dataset
+
+
+@contextlib.contextmanager
+def _named(series: Path) -> Iterator[None]:
+    """What highdicom raises of a series that lacks more than the standard allows, as one line that names it."""
+    try:
+        yield
+    except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{series}: no DICOM SEG can refer to it ({cause}); complete its headers, or write NIfTI or NRRD instead."
+        ) from error
 
 
 def _description(hd: Any, number: int, segment: Segment) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings as python_warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from .stream import file_size, open_file
 
 TAGS = [
     "SOPClassUID",
+    "ImageType",
+    "PatientID",
+    "PatientName",
     "Modality",
     "SeriesInstanceUID",
     "InstanceNumber",
@@ -36,6 +39,7 @@ TAGS = [
     "SpacingBetweenSlices",
     "RescaleSlope",
     "RescaleIntercept",
+    "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
@@ -49,7 +53,9 @@ class Slice:
     """One plane of voxels: where it lies (LPS mm) and how its stored numbers become values.
 
     `row` and `column` are the world directions in which the column index and the row index grow; `spacing` is DICOM's
-    PixelSpacing (between rows, between columns); `frame` is None in a file of one image.
+    PixelSpacing (between rows, between columns); `frame` is None in a file of one image. `scaling` says where the values come
+    from: `none` (stored as they are), `rescale` (slope and intercept), or `table` (a modality LUT). `patient` is for comparing
+    alone, never for showing.
     """
 
     path: Path
@@ -67,6 +73,8 @@ class Slice:
     slope: float
     inter: float
     dtype: np.dtype[Any]
+    scaling: str = "none"
+    patient: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -109,25 +117,8 @@ def slices_in(path: Path) -> list[Slice]:
         raise
     except Exception as error:  # pydicom raises what a broken value makes Python raise: any type
         raise UnreadableFileError(
-            f"{path}: its DICOM header is damaged ({_one_line(error)}); export it again."
+            f"{path}: its DICOM header is damaged ({one_line(error)}); export it again."
         ) from None
-
-
-def value_pieces(slices: Sequence[Slice]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(index into `slices`, values (rows, columns) float32) in an order that opens each file once."""
-    by_file: dict[Path, list[int]] = {}
-    for index, one in enumerate(slices):
-        by_file.setdefault(one.path, []).append(index)
-    for path, indices in by_file.items():
-        frames, rescaled = _pixels(path)
-        for index in indices:
-            one = slices[index]
-            plane = frames if one.frame is None else frames[one.frame]
-            if plane.shape != (one.rows, one.columns):
-                raise UnreadableFileError(
-                    f"{path}: its picture has {plane.shape} voxels, its header declares {(one.rows, one.columns)}; export it again."
-                )
-            yield index, plane.astype(np.float32) if rescaled else (plane * one.slope + one.inter).astype(np.float32)
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Any:
@@ -154,7 +145,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Any:
         except MedsegError:
             raise
         except Exception as error:  # the same as above: the type says nothing
-            raise UnreadableFileError(f"{path}: is not a readable DICOM file ({_one_line(error)}).") from None
+            raise UnreadableFileError(f"{path}: is not a readable DICOM file ({one_line(error)}).") from None
     if not pixels and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise UnreadableFileError(f"{path}: is not a DICOM file; remove it or check its name.")
     return dataset
@@ -173,10 +164,7 @@ def _is_deflated(pydicom: Any, file: Any) -> bool:
 def _slices_of(path: Path, dataset: Any) -> list[Slice]:
     frames = int(dataset.get("NumberOfFrames") or 1)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise DataError(
-            f"{path}: holds colours ({dataset.get('PhotometricInterpretation')}), expected one number per voxel."
-        )
+    _check_kind(path, dataset)
     if min(rows, columns, frames) < 1:
         raise UnreadableFileError(f"{path}: declares {columns}x{rows} voxels in {frames} frames; export it again.")
     bits = int(dataset.get("BitsAllocated") or 0)
@@ -196,6 +184,7 @@ def _slices_of(path: Path, dataset: Any) -> list[Slice]:
     for frame in range(frames):
         groups = [group for group in (per_frame[frame] if per_frame else None, shared, dataset) if group is not None]
         row, column = _orientation(path, groups)
+        scaling, slope, inter = _scaling(path, dataset, groups)
         slices.append(
             Slice(
                 path=path,
@@ -211,13 +200,42 @@ def _slices_of(path: Path, dataset: Any) -> list[Slice]:
                 spacing=_spacing(path, groups),
                 thickness=_number(groups, "PixelMeasuresSequence", "SpacingBetweenSlices", 0.0)
                 or _number(groups, "PixelMeasuresSequence", "SliceThickness", 0.0),
-                slope=_number(groups, "PixelValueTransformationSequence", "RescaleSlope", 1.0),
-                inter=_number(groups, "PixelValueTransformationSequence", "RescaleIntercept", 0.0),
+                slope=slope,
+                inter=inter,
                 dtype=dtype,
+                scaling=scaling,
+                patient=str(dataset.get("PatientID") or dataset.get("PatientName") or ""),
                 warnings=warnings,
             )
         )
     return slices
+
+
+def _check_kind(path: Path, dataset: Any) -> None:
+    """Refuse pictures whose numbers are no values of one plane: colours, tables of colours, mosaics of many planes."""
+    kind = str(dataset.get("PhotometricInterpretation") or "")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or kind not in ("", "MONOCHROME1", "MONOCHROME2"):
+        raise DataError(
+            f"{path}: holds colours ({kind}), expected one number per voxel; export the images it was made from."
+        )
+    kinds = dataset.get("ImageType") or ()
+    if "MOSAIC" in [str(one).upper() for one in ([kinds] if isinstance(kinds, str) else kinds)]:
+        raise DataError(f"{path}: is a mosaic, many slices in one picture; split it first (dcm2niix does).")
+
+
+def _scaling(path: Path, dataset: Any, groups: Sequence[Any]) -> tuple[str, float, float]:
+    """Where values come from, slope and intercept. Raises DataError for a slope of 0, which would make all values one."""
+    if dataset.get("ModalityLUTSequence"):
+        return "table", 1.0, 0.0
+    names = ("RescaleSlope", "RescaleIntercept")
+    stated = any(_find(groups, "PixelValueTransformationSequence", name) is not None for name in names)
+    slope, inter = (
+        _number(groups, "PixelValueTransformationSequence", name, default)
+        for name, default in zip(names, (1.0, 0.0), strict=True)
+    )
+    if slope == 0:
+        raise DataError(f"{path}: has a RescaleSlope of 0, so that all voxels would have one value; export it again.")
+    return ("rescale" if stated else "none"), slope, inter
 
 
 def _check_size(path: Path, dataset: Any, declared: int) -> None:
@@ -229,35 +247,6 @@ def _check_size(path: Path, dataset: Any, declared: int) -> None:
             f"{path}: the header declares {declared} bytes of voxels, the file has {size}; it is truncated or its header is "
             "wrong. Copy or export it again."
         )
-
-
-def _pixels(path: Path) -> tuple[NDArray[Any], bool]:
-    """Stored numbers (rows, columns) or (frames, rows, columns), and whether they are already rescaled."""
-    dataset = read_dataset(path, pixels=True)
-    if "PixelData" not in dataset:
-        raise UnreadableFileError(f"{path}: has no voxels; it is truncated. Copy or export it again.")
-    try:
-        with python_warnings.catch_warnings():
-            python_warnings.simplefilter("ignore")
-            array = dataset.pixel_array
-    except Exception as error:  # decoders raise what they like
-        if isinstance(error, RuntimeError | NotImplementedError) and "missing dependencies" in str(error):
-            return _pixels_by_itk(path), True
-        raise UnreadableFileError(f"{path}: its voxels are damaged or truncated ({_one_line(error)}).") from None
-    return array, False
-
-
-def _pixels_by_itk(path: Path) -> NDArray[Any]:
-    """JPEG kinds that pydicom decodes only with further packages; ITK carries its own decoders."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError as error:
-        cause = _one_line(error)[-120:]
-        raise UnreadableFileError(f"{path}: its compressed voxels cannot be decoded ({cause}).") from None
-    return array[0] if len(array) == 1 else array
 
 
 def _first(holder: Any, name: str) -> Any:
@@ -312,5 +301,5 @@ def _number(groups: Sequence[Any], sequence: str, name: str, default: float) -> 
     return number
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -64,8 +64,13 @@ class ImageLayerNorm(nn.Module):
         return self.norm(image.movedim(1, -1)).movedim(-1, 1)
 
 
+def wide(x: Tensor) -> Tensor:
+    """In the type that decays, states and statistics are computed in: float32, or float64 for float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, in float32, with one gain per channel."""
+    """Root-mean-square norm over the last axis, at least in float32, with one gain per channel."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -73,9 +78,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
+        y = wide(x)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return (y * self.weight.float()).to(x.dtype)
+        return (y * wide(self.weight)).to(x.dtype)
 
 
 def image_norm(kind: str, spatial_dims: int, channels: int, eps: float = 1e-5) -> nn.Module:

@@ -13,7 +13,7 @@ from medseg_kernels import gated_delta_rule
 
 from ..contract import Context, Site
 from .masking import hide
-from .parts import HeadNorm, LocalMix, check_heads, initial_step_bias, keep_from_decay, share_heads, split_heads
+from .parts import HeadNorm, LocalMix, check_heads, initial_step_bias, keep_from_decay, share_heads, split_heads, wide
 
 
 class GatedDelta(nn.Module):
@@ -53,14 +53,14 @@ class GatedDelta(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tuple[Tensor, Context]:
         valid = context.valid
         x = hide(x, valid)
-        q = functional.normalize(split_heads(self.mix_query(self.query(x)), self.num_heads).float(), dim=-1)
-        k = functional.normalize(split_heads(self.mix_key(self.key(x)), self.num_heads).float(), dim=-1)
+        q = functional.normalize(wide(split_heads(self.mix_query(self.query(x)), self.num_heads)), dim=-1)
+        k = functional.normalize(wide(split_heads(self.mix_key(self.key(x)), self.num_heads)), dim=-1)
         v = split_heads(self.mix_value(self.value(x)), self.num_heads)
         # float32 under autocast: a decay of 0.999 rounds to 1 in 16 bits and the state would never fade
-        rate = -torch.exp(self.log_rate.float())
-        log_decay = rate * functional.softplus(self.decay(x).float() + self.step_bias.float())
+        rate = -torch.exp(wide(self.log_rate))
+        log_decay = rate * functional.softplus(wide(self.decay(x)) + wide(self.step_bias))
         log_decay = hide(log_decay, valid)  # padding is passed over: nothing fades, nothing is written
-        strength = hide(self.strength(x).float().sigmoid(), valid)
+        strength = hide(wide(self.strength(x)).sigmoid(), valid)
         y, _ = gated_delta_rule(q, k, v, log_decay, strength, traversals=self.traversals)
-        gated = self.norm(y) * functional.silu(split_heads(self.gate(x), self.num_heads).float())
+        gated = self.norm(y) * functional.silu(wide(split_heads(self.gate(x), self.num_heads)))
         return self.project(gated.to(x.dtype).flatten(-2)), context

@@ -12,7 +12,7 @@ from medseg_kernels import gla
 
 from ..contract import Context, Site
 from .masking import hide
-from .parts import HeadNorm, check_heads, share_heads, split_heads
+from .parts import HeadNorm, check_heads, share_heads, split_heads, wide
 
 
 class GatedLinearAttention(nn.Module):
@@ -45,8 +45,8 @@ class GatedLinearAttention(nn.Module):
         x = hide(x, valid)
         q, k = split_heads(self.query(x), self.num_heads), split_heads(self.key(x), self.num_heads)
         v = split_heads(self.value(x), self.num_heads)
-        log_decay = functional.logsigmoid(split_heads(self.decay(x), self.num_heads).float()) / 16.0
+        log_decay = functional.logsigmoid(wide(split_heads(self.decay(x), self.num_heads))) / 16.0
         log_decay = hide(log_decay, valid)  # keys of hidden tokens are 0 already: their map has no bias
         y, _ = gla(q, k, v, log_decay, traversals=self.traversals)
-        gated = self.norm(y) * functional.silu(split_heads(self.gate(x), self.num_heads).float())
+        gated = self.norm(y) * functional.silu(wide(split_heads(self.gate(x), self.num_heads)))
         return self.project(gated.to(x.dtype).flatten(-2)), context

@@ -14,7 +14,7 @@ from medseg_kernels import selective_scan_scriptable, short_conv
 
 from ..contract import Context, Site
 from .masking import exclude, hide
-from .parts import initial_step_bias, keep_from_decay
+from .parts import initial_step_bias, keep_from_decay, wide
 
 
 class MambaVisionMixer(nn.Module):
@@ -67,7 +67,7 @@ class MambaVisionMixer(nn.Module):
         y = selective_scan_scriptable(
             u,
             dt,
-            -torch.exp(self.log_rate.float()),
+            -torch.exp(wide(self.log_rate)),
             write,
             read,
             self.skip,

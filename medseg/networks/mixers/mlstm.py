@@ -14,7 +14,7 @@ from medseg_kernels import mlstm
 
 from ..contract import Context, Site
 from .masking import exclude, hide
-from .parts import LocalMix, keep_from_decay, split_heads
+from .parts import LocalMix, keep_from_decay, split_heads, wide
 
 
 class BlockLinear(nn.Module):
@@ -80,11 +80,11 @@ class MLSTM(nn.Module):
     def read(self, m: Tensor, mixed: Tensor, valid: Optional[Tensor], traversals: List[str]) -> Tensor:
         """norm(mLSTM(q, k, v)) + skip * conv, (B, X, Y, Z, inner); several orders are averaged before the norm."""
         q, k, v = self.query(mixed), self.key(mixed), self.value(m)
-        gates = self.gates(torch.cat([q, k, v], dim=-1)).float()
+        gates = wide(self.gates(torch.cat([q, k, v], dim=-1)))
         taken, kept = gates[..., : self.num_heads], gates[..., self.num_heads :]
         y, _ = mlstm(
             split_heads(q, self.num_heads), split_heads(k, self.num_heads), split_heads(v, self.num_heads),
             exclude(taken, valid), exclude(kept, valid, 30000.0), traversals=traversals, merge="mean",
         )  # fmt: skip
-        h = functional.layer_norm(y.float(), [y.shape[-1]], eps=1e-5) * self.norm_gain.float()
+        h = functional.layer_norm(wide(y), [y.shape[-1]], eps=1e-5) * wide(self.norm_gain)
         return h.flatten(-2).to(m.dtype) + self.skip.to(m.dtype) * mixed

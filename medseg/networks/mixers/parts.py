@@ -12,6 +12,7 @@ from medseg.errors import ConfigError
 from medseg_kernels import short_conv
 
 from ..contract import Site
+from ..layers.common import wide as wide  # the mixers' type of states
 
 
 class PlainTaps(nn.Module):
@@ -146,11 +147,6 @@ class HeadNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = wide(x)
         return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps) * wide(self.weight)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In the type that decays, states and statistics are computed in: float32, or float64 for float64."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def keep_from_decay(parameter: nn.Parameter) -> nn.Parameter:

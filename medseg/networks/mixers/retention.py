@@ -69,7 +69,7 @@ class Retention(nn.Module):
             self.norm = HeadNorm(channels if out_norm == "head" else site.width)
         self.project = nn.Linear(site.width, site.width)
         self.gate: nn.Module = nn.Linear(site.width, site.width, bias=False) if gate else nn.Identity()
-        decays = log_decays(site.num_heads)
+        decays = log_decays(site.num_heads).float()
         self.register_buffer("log_decay", decays, persistent=False)
         self.log_rate = keep_from_decay(nn.Parameter((-decays).log())) if decay == "learned" else None
 
@@ -79,7 +79,9 @@ class Retention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, [3, self.num_heads, -1]).unbind(-3)
         k = hide(k, valid)
         rate = self.log_rate
-        log_decay = self.log_decay if rate is None else -torch.exp(wide(rate))
+        log_decay = self.log_decay if x.dtype != torch.float64 else log_decays(self.num_heads).to(x.device)
+        if rate is not None:
+            log_decay = -torch.exp(wide(rate))
         if self.order == "raster":
             y = self.along_raster(q, k, v, log_decay, valid)
         else:
@@ -126,8 +128,8 @@ def axis_powers(
 
 
 def log_decays(num_heads: int) -> Tensor:
-    """log(1 - exp(u)), u equally spaced from log(1/32) to log(1/512): decays from 0.96875 to 0.998047."""
-    return torch.log1p(-torch.exp(torch.linspace(math.log(1 / 32), math.log(1 / 512), num_heads)))
+    """log(1 - exp(u)), u equally spaced from log(1/32) to log(1/512): decays from 0.96875 to 0.998047; in float64."""
+    return torch.log1p(-torch.exp(torch.linspace(math.log(1 / 32), math.log(1 / 512), num_heads, dtype=torch.float64)))
 
 
 def octant(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, flips: List[int], powers: List[float]) -> Tensor:

@@ -15,7 +15,7 @@ from medseg_kernels import convolved_scan, selective_scan_scriptable, short_conv
 
 from ..contract import Context, Site
 from .masking import exclude, hide
-from .parts import PlainTaps, initial_step_bias, keep_from_decay
+from .parts import PlainTaps, initial_step_bias, keep_from_decay, wide
 
 MOVES = 7  # kinds of step in a traversal: a jump, and one to either side along each of three axes
 
@@ -89,7 +89,7 @@ class SelectiveScan(PlainTaps):
         if recorded or valid is not None or self.step_write is not None:
             return self.parts(u, z, valid)
         return convolved_scan(
-            u, z, self.taps, self.taps_bias, self.project_scan, self.project_dt, -torch.exp(self.log_rate.float()),
+            u, z, self.taps, self.taps_bias, self.project_scan, self.project_dt, -torch.exp(wide(self.log_rate)),
             self.skip, self.dt_bias_scale * self.step_bias, mode=self.mode, traversals=self.traversals,
             merge=self.merge,
         )  # fmt: skip
@@ -115,7 +115,7 @@ class SelectiveScan(PlainTaps):
         return selective_scan_scriptable(
             u,
             dt,
-            -torch.exp(self.log_rate.float()) if self.sets > 1 else -torch.exp(self.log_rate[0].float()),
+            -torch.exp(wide(self.log_rate)) if self.sets > 1 else -torch.exp(wide(self.log_rate[0])),
             write,
             read,
             self.skip if self.sets > 1 else self.skip[0],

@@ -15,7 +15,7 @@ from medseg_kernels import ssd
 
 from ..contract import Context, Site
 from .masking import hide
-from .parts import LocalMix, initial_step_bias, keep_from_decay, share_heads, split_heads
+from .parts import LocalMix, initial_step_bias, keep_from_decay, share_heads, split_heads, wide
 
 
 class SSD(nn.Module):
@@ -65,18 +65,18 @@ class SSD(nn.Module):
         z, mixed, dt = self.project_in(hide(x, valid)).split(self.widths, dim=-1)
         mixed = self.mix(mixed)
         u, write, read = mixed.split([self.inner, self.groups * self.state, self.groups * self.state], dim=-1)
-        step = functional.softplus(dt.float() + self.step_bias.float())
+        step = functional.softplus(wide(dt) + wide(self.step_bias))
         step = hide(step, valid)  # 0: nothing fades, nothing is written
         y, _ = ssd(
-            split_heads(u, self.num_heads), step, -torch.exp(self.log_rate.float()), split_heads(write, self.groups),
+            split_heads(u, self.num_heads), step, -torch.exp(wide(self.log_rate)), split_heads(write, self.groups),
             split_heads(read, self.groups), traversals=self.traversals,
         )  # fmt: skip
         y = y + self.skip.to(y.dtype).unsqueeze(-1) * split_heads(u, self.num_heads)
-        gated = y.flatten(-2).float() * functional.silu(z.float())
+        gated = wide(y.flatten(-2)) * functional.silu(wide(z))
         return self.project_out(self.normalise(gated).to(x.dtype)), context
 
     def normalise(self, gated: Tensor) -> Tensor:
         """Root-mean-square norm behind the gate, each group of channels by itself, in float32."""
         grouped = split_heads(gated, self.groups)
         grouped = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + 1e-5)
-        return grouped.flatten(-2) * self.gain.float()
+        return grouped.flatten(-2) * wide(self.gain)

@@ -41,7 +41,10 @@ def _iterations(launch: Launch) -> list[float]:
             return [1]
         if launch.name == "bias_kernel":
             return [n["windows"] * n["B"] / launch.grid[2]]
-        return [-(-int(c["U"]) // int(c["BQ"] if launch.name == "key_kernel" else c["BK"]))]
+        queries, keys = -(-int(c["U"]) // int(c["BQ"])), -(-int(c["U"]) // int(c["BK"]))
+        if launch.name == "fused_kernel":
+            return [queries * keys, queries, queries]
+        return [queries if launch.name == "key_kernel" else keys]
     if launch.name == "table_kernel":
         return [-(-n["T"] // int(c["BI"]))]
     if launch.name == "backward_kernel":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_kernels import window_attention
+from medseg_kernels.window_attention import triton_launch
 from tests.kernels.window_attention.cases import Case, errors
 
 G, W, S = (5, 4, 3), (3, 2, 3), (1, 1, 1)
@@ -63,6 +64,9 @@ if __name__ == "__main__":
     poison_new_tensors()
     for case in [*SHORT, *TILES]:
         found[f"{case} float32"] = errors(case, torch.float32, "triton", batch=1)
+    triton_launch.MANY = 1  # every window and head by the fused kernel
+    for case in [*SHORT[1:], TILES[0]]:
+        found[f"{case} fused float32"] = errors(case, torch.float32, "triton", batch=1)
     for case in (SHORT[0], SHORT[2], SHORT[3], SHORT[5], SHORT[9]):
         found[f"{case} float16"] = errors(case, torch.float16, "triton", batch=1)
     print(json.dumps(found))

@@ -12,10 +12,12 @@ from medseg.networks.mixers.gla import GatedLinearAttention
 from medseg.networks.mixers.mlstm import MLSTM
 from medseg.networks.mixers.retention import Retention
 from medseg.networks.mixers.ssd import SSD
+from medseg_kernels import mlstm
 from tests.networks.agreement import (
     OnTokens,
     Weights,
     assert_agrees,
+    assert_close,
     gelu,
     layer_norm,
     linear,
@@ -196,3 +198,30 @@ def test_vil_layer_reads_values_before_the_convolution() -> None:
 
     place: Site = site(8, num_heads=2)
     assert_agrees(OnTokens(MLSTM(place)), formula, torch.randn(2, *SIDES, 1, 8))
+
+
+def test_the_initial_stabiliser_of_mlstm_has_the_gradient_of_what_it_scales() -> None:
+    """Without a stabiliser: S_t = sigmoid(f) S + exp(i) k v, started from exp(m) S; o = S q / max(|n q|, 1)."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 5, 1, 4, dtype=torch.float64, generator=generator) for _ in range(3))
+    i, f = (torch.randn(1, 5, 1, dtype=torch.float64, generator=generator) for _ in range(2))
+    first = [
+        torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((1, 1, 4, 4), (1, 1, 4), (1, 1))
+    ]
+    seed = torch.randn(1, 5, 1, 4, dtype=torch.float64, generator=generator)
+    ours = [x.clone().requires_grad_() for x in (*first, f)]
+    found = mlstm(q, k, v, i, ours[3], initial_state=tuple(ours[:3]), eps=0.0)[0]
+    theirs = [x.clone().requires_grad_() for x in (*first, f)]
+    memory, norm = (theirs[n][0, 0] * theirs[2][0, 0].exp() for n in (0, 1))
+    rows = []
+    for t in range(5):
+        keep, take = torch.sigmoid(theirs[3][0, t, 0]), i[0, t, 0].exp()
+        memory = keep * memory + take * torch.outer(k[0, t, 0], v[0, t, 0])
+        norm = keep * norm + take * k[0, t, 0]
+        query = q[0, t, 0] / 2
+        rows.append(query @ memory / torch.clamp((norm * query).sum().abs(), min=1.0))
+    expected = torch.stack(rows).reshape(seed.shape)
+    assert_close("output", found, expected, 1e-9)
+    wanted = torch.autograd.grad(expected, theirs, seed)
+    for name, a, b in zip(("S", "n", "m", "f"), torch.autograd.grad(found, ours, seed), wanted, strict=True):
+        assert_close(f"gradient of {name}", a, b, 1e-9)

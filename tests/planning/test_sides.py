@@ -1,0 +1,41 @@
+"""Labels that tell left from right are found in every spelling, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from medseg.planning.sides import tells_sides
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("LeftKidney", "RightKidney"), ("leftkidney", "rightkidney"), ("KidneyL", "KidneyR"), ("lh_hippocampus", "rh_hippocampus"),
+        ("ctx-lh-insula", "ctx-rh-insula"), ("kidney_lt", "kidney_rt"), ("LKidney", "RKidney"), ("lungL", "lungR"),
+        ("hippocampusLeft", "hippocampusRight"), ("Left-Thalamus", "Right-Thalamus"), ("left kidney", "right kidney"),
+        ("kidney (L)", "kidney (R)"), ("LUNG_LEFT", "LUNG_RIGHT"), ("Lkidney", "Rkidney"), ("kidneyleft", "kidneyright"),
+        ("Niere links", "Niere rechts"), ("rein gauche", "rein droit"), ("rib_left_1", "rib_right_1"), ("L.Kidney", "R.Kidney"),
+        ("lung_upper_lobe_left", "lung_upper_lobe_right"), ("left atrium", "right atrium"), ("kidneyLt", "kidneyRt"),
+        ("LH-Amygdala", "RH-Amygdala"), ("LV", "RV"), ("riñón izquierdo", "riñón derecho"), ("kidneyleftcortex", "kidneyrightcortex"),
+    ],
+)  # fmt: skip
+def test_two_labels_that_differ_by_a_side(pair: tuple[str, str]) -> None:
+    assert tells_sides(["background", *pair]) in pair
+    assert tells_sides(["liver", *reversed(pair)]) in pair
+
+
+@pytest.mark.parametrize("label", ["left kidney", "kidney_L", "KidneyLeft", "lh.hippocampus", "Left-Lateral-Ventricle"])
+def test_a_lone_side_counts_since_the_other_one_is_background(label: str) -> None:
+    assert tells_sides([label, "liver"]) == label
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["left atrium"], ["LeftVentricle", "myocardium"], ["left atrial appendage"], ["spleen", "liver"], ["tumour", "oedema"],
+        ["leftover"], ["lung", "lesion", "rib"], ["L1", "L2", "L3", "S1"], ["vertebrae_L5"], ["T1", "T2"], ["lamina", "retina"],
+        ["brightness", "upright"], ["label_1", "label_2"], ["background", "LiTS tumour"], [],
+    ],
+)  # fmt: skip
+def test_labels_without_a_side_may_be_mirrored(labels: list[str]) -> None:
+    assert tells_sides(labels) is None
