@@ -45,6 +45,7 @@ BY_NAME: dict[str, Any] = {
     "data": None, "device": "cpu", "bundle_root": "@bundle_root",
 }  # fmt: skip
 BY_TARGET: dict[str, dict[str, Any]] = {
+    "AveragedNetwork": {"networks": [{"_target_": "UNet", **NET, "channels": [2, 4], "strides": [2]}]},
     "UNet": {"channels": [2, 4], "strides": [2]},
     "AttentionUnet": {"channels": [2, 4], "strides": [2]},
     "BasicUNet": {**NET, "features": [2, 2, 2, 2, 2, 2]},
