@@ -245,6 +245,11 @@ def _united(found: list[tuple[Path, Case]], wanted: Wanted, root: Path | None = 
     }
     groups = group_by_name(list(single), wanted.names) if wanted.count > 1 else {}
     several = any(len({channel for channel, _ in members}) > 1 for members in groups.values())
+    told = {path for members in groups.values() for _, path in members}
+    untold: dict[Path, list[Path]] = {}
+    for path in single:
+        if path not in told:
+            untold.setdefault(path.parent, []).append(path)
     joined: dict[Path, tuple[Path, Case] | None] = {}
     for (place, name), members in groups.items():
         alone = len(members) == 1
@@ -263,18 +268,14 @@ def _united(found: list[tuple[Path, Case]], wanted: Wanted, root: Path | None = 
             place.parent if own else place,
             Case(name, tuple(order.values()), missing=missing),
         )
-        rest = [one for one in single if one not in joined and one.parent == place and _belongs(one, name, groups)]
-        rest = [one for one in rest if _channel_count(one) != wanted.count]
+        begins = re.compile(rf"{re.escape(name)}[ _.-]", re.IGNORECASE)
+        rest = [
+            one for one in untold.get(place, ()) if begins.match(case_name(one)) and _channel_count(one) != wanted.count
+        ]
         _say_left_out(place, rest, "is named like none of the network's channels")
         joined |= dict.fromkeys(rest)
     kept = [(place, case, joined.get(case.images[0], (place, case))) for place, case in found]
     return [entry for _, case, entry in kept if entry is not None]
-
-
-def _belongs(path: Path, name: str, groups: Mapping[tuple[Path, str], list[tuple[int, Path]]]) -> bool:
-    """Whether a file is named like a case with something behind it, and like no channel."""
-    told = {other for members in groups.values() for _, other in members}
-    return path not in told and re.match(rf"{re.escape(name)}[ _.-]", case_name(path), re.IGNORECASE) is not None
 
 
 def _channel_count(path: Path) -> int:
