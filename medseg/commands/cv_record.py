@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,26 @@ def record_choice(result: CrossValidation) -> Layout:
     plan.reasons["inference"] = _reason(result)
     files[layout.plan] = plan.to_dict()
     means = {label: row["dice"].mean for label, row in result.final.summary().items() if row["dice"].count}
-    metrics = {f"mean_dice_{label.replace(' ', '_')}": round(value, 4) for label, value in means.items()}
-    files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": metrics}
+    files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": mean_metrics(means)}
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
     write_together(layout, files, copied)
     layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     return layout
+
+
+def mean_metrics(means: Mapping[str, float]) -> dict[str, float]:
+    """Entries of metadata.json's `eval_metrics`, one per label: "left kidney" and "left_kidney" do not share one.
+
+    Example:
+        >>> mean_metrics({"left kidney": 0.91234})
+        {'mean_dice_left_kidney': 0.9123}
+    """
+    plain = {label: label.replace(" ", "_") for label in means}
+    shared = Counter(plain.values())
+    return {
+        f"mean_dice_{plain[label] if shared[plain[label]] == 1 else label}": round(value, 4)
+        for label, value in means.items()
+    }
 
 
 def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> Path:

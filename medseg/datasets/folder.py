@@ -3,18 +3,19 @@
     images/NAME.nii.gz  labels/NAME.nii.gz  [test_images/NAME.nii.gz  test_labels/NAME.nii.gz]  [dataset.json]  [splits_final.json]
 
 Several channels: images/NAME/*.nii.gz, one file per channel, matched by the channels' names where the files' names say them,
-else in alphabetical order (or one 4D file). A folder or file of DICOM is an image too. dataset.json may say "name", "labels",
+else in alphabetical order (or one 4D file); or images/NAME_CHANNEL.nii.gz, by the channels' names in dataset.json.
+A folder or file of DICOM is an image too. dataset.json may say "name", "labels",
 "channels", "licence", "reference"; without it the label values are collected from the label maps.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from medseg.errors import DataError, UnreadableFileError
-from medseg.io.channels import order_by_name
+from medseg.io.channels import group_by_name, one_of_each, order_by_name
 from medseg.io.datalist import Case
 from medseg.io.file_names import readable_name
 from medseg.io.formats.dicom import is_dicom_file
@@ -65,10 +66,18 @@ def load(folder: Path) -> Dataset:
 
 
 def _pairs(images: Path, labels: Path, channels: Mapping[int, str], *, labelled: bool) -> list[Case]:
+    maps = {
+        case_name(path): path for path in (sorted(labels.iterdir()) if labels.is_dir() else []) if is_volume_file(path)
+    }
     by_name: dict[str, tuple[Path, ...]] = {}
     lacking: dict[str, tuple[int, ...]] = {}
+    flat = _flat_cases(images, maps, channels)
+    taken = {path for order in flat.values() for path in order.values()}
+    for name, order in flat.items():
+        by_name[name] = tuple(order.values())
+        lacking[name] = tuple(channel for channel in channels if channel not in order)
     for path in sorted(images.iterdir()) if images.is_dir() else []:
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path in taken:
             continue
         files = _images_of(path)
         if not files and path.is_dir():
@@ -77,12 +86,9 @@ def _pairs(images: Path, labels: Path, channels: Mapping[int, str], *, labelled:
             name = readable_name(path.name) if path.is_dir() else case_name(path)
             if name in by_name:
                 raise DataError(f"{path}: {by_name[name][0]} has the same case name {name!r}; rename one of them.")
-            order = order_by_name(files, channels) if len(channels) > 1 and len(files) > 1 else None
-            by_name[name] = tuple(order.values()) if order else files
-            lacking[name] = tuple(channel for channel in channels if channel not in order) if order else ()
-    maps = {
-        case_name(path): path for path in (sorted(labels.iterdir()) if labels.is_dir() else []) if is_volume_file(path)
-    }
+            told = order_by_name(files, channels) if len(channels) > 1 and len(files) > 1 else None
+            by_name[name] = tuple(told.values()) if told else files
+            lacking[name] = tuple(channel for channel in channels if channel not in told) if told else ()
     missing = [name for name in by_name if name not in maps]
     if labelled and missing:
         near = near_match(missing[0], [name for name in maps if name not in by_name])
@@ -104,6 +110,25 @@ def _pairs(images: Path, labels: Path, channels: Mapping[int, str], *, labelled:
         Case(name, files, maps.get(name), subject_of(name), missing=lacking[name])
         for name, files in sorted(by_name.items())
     ]
+
+
+def _flat_cases(images: Path, maps: Collection[str], channels: Mapping[int, str]) -> dict[str, dict[int, Path]]:
+    """Case -> channel -> file of those whose channels lie beside each other, each named NAME_CHANNEL."""
+    if len(channels) < 2 or not images.is_dir():
+        return {}
+    single = [
+        path
+        for path in sorted(images.iterdir())
+        if not path.name.startswith(".")
+        and len(_images_of(path)) == 1
+        and (readable_name(path.name) if path.is_dir() else case_name(path)) not in maps
+    ]
+    groups = group_by_name(single, channels)
+    return {
+        name: one_of_each(members, channels)
+        for (_, name), members in groups.items()
+        if name in maps or len({channel for channel, _ in members}) > 1
+    }
 
 
 def _images_of(path: Path) -> tuple[Path, ...]:

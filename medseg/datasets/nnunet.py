@@ -1,19 +1,26 @@
 """nnU-Net v2's raw layout: one file per channel, numbered behind the case name.
 
 dataset.json  imagesTr/NAME_0000.nii.gz  labelsTr/NAME.nii.gz  imagesTs/NAME_0000.nii.gz  [splits_final.json]
+
+Files that bear a channel's name instead of its number (NAME_ct.nii.gz) are taken too; what bears neither is left out by name.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from medseg.errors import DataError, UnreadableFileError
+from medseg.io.channels import group_by_name, one_of_each
 from medseg.io.datalist import Case
 
 from .dataset import Dataset
 from .description import channel_names, label_names, read_object, read_splits, subject_of
 from .regions import read_regions
+
+log = logging.getLogger(__name__)
 
 
 def matches(folder: Path) -> bool:
@@ -33,7 +40,7 @@ def load(folder: Path) -> Dataset:
     channels = channel_names(path, description)
     labels, ignore_label = label_names(path, description)
     regions, region_order = read_regions(path, description)
-    training = _channel_files(folder / "imagesTr", ending)
+    training = _channel_files(folder / "imagesTr", ending, channels)
     return Dataset(
         name=str(description.get("name", folder.name)),
         folder=folder,
@@ -42,7 +49,7 @@ def load(folder: Path) -> Dataset:
         ],
         test_cases=[
             _case(folder, name, files, len(channels), "labelsTs", ending)
-            for name, files in sorted(_channel_files(folder / "imagesTs", ending).items())
+            for name, files in sorted(_channel_files(folder / "imagesTs", ending, channels).items())
         ],
         labels=labels,
         channels=channels,
@@ -55,13 +62,31 @@ def load(folder: Path) -> Dataset:
     )
 
 
-def _channel_files(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
+def _channel_files(folder: Path, ending: str, channels: Mapping[int, str]) -> dict[str, dict[int, Path]]:
     pattern = re.compile(rf"(?P<name>.+)_(?P<channel>\d{{4}}){re.escape(ending)}$")
     found: dict[str, dict[int, Path]] = {}
+    others = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = pattern.match(path.name)
-        if match and not path.name.startswith("."):
+        if path.name.startswith("."):
+            continue
+        if match:
             found.setdefault(match["name"], {})[int(match["channel"])] = path
+        elif path.name.endswith(ending):
+            others.append(path)
+    named = group_by_name(others, channels) if len(channels) > 1 else {}
+    for (_, name), members in named.items():
+        if name in found:
+            raise DataError(
+                f"{members[0][1]}: {min(found[name].values()).name} is of the case {name!r} too; keep one naming."
+            )
+        found[name] = one_of_each(members, channels)
+    told = {path for members in named.values() for _, path in members}
+    if left := [path for path in others if path not in told]:
+        log.warning(
+            "%s: left out %s%s: named neither NAME_0000%s nor by a channel's name; rename it.",
+            folder, left[0].name, f" (and {len(left) - 1} more)" if len(left) > 1 else "", ending,
+        )  # fmt: skip
     return found
 
 

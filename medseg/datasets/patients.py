@@ -2,16 +2,20 @@
 
     PATIENT/image.nii.gz  PATIENT/label.nii.gz  [PATIENT/more channels]  [dataset.json]  [splits_final.json]
 
-The label map is the file named label, seg, mask, ... or ending in _seg, _label, ...; the others are the channels, in
-alphabetical order. A folder without a label map is a test case.
+The label map is the file named label, seg, mask, ... or ending in _seg, _label, ...; the others are the channels, in the
+order of the channels' names in dataset.json or of the first patient's files, and in alphabetical order where the names of a
+patient's files say none of them. A folder without a label map is a test case.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.errors import DataError
 from medseg.io.atomic import is_temporary
+from medseg.io.channels import distinct_parts, order_by_name
 from medseg.io.datalist import Case
 from medseg.io.layouts import is_label_folder, without_label_maps
 from medseg.io.volume import is_volume_file
@@ -33,6 +37,9 @@ def load(folder: Path) -> Dataset:
     description = read_object(path) if path.is_file() else {}
     found = [_case(place) for place in _places(folder) if _volumes(place)]
     channels = channel_names(path, description)
+    if "channel_names" not in description and "channels" not in description and len(found[0].images) > 1:
+        channels = dict(enumerate(distinct_parts(found[0].images)))
+    found = [_ordered(case, channels) for case in found]
     counts = {len(case.images) for case in found}
     if len(counts) > 1:
         few = min(found, key=lambda case: len(case.images))
@@ -40,8 +47,6 @@ def load(folder: Path) -> Dataset:
             f"{few.images[0].parent}: holds {len(few.images)} images, other patients {max(counts)}; add the missing ones, or "
             "list the cases in cases.csv."
         )
-    if "channel_names" not in description and "channels" not in description and counts != {1}:
-        channels = {i: image.name.partition(".")[0] for i, image in enumerate(found[0].images)}
     cases = [case for case in found if case.label is not None]
     labels, ignore_label = (
         label_names(path, description) if "labels" in description else (collect_labels(folder, cases), None)
@@ -61,6 +66,14 @@ def load(folder: Path) -> Dataset:
         region_order=region_order,
         ignore_label=ignore_label,
     )
+
+
+def _ordered(case: Case, channels: Mapping[int, str]) -> Case:
+    """The case with its channels in the order of their names, where its files tell."""
+    if len(case.images) != len(channels) or len(channels) == 1:
+        return case
+    order = order_by_name(case.images, channels)
+    return replace(case, images=tuple(order.values())) if order else case
 
 
 def _places(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg.errors import DataError
 
-from .file_names import readable_name
+from .file_names import readable_name, same_file
 
 # words that mean one kind of image
 _SAME = (
@@ -22,6 +22,7 @@ _SAME = (
     {"dwi", "dw"},
 )
 _MEANS = {word: min(group) for group in _SAME for word in group}
+_BETWEEN = " _-."  # what stands between a case's name and a channel's
 _LONGEST = 3  # words of a file name that may make one channel's name, as in `t1-gd` or `adc_map`
 
 
@@ -79,12 +80,84 @@ def check_order(case: str, files: Mapping[int, Path], channels: Mapping[int, str
             )
 
 
-def _told(files: Sequence[Path], channels: Mapping[int, str]) -> dict[Path, list[int]]:
-    """File -> the channels that its name says; of several the one with the longest name."""
+def group_by_name(files: Sequence[Path], channels: Mapping[int, str]) -> dict[tuple[Path, str], list[tuple[int, Path]]]:
+    """Files and DICOM folders of one place that are channels of one case: `p1_ct.nii.gz` and `p1_pet.nii.gz`, `p1/CT` and `p1/PET`.
+
+    Args:
+        files: of any cases; those that are named like no channel are left out.
+        channels: channel -> name.
+
+    Returns:
+        (the place, the case's name) -> channel and file of each; the name is the file's without the channel's, and the
+        place's own where nothing is left.
+
+    Example:
+        >>> list(group_by_name([Path("in/p1_ct.nii"), Path("in/ct.nii")], {0: "PET", 1: "CT"}))
+        [(PosixPath('in'), 'p1'), (PosixPath('in'), 'in')]
+    """
+    clear = {name: channel for name, channel in _clear(channels).items() if not name.isdigit()}
+    groups: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
+    spelt: dict[tuple[Path, str], tuple[Path, str]] = {}
+    for path in files:
+        found = _without_channel(_bare(path), clear)
+        if found is not None:
+            name = found[1] or readable_name(path.parent.resolve().name)
+            key = spelt.setdefault((path.parent, same_file(name)), (path.parent, name))
+            groups.setdefault(key, []).append((found[0], path))
+    return groups
+
+
+def distinct_parts(files: Sequence[Path]) -> list[str]:
+    """The names of one case's files without what all begin and end with.
+
+    Example:
+        >>> distinct_parts([Path("p1_ct.nii.gz"), Path("p1_pet.nii.gz")])
+        ['ct', 'pet']
+    """
+    words = [re.findall(r"[^\W_]+", _bare(path)) for path in files]
+    first, last = _shared(words)
+    parts = ["_".join(one[first : len(one) - last]) for one in words]
+    return parts if all(parts) else [_bare(path) for path in files]
+
+
+def one_of_each(members: Sequence[tuple[int, Path]], channels: Mapping[int, str]) -> dict[int, Path]:
+    """Channel -> file of one group. Raises DataError when two files are one channel."""
+    order: dict[int, Path] = {}
+    for channel, path in members:
+        other = order.setdefault(channel, path)
+        if other != path:
+            raise DataError(f"{path}: is channel {channels[channel]!r} by its name, and so is {other.name}; keep one.")
+    return dict(sorted(order.items()))
+
+
+def _without_channel(text: str, clear: Mapping[str, int]) -> tuple[int, str] | None:
+    """The channel that a name ends with, begins with or holds, and the name without it."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"[^\W_]+", text)]
+    pieces = []
+    for first in range(len(words)):
+        for last in range(first, min(first + _LONGEST, len(words))):
+            piece = "".join(text[start:end].casefold() for start, end in words[first : last + 1])
+            channel = clear.get(_meaning(piece))
+            if channel is not None:
+                place = 2 if last == len(words) - 1 else 1 if first == 0 else 0
+                pieces.append((place, len(piece), channel, words[first][0], words[last][1]))
+    if not pieces:
+        return None
+    _, _, channel, start, end = max(pieces)
+    return channel, "_".join(part for part in (text[:start].rstrip(_BETWEEN), text[end:].lstrip(_BETWEEN)) if part)
+
+
+def _clear(channels: Mapping[int, str]) -> dict[str, int]:
+    """What a channel's name means -> the channel, where it means no other."""
     meant: dict[str, list[int]] = {}
     for channel, name in channels.items():
         meant.setdefault(_meaning("".join(_words(name))), []).append(channel)
-    clear = {name: found[0] for name, found in meant.items() if len(found) == 1}
+    return {name: found[0] for name, found in meant.items() if len(found) == 1}
+
+
+def _told(files: Sequence[Path], channels: Mapping[int, str]) -> dict[Path, list[int]]:
+    """File -> the channels that its name says; of several the one with the longest name."""
+    clear = _clear(channels)
     words = {path: _words(_bare(path)) for path in files}
     first, last = _shared(list(words.values()))
     return {

@@ -6,6 +6,7 @@ function that resamples imports scipy when it is called.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -104,7 +105,7 @@ def check_affine(affine: Affine, path: str | Path, *, allow_shear: bool = False)
         raise GeometryError(
             f"{path}: the affine is sheared: voxel axes are {np.degrees(np.arcsin(min(shear, 1.0))):.2f} degrees away "
             "from right angles (a tilted gantry or a 12-parameter registration). Resample it to a straight grid: "
-            f"python -m medseg.io.straighten {path} STRAIGHT.nii.gz (--label for a label map)."
+            f"python -m medseg.io.straighten {shlex.quote(str(path))} STRAIGHT.nii.gz (--label for a label map)."
         )
 
 

@@ -13,12 +13,12 @@ from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.types import FilePath
 
 from .atomic import is_temporary
-from .channels import check_order, order_by_name
+from .channels import check_order, group_by_name, one_of_each, order_by_name
 from .datalist import Case, check_unique, read_case_list
 from .file_names import readable_name, same_file
 from .formats.dicom import holds_image, is_dicom_file
 from .geometry import check_same_grid
-from .layouts import LIST, is_label_folder, without_label_maps
+from .layouts import LIST, PARTNERS, is_label_folder, without_label_maps
 from .own_outputs import outputs_in
 from .volume import READABLE, case_name, is_volume_file, read_header
 
@@ -46,9 +46,9 @@ def find_inputs(inputs: Sequence[FilePath], *, channels: int | Mapping[int, str]
     """The cases that the words of a command line mean, sorted by name within each word.
 
     A word is a volume file, a DICOM file, a csv list, a pattern with * or ?, or a folder: every volume in it and below,
-    and every folder with DICOM images as one series. With several channels, files NAME_0000, NAME_0001, ... or the
-    files of one sub-folder make one case; a file on its own must hold all channels. Files of a sub-folder are put in order
-    by the channels' names where theirs say them.
+    and every folder with DICOM images as one series. With several channels, one case is made of files NAME_0000, NAME_0001, ...,
+    of files or DICOM folders that are named alike but for the channels' names (NAME_ct and NAME_pet, NAME/CT and NAME/PET), or of
+    the files of one sub-folder, in the order of the channels' names where theirs say them; a file on its own must hold all channels.
 
     Left out with a warning: what an earlier run of ours wrote there, and volumes on the grid of the DICOM series beside them.
 
@@ -65,7 +65,8 @@ def find_inputs(inputs: Sequence[FilePath], *, channels: int | Mapping[int, str]
     if not inputs:
         raise DataError("no input was given; name a volume file, a folder, a pattern, a csv list or a DICOM folder.")
     wanted = Wanted.of(channels, gaps)
-    cases = [case for word in inputs for case in _cases_of(word, wanted)]
+    found = [(Path(word), case) for word in inputs for case in _cases_of(word, wanted)]
+    cases = [case for _, case in _united(found, wanted)]
     check_unique(cases, whose="the inputs")
     for case in cases:
         present = [channel for channel in range(wanted.count) if channel not in case.missing]
@@ -89,7 +90,10 @@ def _cases_of(word: FilePath, wanted: Wanted) -> list[Case]:
         _say_left_out(word, [one for one in found if one in ours], OURS)
         files = [one for one in found if one.is_file() and one not in ours]
         folders = [one for one in found if one.is_dir() and one not in ours]
-        return _grouped(files, wanted) + [case for one in folders for case in _cases_in(one, wanted)]
+        listed = [(case.images[0].parent, case) for case in _grouped(files, wanted)]
+        return [case for _, case in _united(listed, wanted)] + [
+            case for one in folders for case in _cases_in(one, wanted)
+        ]
     raise UnreadableFileError(f"{path}: no such file or folder; check the path.")
 
 
@@ -110,7 +114,7 @@ def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
     found: list[tuple[Path, Case]] = []
     ours: set[Path] = set()
     met: list[Path] = []
-    left_out = 0
+    left_out: list[Path] = []
     for place in [folder, *sorted(one for one in folder.rglob("*") if one.is_dir() and not _hidden(one, folder))]:
         if place in ours or place.parent in ours:
             ours.add(place)
@@ -120,12 +124,24 @@ def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
         met += [one for one in files if one in ours and is_volume_file(one)]
         files = [one for one in files if one not in ours]
         maps = _label_maps(place, files, inside=place != folder)
-        left_out += len(maps)
+        left_out += sorted(maps)
         kept = [one for one in files if one not in maps]
         found += [(place, case) for case in _cases_at(place, kept, wanted, folder)]
+    found = _united(found, wanted, root=folder)
     _say_left_out(folder, met, OURS)
     if left_out:
-        log.info("%s: %d label maps lie beside the images and are left out", folder, left_out)
+        several = (
+            "label maps lie beside the images and are"
+            if len(left_out) > 1
+            else "label map lies beside the images and is"
+        )
+        log.warning(
+            "%s: %d %s left out, such as %s; name a file itself to take it.",
+            folder,
+            len(left_out),
+            several,
+            left_out[0],
+        )
     if not found:
         why = "only what earlier runs of medseg wrote" if met or ours else "no volume"
         raise DataError(f"{folder}: holds {why}; readable are {', '.join(READABLE)} and DICOM series.")
@@ -200,6 +216,10 @@ def _channels_of(place: Path, files: list[Path], wanted: Wanted, root: Path) -> 
         whole = place != root and len(files) == wanted.count
         return Case(name, tuple(files)) if whole else None
     missing = tuple(channel for channel in range(wanted.count) if channel not in order)
+    if place == root or place.name.lower() in PARTNERS.values():
+        told = {key[1] for key in group_by_name(list(order.values()), wanted.names)}
+        if told != {name}:
+            return None  # a flat folder: the names of the files say the cases
     if missing and not wanted.gaps:
         if len(files) == 1 or len(order) < len(files):
             return None  # one file may hold all channels; what is wrong with the others is said when they are read
@@ -211,6 +231,51 @@ def _channels_of(place: Path, files: list[Path], wanted: Wanted, root: Path) -> 
     rest = [one for one in files if one not in set(order.values())]
     _say_left_out(place, rest, "is named like none of the network's channels")
     return Case(name, tuple(order.values()), missing=missing)
+
+
+def _united(found: list[tuple[Path, Case]], wanted: Wanted, root: Path | None = None) -> list[tuple[Path, Case]]:
+    """Place and case of each, where files and DICOM folders that are named as channels of one case are one."""
+    single = {
+        case.images[0]: case
+        for place, case in found
+        if len(case.images) == 1
+        and not case.missing
+        and place.suffix.lower() != ".csv"
+        and not (place / LIST).is_file()
+    }
+    groups = group_by_name(list(single), wanted.names) if wanted.count > 1 else {}
+    several = any(len({channel for channel, _ in members}) > 1 for members in groups.values())
+    told = {path for members in groups.values() for _, path in members}
+    untold: dict[Path, list[Path]] = {}
+    for path in single:
+        if path not in told:
+            untold.setdefault(path.parent, []).append(path)
+    joined: dict[Path, tuple[Path, Case] | None] = {}
+    for (place, name), members in groups.items():
+        alone = len(members) == 1
+        if (alone and _channel_count(members[0][1]) == wanted.count) or not (several or wanted.gaps):
+            continue
+        order = one_of_each(members, wanted.names)
+        missing = tuple(channel for channel in range(wanted.count) if channel not in order)
+        if missing and not wanted.gaps:
+            raise DataError(
+                f"case {name!r}: has no file for channel {wanted.names[missing[0]]}, only "
+                f"{', '.join(path.name for path in order.values())}; add it, or name its file {name} and the channel."
+            )
+        own = name == readable_name(place.resolve().name) and place != root
+        joined |= dict.fromkeys(order.values())
+        joined[min(order.values())] = (
+            place.parent if own else place,
+            Case(name, tuple(order.values()), missing=missing),
+        )
+        begins = re.compile(rf"{re.escape(name)}[ _.-]", re.IGNORECASE)
+        rest = [
+            one for one in untold.get(place, ()) if begins.match(case_name(one)) and _channel_count(one) != wanted.count
+        ]
+        _say_left_out(place, rest, "is named like none of the network's channels")
+        joined |= dict.fromkeys(rest)
+    kept = [(place, case, joined.get(case.images[0], (place, case))) for place, case in found]
+    return [entry for _, case, entry in kept if entry is not None]
 
 
 def _channel_count(path: Path) -> int:

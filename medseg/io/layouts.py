@@ -54,10 +54,12 @@ def is_label_folder(folder: Path) -> bool:
 def without_label_maps(files: Sequence[Path]) -> list[Path]:
     """The volumes of one folder without those that are named as label maps of others among them.
 
-    Left out are NAME_seg, NAME_label, ... where NAME or NAME_0000 lies beside it, and label, seg, mask, ... where another
-    volume does.
+    Left out are NAME_seg, NAME_label, ... where NAME, NAME_0000 or a channel such as NAME_t1 lies beside it, and label, seg,
+    mask, ... where another volume does.
     """
     names = {case_name(path).lower() for path in files}
+    cases = {name[:at] for name in names if not _SUFFIX.match(name) for at in range(1, len(name)) if name[at] in "_.-"}
+    names |= cases
     plain = [path for path in files if not _named_label(case_name(path), names)]
     return plain or list(files)
 
@@ -66,7 +68,7 @@ def _named_label(name: str, beside: Collection[str]) -> bool:
     if name.lower() in LABEL_WORDS:
         return True
     match = _SUFFIX.match(name)
-    return match is not None and not {match["case"].lower(), f"{match['case'].lower()}_0000"}.isdisjoint(beside)
+    return match is not None and match["case"].lower() in beside
 
 
 def label_maps(folder: Path) -> list[tuple[str, Path]]:

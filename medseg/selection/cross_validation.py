@@ -6,6 +6,7 @@ interrupted run continues where it stopped. Nothing here knows of bundles: `meds
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -16,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from medseg.config import read_json
 from medseg.datasets import read_case_image
 from medseg.errors import DataError, MedsegError
 from medseg.evaluation import Evaluation, ScoreSettings
 from medseg.evaluation.folders import NOT_ANNOTATED, Pair, evaluate_pairs
 from medseg.evaluation.statistics import PairedDifference, holm, paired_difference
 from medseg.inference import Predictor
-from medseg.io.atomic import write_json
 from medseg.io.datalist import Case
-from medseg.io.volume import read_label, write_label
+from medseg.io.volume import read_label
 from medseg.transforms.postprocessing import Postprocessing, component_volumes
+
+from .kept_maps import KeptMaps
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
@@ -40,7 +41,7 @@ class Candidate:
         name: shown in tables; names the folder of its label maps.
         folds: fold -> the validation cases of that fold; only folds with weights.
         predictor: fold -> what segments that fold's cases.
-        identity: fold -> a text that changes with the weights or the settings; label maps of another identity are stale.
+        identity: fold -> a text that changes with the weights or the settings; label maps of another identity are made anew.
         labels: label value -> name, background included.
     """
 
@@ -97,7 +98,7 @@ def predict_out_of_fold(candidate: Candidate, folder: Path, *, progress: Progres
 
     Args:
         candidate: what segments.
-        folder: `fold_N/CASE.nii.gz` go here; maps that are there already, of the same weights, are kept.
+        folder: `fold_N/CASE.nii.gz` go here; maps that are there already, of the same weights, settings and images, are kept.
         progress: called with (done, total, case name).
 
     Returns:
@@ -111,19 +112,15 @@ def predict_out_of_fold(candidate: Candidate, folder: Path, *, progress: Progres
     total = sum(len(cases) for cases in candidate.folds.values())
     for fold, cases in candidate.folds.items():
         target = folder / f"fold_{fold}"
-        if _identity(target) != candidate.identity[fold]:
-            for stale in target.glob("*.nii.gz"):
-                stale.unlink()
-            write_json(target / "made_by.json", {"identity": candidate.identity[fold]})
+        maps = KeptMaps(target, candidate.identity[fold])
         predictor: Predictor | None = None
         for case in cases:
-            path = target / f"{case.name}.nii.gz"
-            if not path.exists():
+            if not maps.holds(case):
                 predictor = predictor or candidate.predictor(fold)
-                volume = read_case_image(case, getattr(predictor.preprocessing, "normalization", ()))
-                write_label(path, predictor.predict(volume), like=volume.header)
+                fill = getattr(predictor.preprocessing, "normalization", ())
+                maps.make(case, functools.partial(read_case_image, normalization=fill), predictor.predict)
             assert case.label is not None
-            pairs.append((case.name, path, case.label))
+            pairs.append((case.name, maps.path(case), case.label))
             if progress:
                 progress(len(pairs), total, case.name)
     return sorted(pairs)
@@ -243,13 +240,6 @@ def _check_folds(candidate: Candidate) -> None:
                 raise DataError(
                     f"{candidate.name}: case {case.name!r} is a validation case of folds {other} and {fold}"
                 )
-
-
-def _identity(folder: Path) -> str | None:
-    try:
-        return str(read_json(folder / "made_by.json")["identity"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _values_by_case(evaluation: Evaluation, metric: str, label: str | None) -> dict[str, float]:

@@ -19,7 +19,7 @@ from medseg.bundle.predictor import make_fold_predictor
 from medseg.bundle.weights import write_state_dict
 from medseg.cli.main import main
 from medseg.commands.cv import cross_validate, practice_card
-from medseg.commands.cv_record import record_choice, write_cv_report
+from medseg.commands.cv_record import mean_metrics, record_choice, write_cv_report
 from medseg.commands.predict import predict_bundle
 from medseg.errors import BundleError
 from medseg.inference.settings import Execution, PredictOptions
@@ -94,6 +94,13 @@ def test_folds_are_averaged_alike_by_the_verb_and_by_monai(place: Path) -> None:
     facts = json.loads((layout.folder / "docs" / "cross_validation.json").read_text())
     assert facts["chosen"] == "net_a"
     assert [check for check in verify_bundle(layout.folder) if check.faults] == []
+
+
+def test_labels_that_differ_by_a_sign_do_not_share_a_score() -> None:
+    means = {"left kidney": 0.9, "left_kidney": 0.5, "T 1": 0.7, "T1": 0.6}
+    found = mean_metrics(means)
+    assert sorted(found.values()) == sorted(means.values())
+    assert (found["mean_dice_left_kidney"], found["mean_dice_left kidney"], found["mean_dice_T_1"]) == (0.5, 0.9, 0.7)
 
 
 def test_two_bundles_and_their_ensemble_are_compared(place: Path) -> None:

@@ -253,6 +253,33 @@ def test_channels_of_the_folder_layout_follow_their_names(tmp_path: Path) -> Non
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["folder", "nnunet", "patients"])
+def test_flat_files_are_matched_by_the_names_of_the_channels(tmp_path: Path, layout: str) -> None:
+    places = {"folder": ("images", "labels/{}"), "nnunet": ("imagesTr", "labelsTr/{}"), "patients": ("{}", "{}/{}_seg")}
+    images, label = places[layout]
+    for name in ("p1", "p2"):
+        for number, kind in enumerate(("ct", "pet")):
+            image = tmp_path / images.format(name) / f"{name}_{kind}.nii.gz"
+            write_case(image, tmp_path / f"{label.format(name, name)}.nii.gz", seed=number)
+    key = "channel_names" if layout == "nnunet" else "channels"
+    description = {"labels": {"0": "background", "1": "one", "2": "two"}, key: {"0": "PET", "1": "CT"}}
+    write_json(tmp_path / "dataset.json", description)
+    found = open_dataset(tmp_path)
+    assert [(case.name, [path.name for path in case.images]) for case in found.cases] == [
+        (name, [f"{name}_pet.nii.gz", f"{name}_ct.nii.gz"]) for name in ("p1", "p2")
+    ]
+    assert load_case(found.cases[0], found)[0].array.shape == (2, *SHAPE)
+    if layout == "patients":
+        (tmp_path / "dataset.json").unlink()
+        undeclared = open_dataset(tmp_path)
+        assert undeclared.channels == {0: "ct", 1: "pet"}
+        return
+    (tmp_path / images / "p1_ct.nii.gz").unlink()
+    with pytest.raises(DataError, match="case 'p1': has no file for channel CT"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, missing_channels="zero").cases[0].missing == (1,)
+
+
 def test_a_list_of_channels_against_their_names_is_refused(tmp_path: Path) -> None:
     write_case(tmp_path / "ct.nii.gz", tmp_path / "label.nii.gz")
     write_case(tmp_path / "pet.nii.gz", None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +115,31 @@ def test_tilted_gantry_is_refused_unless_allowed(tmp_path: Path) -> None:
         read_image(tmp_path)
     volume = read_image(tmp_path, allow_shear=True)
     np.testing.assert_allclose(volume.affine[:3, 2], [0, -2.5 * np.tan(np.radians(12)), 2.5], atol=1e-6)
+
+
+def test_the_way_out_of_a_tilted_gantry_works_as_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, step = tmp_path / "tilted head", np.array([0.0, 0.6, 2.5])
+    x, y, z = np.meshgrid(np.arange(8), np.arange(24), np.arange(9), indexing="ij")
+    ramp = (100 + 10 * x + 20 * (0.8 * y + 0.6 * z)).round().astype(np.int16)  # its value tells the place
+    make_series(folder, ramp, step=step)
+    with pytest.raises(GeometryError, match=r"gantry was tilted by 13.5 degrees") as caught:
+        read_image(folder)
+    words = shlex.split(str(caught.value).partition("first: ")[2])
+    assert words[:3] == ["python", "-m", "medseg.io.straighten"]
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    straight = read_image(tmp_path / words[-1])
+    axes = straight.affine[:3, :3] / np.linalg.norm(straight.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+    sheared = read_image(folder, allow_shear=True)
+    inside = np.argwhere(straight.array[0] > -700)
+    world = inside @ straight.affine[:3, :3].T + straight.affine[:3, 3]
+    place = (world - sheared.affine[:3, 3]) @ np.linalg.inv(sheared.affine[:3, :3]).T
+    whole = np.all((place >= 0) & (place <= np.array(sheared.grid) - 1), axis=1)
+    assert whole.sum() > 1000
+    right = 2 * (100 + 10 * place[:, 0] + 20 * (0.8 * place[:, 1] + 0.6 * place[:, 2])) - 1000
+    np.testing.assert_allclose(straight.array[0][tuple(inside[whole].T)], right[whole], atol=1.1)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,65 @@ def test_a_mask_beside_a_series_is_left_out_by_name_and_another_scan_is_not(
     assert names(find_inputs([tmp_path])) == ["p", "other"]
 
 
+def _two(case: Case) -> tuple[str, list[str]]:
+    return case.name, [path.name for path in case.images]
+
+
+def test_a_flat_folder_is_grouped_by_the_names_of_the_channels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = {0: "PET", 1: "CT"}
+    touch(
+        tmp_path,
+        *(f"{name}_{kind}.nii.gz" for name in ("p1", "p2") for kind in ("ct", "pet")),
+        "ct-q.nrrd",
+        "PET q.nrrd",
+    )
+    right = [
+        ("p1", ["p1_pet.nii.gz", "p1_ct.nii.gz"]),
+        ("p2", ["p2_pet.nii.gz", "p2_ct.nii.gz"]),
+        ("q", ["PET q.nrrd", "ct-q.nrrd"]),
+    ]
+    for words in ([tmp_path], [f"{tmp_path}/*.n*"], sorted(tmp_path.iterdir())):
+        assert sorted(map(_two, find_inputs(words, channels=channels))) == right
+    touch(tmp_path, "p1_dose.nii.gz")
+    assert sorted(map(_two, find_inputs([tmp_path], channels=channels))) == right
+    assert any("left out p1_dose.nii.gz, which is named like none" in message for message in caplog.messages)
+    touch(tmp_path, "p3_ct.nii.gz")
+    with pytest.raises(DataError, match="case 'p3': has no file for channel PET, only p3_ct"):
+        find_inputs([tmp_path], channels=channels)
+    lacking = find_inputs([tmp_path], channels=channels, gaps=True)
+    assert [(case.name, case.missing) for case in lacking if case.missing] == [("p3", (0,))]
+    touch(tmp_path, "p3_cta.nii.gz")
+    with pytest.raises(DataError, match=r"is channel 'CT' by its name, and so is p3_ct\.nii\.gz"):
+        find_inputs([tmp_path], channels=channels, gaps=True)
+
+
+def test_one_patient_in_a_flat_folder_is_named_by_the_files_and_two_are_never_mixed(tmp_path: Path) -> None:
+    channels = {0: "PET", 1: "CT"}
+    for place in ("one", "set/images"):
+        touch(tmp_path / place, "p1_ct.nii.gz", "p1_pet.nii.gz")
+        found = find_inputs([tmp_path / place.partition("/")[0]], channels=channels)
+        assert [_two(case) for case in found] == [("p1", ["p1_pet.nii.gz", "p1_ct.nii.gz"])]
+    touch(tmp_path, "mixed/p1_ct.nii.gz", "mixed/p2_pet.nii.gz")
+    assert [len(case.images) for case in find_inputs([tmp_path / "mixed"], channels=channels)] == [1, 1]
+    touch(tmp_path, "numbers/p_0.nii.gz", "numbers/p_1.nii.gz")
+    assert names(find_inputs([tmp_path / "numbers"], channels={0: "0", 1: "1"})) == ["p_0", "p_1"]
+
+
+def test_a_dicom_folder_per_channel_makes_one_case(tmp_path: Path) -> None:
+    channels = {0: "PET", 1: "CT"}
+    for place in ("a/p1/CT", "a/p1/PET", "a/p2/CT", "a/p2/PET", "b/p3_CT", "b/p3_PET"):
+        make_series(tmp_path / place)
+    found = find_inputs([tmp_path / "a"], channels=channels)
+    assert [_two(case) for case in found] == [("p1", ["PET", "CT"]), ("p2", ["PET", "CT"])]
+    assert read_image(found[0].images).array.shape == (2, 8, 6, 5)
+    assert [_two(case) for case in find_inputs([tmp_path / "a/p1"], channels=channels)] == [("p1", ["PET", "CT"])]
+    words = [tmp_path / "a/p1/CT", tmp_path / "a/p1/PET"]
+    assert [_two(case) for case in find_inputs(words, channels=channels)] == [("p1", ["PET", "CT"])]
+    assert [_two(case) for case in find_inputs([tmp_path / "b"], channels=channels)] == [("p3", ["p3_PET", "p3_CT"])]
+
+
 def test_channels_are_matched_by_name_and_may_lack_where_the_network_takes_that(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -91,6 +91,24 @@ FIGURES = (
     _tests("R13", "hostile bundles are refused", "tests/bundle/test_hostile.py"),
     _tests("R14", "a canary name reaches no output, record, log or tracking store", "tests/bundle/test_phi.py"),
     _plays("R15", "1 000 cases through one predict: memory +5 % at most, no descriptor, no temporary file", "load=1000"),
+    _tests(
+        "Identity",
+        "another image, detached voxels, weights, settings or labels: computed again or refused; names of people by contents",
+        "tests/io/test_behind.py",
+        "tests/cases/test_anonymous.py",
+        "tests/training/test_resume_data.py",
+        "tests/training/test_cross_validation.py",
+    ),
+    _tests(
+        "Naming",
+        "files, labels, metrics and channels: never one name for two things; nothing left out without a word",
+        "tests/io/test_file_names.py",
+        "tests/io/test_channels.py",
+        "tests/io/test_inputs.py",
+        "tests/cases/test_outputs.py",
+        "tests/datasets/test_layouts.py",
+        "tests/planning/test_sides.py",
+    ),
     _plays("Scope", "cases outside of the training data are warned of by name, on the screen and in the record", "scope"),
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from medseg.evaluation.result import CaseScores
 from medseg.inference import Predictor
 from medseg.io.datalist import Case
 from medseg.io.header import Header, Volume
-from medseg.io.volume import read_label, write_image, write_label
+from medseg.io.volume import read_image, read_label, write_image, write_label
 from medseg.selection.cross_validation import (
     Candidate,
     choose_candidate,
@@ -163,6 +164,43 @@ def test_each_case_is_segmented_by_its_own_fold_and_only_once(tmp_path: Path) ->
     assert _Copy.calls == 5
     predict_out_of_fold(_candidate(tmp_path, identity={0: "a", 1: "other weights"}), tmp_path / "out")
     assert _Copy.calls == 7
+
+
+def test_a_map_of_another_image_or_one_that_was_damaged_is_made_again(tmp_path: Path) -> None:
+    candidate = _candidate(tmp_path)
+    pairs = predict_out_of_fold(candidate, tmp_path / "out")
+    _Copy.calls = 0
+    (image,) = candidate.folds[0][1].images
+    empty = np.zeros((1, 24, 20, 18), np.float32)
+    write_image(image, empty, like=Header.of_array(empty.shape, AFFINE))
+    predict_out_of_fold(candidate, tmp_path / "out")
+    assert (_Copy.calls, int(read_label(pairs[1][1]).array.max())) == (1, 0)
+    pairs[2][1].write_bytes(pairs[2][1].read_bytes()[:-20])  # cut short
+    pairs[3][1].write_bytes(pairs[0][1].read_bytes())  # a map of another case
+    predict_out_of_fold(candidate, tmp_path / "out")
+    assert _Copy.calls == 3
+    assert [int(read_label(path).array.max()) for _, path, _ in pairs] == [1, 0, 2, 2]
+    predict_out_of_fold(candidate, tmp_path / "out")
+    assert _Copy.calls == 3
+
+
+def test_detached_voxels_and_the_order_of_channels_belong_to_the_image(tmp_path: Path) -> None:
+    candidate = _candidate(tmp_path)
+    case = candidate.folds[0][0]
+    pair = tmp_path / "pair.hdr"
+    nib.save(nib.Nifti1Pair(read_image(case.images).array[0], AFFINE), pair)
+    voxels = pair.with_suffix(".img")
+    old = Candidate("net", {0: [Case("x", (pair,), case.label)]}, candidate.predictor, {0: "a"}, LABELS)
+    ((_, path, _),) = predict_out_of_fold(old, tmp_path / "out")
+    assert read_label(path).array.any()
+    voxels.write_bytes(bytes(voxels.stat().st_size))
+    predict_out_of_fold(old, tmp_path / "out")
+    assert not read_label(path).array.any()
+    _Copy.calls = 0
+    for images in ((pair, *case.images), (*case.images, pair)):
+        changed = Candidate("net", {0: [Case("x", images, case.label)]}, candidate.predictor, {0: "a"}, LABELS)
+        predict_out_of_fold(changed, tmp_path / "out")
+    assert _Copy.calls == 2
 
 
 def test_a_case_in_two_folds_or_without_reference_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ never bridged: a volume with a hole would move every organ below it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -230,7 +231,7 @@ def _check_tilt(path: Path, step: NDArray[np.float64], normal: NDArray[np.float6
     if tilt > 0.3 and not allow_shear:
         raise GeometryError(
             f"{path}: the gantry was tilted by {tilt:.1f} degrees, so that slices are shifted against each other; resample the "
-            f"series to a straight grid first: python -m medseg.io.straighten {path} STRAIGHT.nii.gz."
+            f"series to a straight grid first: python -m medseg.io.straighten {shlex.quote(str(path))} STRAIGHT.nii.gz"
         )
 
 
