@@ -18,7 +18,8 @@ from medseg.io.atomic import write_json, write_text
 from medseg.io.cells import text_cell
 from medseg.types import FilePath
 
-from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings
+from .figures import interval, text_table
+from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings, heading
 from .statistics import Interval, Method, mean_interval
 
 SCHEMA = "medseg.evaluation/1"
@@ -145,12 +146,11 @@ class Evaluation:
     def table(self, metrics: tuple[str, ...] = ("dice", "hd95_mm", "nsd", "volume_error_ml")) -> str:
         """A text table for the terminal: per label the mean and its 95 % interval over cases."""
         chosen = [metric for metric in metrics if metric in self.settings.metrics] or self.settings.metrics[:4]
-        rows = [["label", *chosen, "cases"]]
+        rows = []
         for label, row in self.summary().items():
-            cells = [_cell(row[metric]) for metric in chosen]
-            rows.append([printable(label), *cells, str(max(row[metric].count for metric in chosen))])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+            cells = [interval(row[metric].mean, row[metric].low, row[metric].high) for metric in chosen]
+            rows.append([printable(label), str(max(row[metric].count for metric in chosen)), *cells])
+        return text_table(["label", "cases", *map(heading, chosen)], rows)
 
 
 def read_evaluation(path: FilePath) -> Evaluation:
@@ -203,10 +203,3 @@ def _case_from(entry: Mapping[str, Any]) -> CaseScores:
         labels[name] = LabelScores(numbers, dict(values.get("undefined", {})))
     files = [Path(entry[side]) if entry[side] else None for side in ("prediction", "reference")]
     return CaseScores(entry["case"], labels, files[0], files[1], tuple(entry["spacing"]))
-
-
-def _cell(interval: Interval) -> str:
-    if not interval.count:
-        return "not defined"
-    text = f"{interval.mean:.4f}"
-    return text if math.isnan(interval.low) else f"{text} [{interval.low:.4f}, {interval.high:.4f}]"
