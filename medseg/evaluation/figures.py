@@ -5,6 +5,7 @@ The full numbers stand in the JSON and CSV files.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Sequence
 
@@ -61,3 +62,15 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same rows for a notebook; nothing of a name is read as markup.
+
+    Example:
+        >>> html_table(["label"], [["a<b"]])
+        '<table><tr><th>label</th></tr><tr><td>a&lt;b</td></tr></table>'
+    """
+    lines = [("th", list(header)), *(("td", list(row)) for row in rows)]
+    cells = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) for tag, line in lines)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"
