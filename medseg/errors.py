@@ -10,8 +10,15 @@ import difflib
 from collections.abc import Iterable
 
 
+# Where str.splitlines ends a line; a name in a message, taken from a file, may hold any of them.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
+
+
 class MedsegError(ValueError):
-    """Base of every error that the input, the configuration or the machine is the cause of."""
+    """Base of every error that the input, the configuration or the machine is the cause of; its text is one line."""
+
+    def __str__(self) -> str:
+        return super().__str__().translate(_LINE_ENDS)
 
 
 class DataError(MedsegError):
