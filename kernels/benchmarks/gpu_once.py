@@ -97,11 +97,18 @@ def finish(running: list[tuple[Any, dict[str, Any], float]], part: str, steps: S
         time.sleep(0.05)
 
 
+def left_until(deadline: float) -> float:
+    """Seconds."""
+    return max(0.0, deadline - time.monotonic())
+
+
 def run_part(part: str, args: argparse.Namespace, steps: Steps, deadline: float) -> None:
     """All processes of a part, none of them beyond the deadline."""
     failed = failures(steps.read())
     running: list[tuple[Any, dict[str, Any], float]] = []
     waiting = jobs(part, args.dry_run)
+    if args.dry_run:  # no CUDA context to be lost: one process, one import of torch and triton for all of a part
+        waiting = [{"name": "all", "seconds": left_until(deadline), "jobs": waiting}]
     while waiting:
         job = waiting.pop(0)
         left = deadline - time.monotonic()
@@ -148,7 +155,8 @@ def child(args: argparse.Namespace) -> None:
     """Runs one job of a part."""
     job = json.loads(args.job)
     steps = Steps(args.out / "steps.jsonl")
-    importlib.import_module(f"gpu_parts.{args.child}").run(job, steps, args.dry_run, args.crops)
+    for each in job.get("jobs", [job]):
+        importlib.import_module(f"gpu_parts.{args.child}").run(each, steps, args.dry_run, args.crops)
 
 
 def main() -> int:

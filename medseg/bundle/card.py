@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import printable
+from medseg.evaluation.figures import figure
 from medseg.io.atomic import write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
@@ -33,8 +35,9 @@ def _metrics_table(metrics: dict[str, Any] | None) -> str:
         return NOT_TRAINED
     rows = ["| label | Dice | 95 % interval | cases |", "| --- | --- | --- | --- |"]
     for label, figures in metrics.items():
-        interval = f"{figures['low']:.3f} to {figures['high']:.3f}" if "low" in figures else "not computed"
-        rows.append(f"| {plain(label)} | {figures['mean']:.3f} | {interval} | {figures.get('cases', '')} |")
+        low, high = figures.get("low", math.nan), figures.get("high", math.nan)
+        bounds = "not computed" if math.isnan(low) else f"{figure(low)} to {figure(high)}"
+        rows.append(f"| {plain(label)} | {figure(figures['mean'])} | {bounds} | {figures.get('cases', '')} |")
     return "\n".join(rows)
 
 
@@ -149,10 +152,26 @@ def update_figures(folder: Path) -> None:
     header = ["fold", *[plain(name.removeprefix("val_dice/")) for name in names], "mean", "steps", "seconds"]
     rows = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     for fold, facts in results.items():
-        dice = [f"{facts[name]:.4f}" if name in facts else "" for name in [*names, "val_dice"]]
+        dice = [figure(facts[name]) if name in facts else "" for name in [*names, "val_dice"]]
         rows.append(f"| {' | '.join([str(fold), *dice, str(facts.get('steps', '')), str(facts.get('seconds', ''))])} |")
-    table = "\n".join(rows)
+    _fill(card, "\n".join(rows), NOTE)
+
+
+def write_figures(folder: Path, metrics: dict[str, Any], note: str) -> None:
+    """Write what cross-validation found into the section "Figures" of docs/README.md, in the place of the folds' table.
+
+    Args:
+        folder: of the bundle; a card without that section is left alone.
+        metrics: as in `model_card`.
+        note: on which cases, and how, the figures were found.
+    """
+    card = Layout(folder).readme
+    if card.is_file():
+        _fill(card, _metrics_table(metrics), note)
+
+
+def _fill(card: Path, table: str, note: str) -> None:
     text = card.read_text(encoding="utf-8")
-    filled = SECTION.sub(lambda match: f"{match[1]}{table}\n\n{NOTE}\n", text)
+    filled = SECTION.sub(lambda match: f"{match[1]}{table}\n\n{note}\n", text)
     if filled != text:
         write_text(card, filled)

@@ -20,6 +20,8 @@ from .main import EXIT_OK, add_common_arguments
 if TYPE_CHECKING:
     from medseg.commands.cv import CrossValidation
 
+FEW_LABELS = 12  # with more, the rows of each label stand in the report alone
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -67,32 +69,32 @@ def _show_progress(counted: Step, what: str, done: int, total: int, case: str) -
         print(f"\r\033[K{what}: {done} of {total} {printable(case):.40}", end="", file=sys.stderr, flush=True)
 
 
-def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path) -> None:
-    from medseg.transforms.postprocessing import describe
+def _tables(result: CrossValidation) -> list[str]:
+    """What the report says, without its pictures and its single cases."""
+    from medseg.commands.cv_tables import candidates, comparisons, tried
+    from medseg.evaluation.figures import text_table
 
+    few = len(result.bundle.labels) <= FEW_LABELS
+    tables = [text_table(*candidates(result))]
+    tables += [f"{name} was not tried as an ensemble: {reason}" for name, reason in result.left_out.items()]
+    if result.comparisons:
+        tables.append(text_table(*comparisons(result, every_label=few)))
+    if few and result.selection.trials:
+        header, rows = tried(result)
+        tables.append(text_table(header, [[printable(cell) for cell in row] for row in rows]))
+    steps = ", after post-processing" if result.selection.steps else "; no post-processing improved it"
+    return [*tables, f"chosen: {result.chosen}{steps}\n{result.final.table()}"]
+
+
+def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path) -> None:
     if arguments.json:
         facts = result.as_dict()
         print(json.dumps({key: facts[key] for key in ("chosen", "postprocessing", "practice")}))
         return
     if sys.stderr.isatty() and not arguments.quiet:
         print("\r\033[K", end="", file=sys.stderr)
-    for name, evaluation in result.evaluations.items():
-        print(f"{name}, folds {', '.join(map(str, result.folds[name]))}:")
-        print("  " + evaluation.table().replace("\n", "\n  "))
-    for entry in result.comparisons:
-        if entry.label == "mean over labels":
-            d = entry.difference
-            print(
-                f"{entry.first} - {entry.second}: {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}], better in {d.better} and "
-                f"worse in {d.worse} of {d.count} cases, p = {entry.adjusted_p:.2g} (signed-rank, Holm)"
-            )
-    print(f"chosen: {result.chosen}")
-    for change in result.selection.steps:
-        print(
-            f"  post-processing of {printable(', '.join(result.bundle.labels[v] for v in change['labels']))}: {describe(change)}"
-        )
-    if not result.selection.steps:
-        print("  no post-processing improved cross-validation")
+    for table in _tables(result):
+        print(table + "\n")
     print("nothing written (--dry-run)" if arguments.dry_run else f"written into {result.bundle.folder}")
     if arguments.output or not arguments.dry_run:
         print(f"report: {report}")

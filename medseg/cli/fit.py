@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for fold, metrics in results.items():
             dice = {name: value for name, value in metrics.items() if name.startswith("val_dice")}
-            print(f"fold {fold}: " + ", ".join(f"{name} {value:.4f}" for name, value in dice.items()))
+            print(f"fold {fold}: " + ", ".join(f"{name} {value:.2f}" for name, value in dice.items()))
         print(_next(arguments.bundle))
     return 0
 

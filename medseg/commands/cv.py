@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import html
 import itertools
 import json
 import logging
@@ -71,6 +72,11 @@ class CrossValidation:
     def bundle(self) -> Bundle:
         """The bundle that the choice is written into: the chosen one, or the best member of the chosen ensemble."""
         return self.members[self.chosen][0]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the choice and its scores."""
+        steps = ", after post-processing" if self.selection.steps else ""
+        return f"<p>chosen: {html.escape(self.chosen)}{steps}</p>{self.final._repr_html_()}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

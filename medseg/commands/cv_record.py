@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.card import plain, write_figures
 from medseg.bundle.load import Bundle
 from medseg.bundle.together import write_together
 from medseg.bundle.unfinished import staged
@@ -22,8 +23,8 @@ from medseg.evaluation.report.sections import (
     scores_section,
     training_section,
 )
-from medseg.evaluation.result import MEAN
 from medseg.io.atomic import atomic_path
+from medseg.io.locks import alone_in
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
@@ -31,6 +32,7 @@ from medseg.selection.averaging import configs_of, write_average
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
+from .cv_tables import candidates, comparisons, tried
 
 STEP = "medseg.components.PostprocessLabeld"
 
@@ -40,7 +42,7 @@ def record_choice(result: CrossValidation) -> Layout:
 
     `plan.json` and `inference.json` get the post-processing; `inference.json` lists the weights that are averaged (those
     of another bundle are copied in), `models/model.pt` holds them as one network; `metadata.json` gets the scores;
-    `docs/cross_validation.json` all of it. A kill at any moment leaves the old choice or the new one.
+    `docs/cross_validation.json` all of it, the model card the figures. A kill at any moment leaves the old choice or the new one.
     """
     layout = result.bundle.layout
     models, networks, copied = _collect_weights(result)
@@ -60,6 +62,8 @@ def record_choice(result: CrossValidation) -> Layout:
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
     write_together(layout, files, copied)
     layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
+    with alone_in(layout.files_lock):
+        write_figures(layout.folder, *_figures(result))
     return layout
 
 
@@ -101,6 +105,21 @@ def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> P
     return write_report(path, f"Cross-validation of {', '.join(result.evaluations)}", sections, subtitle=subtitle)
 
 
+def _figures(result: CrossValidation) -> tuple[dict[str, dict[str, Any]], str]:
+    """Per label what the model card's table shows, and on which cases it was found."""
+    rows = {}
+    for label, row in result.final.summary().items():
+        dice = row["dice"]
+        rows[label] = {"mean": dice.mean, "low": dice.low, "high": dice.high, "cases": dice.count}
+    count, folds = len(result.final.cases), ", ".join(map(str, result.folds[result.chosen]))
+    steps = "after" if result.selection.steps else "without"
+    note = (
+        f"Cross-validation of {plain(result.chosen)}, {'folds' if ',' in folds else 'fold'} {folds}: Dice on the scans' own "
+        f"grids, {steps} post-processing, over {count} cases, each segmented by networks that did not train on it."
+    )
+    return rows, note
+
+
 def _collect_weights(result: CrossValidation) -> tuple[list[str], dict[str, Any], list[Path]]:
     """Weight files to average, relative to the bundle, the configuration of each that is another network, and the copies."""
     home, *others = result.members[result.chosen]
@@ -139,54 +158,17 @@ def _reason(result: CrossValidation) -> str:
 
 
 def _candidates(result: CrossValidation) -> Section:
-    section = Section("Candidates")
-    rows = []
-    for name, evaluation in result.evaluations.items():
-        summary = evaluation.summary()
-        dice = summary.get(MEAN, next(iter(summary.values())))["dice"]
-        rows.append([name, len(result.folds[name]), dice.count, dice.mean, f"[{dice.low:.4f}, {dice.high:.4f}]"])
-    section.table(["candidate", "folds", "cases", "mean Dice", "95 % interval"], rows)
+    section = Section("Candidates").table(*candidates(result))
     for name, reason in result.left_out.items():
         section.text(f"{name} was not tried as an ensemble: {reason}.", quiet=True)
-    if result.comparisons:
-        section.table(
-            [
-                "first - second",
-                "label",
-                "difference of Dice",
-                "95 % interval",
-                "better / worse",
-                "p (signed-rank, Holm-adjusted)",
-            ],
-            [
-                [
-                    f"{entry.first} - {entry.second}",
-                    entry.label,
-                    entry.difference.mean,
-                    f"[{entry.difference.low:.4f}, {entry.difference.high:.4f}]",
-                    f"{entry.difference.better} / {entry.difference.worse}",
-                    entry.adjusted_p,
-                ]
-                for entry in result.comparisons
-            ],
-        )
-    return section
+    return section.table(*comparisons(result)) if result.comparisons else section
 
 
 def _tried(result: CrossValidation) -> Section:
-    section = Section("Post-processing tried")
-    rows = [
-        [
-            trial.label,
-            describe(trial.step),
-            trial.difference.mean,
-            f"[{trial.difference.low:.5f}, {trial.difference.high:.5f}]",
-            "kept" if trial.step in result.selection.steps else "",
-        ]
-        for trial in result.selection.trials
-    ]
-    section.table(["label", "step", "change of Dice", "95 % interval", ""], rows)
-    return section.text("A step is kept when the interval lies above 0.", quiet=True)
+    section = Section("Post-processing tried").table(*tried(result))
+    return section.text(
+        "In each round a label keeps the step that gains it most, of those whose interval lies above 0.", quiet=True
+    )
 
 
 def _scenes(result: CrossValidation, count: int) -> Iterator[Scene]:

@@ -15,7 +15,8 @@ from typing import Any
 from medseg.bundle.load import Bundle, load_bundle
 from medseg.cases.batch import Segmenter
 from medseg.datasets.dataset import check_headers
-from medseg.errors import DataError
+from medseg.errors import DataError, printable
+from medseg.evaluation.figures import html_table
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, Volume, find_inputs, read_image, write_label
 from medseg.io.in_memory import affine_of, as_given, volume_of
@@ -88,6 +89,13 @@ class LoadedBundle:
         return (
             f"<medseg bundle {self.bundle.name} {self.bundle.version}: {', '.join(self.channels.values())} -> {names}>"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        channels = [[f"channel {number}", name] for number, name in sorted(self.channels.items())]
+        labels = [[f"label {value}", name] for value, name in sorted(self.labels.items())]
+        rows = [[printable(cell) for cell in row] for row in (*channels, *labels)]
+        return html_table([printable(f"{self.bundle.name} {self.bundle.version}"), ""], rows)
 
     def _read(self, image: Any) -> Volume:
         """One case's files, found and checked as `medseg predict` does."""

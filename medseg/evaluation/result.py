@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 from collections.abc import Mapping
@@ -18,11 +19,14 @@ from medseg.io.atomic import write_json, write_text
 from medseg.io.cells import text_cell
 from medseg.types import FilePath
 
-from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings
+from .figures import html_table, interval, text_table
+from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings, heading
 from .statistics import Interval, Method, mean_interval
 
 SCHEMA = "medseg.evaluation/1"
 MEAN = "mean over labels"  # the row beside the labels' own: per case the mean over its defined labels
+
+SHOWN = ("dice", "hd95_mm", "nsd", "volume_error_ml")  # of a table, unless other metrics are asked for
 
 UNBOUNDED = (-math.inf, math.inf)
 
@@ -142,15 +146,23 @@ class Evaluation:
                 writer.writerow([text_cell(case.name), text_cell(label), *numbers, text_cell(reasons)])
         write_text(path, text.getvalue())
 
-    def table(self, metrics: tuple[str, ...] = ("dice", "hd95_mm", "nsd", "volume_error_ml")) -> str:
+    def table(self, metrics: tuple[str, ...] = SHOWN) -> str:
         """A text table for the terminal: per label the mean and its 95 % interval over cases."""
+        return text_table(*self._rows(metrics))
+
+    def _repr_html_(self) -> str:
+        """The same table in a notebook."""
+        words = [f"{len(self.cases)} cases; {DEFINITIONS['interval']}"]
+        words += [f"failed: {printable(name)}: {printable(reason)}" for name, reason in self.failed.items()]
+        return html_table(*self._rows(SHOWN)) + "".join(f"<p>{html.escape(line)}</p>" for line in words)
+
+    def _rows(self, metrics: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
         chosen = [metric for metric in metrics if metric in self.settings.metrics] or self.settings.metrics[:4]
-        rows = [["label", *chosen, "cases"]]
+        rows = []
         for label, row in self.summary().items():
-            cells = [_cell(row[metric]) for metric in chosen]
-            rows.append([printable(label), *cells, str(max(row[metric].count for metric in chosen))])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+            cells = [interval(row[metric].mean, row[metric].low, row[metric].high) for metric in chosen]
+            rows.append([printable(label), str(max(row[metric].count for metric in chosen)), *cells])
+        return ["label", "cases", *map(heading, chosen)], rows
 
 
 def read_evaluation(path: FilePath) -> Evaluation:
@@ -203,10 +215,3 @@ def _case_from(entry: Mapping[str, Any]) -> CaseScores:
         labels[name] = LabelScores(numbers, dict(values.get("undefined", {})))
     files = [Path(entry[side]) if entry[side] else None for side in ("prediction", "reference")]
     return CaseScores(entry["case"], labels, files[0], files[1], tuple(entry["spacing"]))
-
-
-def _cell(interval: Interval) -> str:
-    if not interval.count:
-        return "not defined"
-    text = f"{interval.mean:.4f}"
-    return text if math.isnan(interval.low) else f"{text} [{interval.low:.4f}, {interval.high:.4f}]"

@@ -205,3 +205,10 @@ def _lesion_scores(counts: lesions.LesionCounts) -> dict[str, float]:
         "lesion_precision": counts.precision,
         "lesion_f1": counts.f1,
     }
+
+
+def heading(metric: str) -> str:
+    """A metric's name and unit as a table's header has them, such as `hd95 (mm)`."""
+    unit = METRICS[metric][1]
+    name = metric.removesuffix(f"_{unit}") if unit else metric
+    return name.replace("_", " ") + (f" ({unit})" if unit else "")

@@ -6,6 +6,7 @@ interrupted run continues where it stopped. Nothing here knows of bundles: `meds
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -72,12 +73,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Trial:
-    """One post-processing step tried on one label: with the step minus without it, Dice per case."""
+    """One post-processing step tried on one label: with the step minus without it, Dice per case.
+
+    `kept` where the interval lies above 0 and no other step of this round gained the label more.
+    """
 
     step: dict[str, Any]
     label: str
     difference: PairedDifference
-    kept: bool
+    kept: bool = False
 
 
 @dataclass
@@ -207,6 +211,7 @@ def choose_postprocessing(
     open_kinds = {value: list(kinds) for value in foreground}
     for number in range(len(kinds)):
         best: dict[int, Trial] = {}
+        round_: list[Trial] = []
         for kind in kinds:
             offered = {value: _step(kind, value, smallest) for value in foreground if kind in open_kinds[value]}
             steps = {value: step for value, step in offered.items() if step is not None}
@@ -217,9 +222,13 @@ def choose_postprocessing(
             tried = score([*selection.steps, *steps.values()])
             for value, step in steps.items():
                 trial = _trial(step, foreground[value], tried, base)
-                selection.trials.append(trial)
-                if trial.kept and (value not in best or trial.difference.mean > best[value].difference.mean):
+                round_.append(trial)
+                if trial.difference.low > 0 and (
+                    value not in best or trial.difference.mean > best[value].difference.mean
+                ):
                     best[value] = trial
+        kept = [id(trial) for trial in best.values()]
+        selection.trials += [dataclasses.replace(trial, kept=id(trial) in kept) for trial in round_]
         if not best:
             break
         for value, trial in best.items():
@@ -265,7 +274,7 @@ def _trial(step: dict[str, Any], label: str, tried: Evaluation, base: Evaluation
         [1.0 if math.isnan(after[n]) else after[n] for n in names],
         [1.0 if math.isnan(before[n]) else before[n] for n in names],
     )
-    return Trial(step, label, difference, kept=bool(difference.low > 0))
+    return Trial(step, label, difference)
 
 
 def _step(kind: str, value: int, smallest: Mapping[int, float]) -> dict[str, Any] | None:

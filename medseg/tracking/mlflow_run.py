@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .run_report import curves_picture, plan_record, run_page
 
 log = logging.getLogger(__name__)
 NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
+# MLflow makes and checks its tables with alembic, whose state belongs to the process: two threads at once break it for good.
+_OPENING = threading.Lock()
 QUIET = ("mlflow", "alembic", "pytorch_lightning.loggers.mlflow", "mlflow.system_metrics", "mlflow.store.db.utils")
 
 
@@ -112,12 +115,13 @@ class MlflowRun:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         before = self.run_id
         earlier = self.run_id or self.earlier
-        if own:
-            if self.inner is not None:
-                self._forget()
-            ensure_store(self.destination.store)
-            earlier = earlier if earlier is not None and knows_run(self.destination.store, earlier) else None
-        self._open(earlier)
+        with _OPENING:
+            if own:
+                if self.inner is not None:
+                    self._forget()
+                ensure_store(self.destination.store)
+                earlier = earlier if earlier is not None and knows_run(self.destination.store, earlier) else None
+            self._open(earlier)
         if before is not None and self.run_id != before:
             raise ForgottenError
 

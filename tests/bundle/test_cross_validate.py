@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -147,13 +148,31 @@ def test_one_trained_fold_is_used_alone(place: Path) -> None:
     assert rows["Cross-validation"] == "1 of 2 folds trained over 1 cases"
 
 
+def _chosen_dice(folder: Path) -> dict[str, dict[str, float]]:
+    """label -> Dice of the chosen candidate, as docs/cross_validation.json has it."""
+    record = json.loads((folder / "docs" / "cross_validation.json").read_text())
+    return {label: row["dice"] for label, row in record["evaluation"]["summary"].items()}
+
+
 def test_verb_and_its_refusals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cv", str(place / "net_a"), "--dry-run", "--quiet", "--device", "cpu"]) == 0
-    assert "chosen: net_a" in capsys.readouterr().out
+    report = place / "report.html"
+    words = ["cv", str(place / "net_a"), "--dry-run", "--quiet", "--device", "cpu", "--output", str(report)]
+    assert main(words) == 0
+    screen = capsys.readouterr().out
+    assert "chosen: net_a" in screen
+    page = re.sub(r"<svg.*?</svg>|data:[^\"]*", "", report.read_text(), flags=re.DOTALL)
+    cells = set(re.findall(r">([-+]?[\d.]+ \([-+\d.]+ to [-+\d.]+\))</td>", page))
+    assert len(cells) >= 3
+    assert [cell for cell in cells if cell not in screen] == []
     assert "models" not in json.loads((place / "net_a" / "configs" / "inference.json").read_text())
     assert main(["cv", str(place / "net_a"), "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["chosen"] == "net_a"
     assert (place / "net_a" / "docs" / "cross_validation.html").is_file()
+    card = (place / "net_a" / "docs" / "README.md").read_text()
+    assert "Cross-validation of net_a, folds 0, 1: Dice on the scans' own grids" in card
+    dice = _chosen_dice(place / "net_a")
+    for label, row in dice.items():
+        assert f"| {label} | {row['mean']:.2f} | {row['low']:.2f} to {row['high']:.2f} | {row['count']} |" in card
     shutil.rmtree(place / "net_b" / "models")
     with pytest.raises(BundleError, match="no fold is trained"):
         cross_validate([place / "net_b"])

@@ -56,6 +56,7 @@ def with_own_code(layout: Layout, place: Path, port: int) -> None:
     layout.inference.write_text(json.dumps(config))
 
 
+@pytest.mark.slow
 def test_a_strangers_network_is_exported_in_a_child(
     strange: Layout, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

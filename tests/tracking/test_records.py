@@ -53,6 +53,7 @@ def test_system_metrics_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
     logger = RunLogger(tmp_path, experiment="tiny", run_name="fold_0")
     logger.log_metrics({"loss": 1.0})
+    assert logger.run_id  # the store is made by another thread, and MLflow's tables can't be made by two
     client = mlflow.MlflowClient(tracking_uri(tmp_path))
     end = time.monotonic() + 30
     found: set[str] = set()

@@ -75,6 +75,10 @@ def test_steps_that_help_are_kept_for_the_label_they_help(tmp_path: Path) -> Non
     harmful = [t for t in selection.trials if t.label == "tumour" and t.step["kind"] == "largest_component"]
     assert harmful[0].difference.mean < 0
     assert not harmful[0].kept
+    for trial in selection.trials:  # a step that was refused in one round and taken in a later one was kept only there
+        assert not trial.kept or trial.difference.low > 0, trial
+    taken = [trial.step for trial in selection.trials if trial.kept]
+    assert sorted(map(str, taken)) == sorted(map(str, selection.steps))
 
 
 def test_nothing_is_kept_when_nothing_helps(tmp_path: Path) -> None:

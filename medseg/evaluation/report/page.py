@@ -6,7 +6,6 @@ write_report("report.html", "Demo", [scores_section(evaluation), timings_section
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from medseg import __version__
 from medseg.io.atomic import write_text
 from medseg.types import FilePath
 
+from ..figures import figure
 from .templates import markup, render
 
 
@@ -31,7 +31,7 @@ class Section:
         return self._add("text", words=words, quiet=quiet)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Section:
-        """Add a table; floats are right-aligned with four digits, NaN is a dash."""
+        """Add a table; floats are right-aligned with two digits, NaN is a dash."""
         return self._add("table", header=header, rows=[[_cell(value) for value in row] for row in rows])
 
     def folded_text(self, words: str, lines: Iterable[str]) -> Section:
@@ -86,5 +86,5 @@ def _cell(value: object) -> Cell:
     if isinstance(value, Cell):
         return value
     if isinstance(value, float):
-        return Cell("-" if math.isnan(value) else f"{value:.4f}", number=True)
+        return Cell(figure(value), number=True)
     return Cell(str(value), number=isinstance(value, int) and not isinstance(value, bool))

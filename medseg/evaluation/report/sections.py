@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from medseg.types import Affine, FilePath
 
+from ..figures import figure, interval
 from ..practice import PracticeCard
 from ..result import CaseScores, Evaluation
-from ..scores import BOUNDS, DEFINITIONS, METRICS
+from ..scores import BOUNDS, DEFINITIONS, METRICS, heading
 from . import charts
 from .page import Cell, Section, anchor_of
 from .slices import overlay
@@ -37,15 +38,14 @@ def scores_section(
     for label, row in evaluation.summary().items():
         cells: list[object] = [label, max((row[m].count for m in chosen), default=0)]
         for metric in chosen:
-            interval = row[metric]
-            cells.append(_interval(interval.mean, interval.low, interval.high))
+            cells.append(Cell(interval(row[metric].mean, row[metric].low, row[metric].high), number=True))
         rows.append(cells)
-    section.table(["label", "cases", *(_heading(metric) for metric in chosen)], rows)
+    section.table(["label", "cases", *(heading(metric) for metric in chosen)], rows)
     for metric in chosen[:3]:
         values = {label: evaluation.values(metric, label) for label in evaluation.regions}
         lowest = BOUNDS.get(metric, (None, None))[0]
-        chart = charts.boxes(values, y_label=_heading(metric), lowest=lowest)
-        section.figure(chart, f"{_heading(metric)} per label, a dot per case")
+        chart = charts.boxes(values, y_label=heading(metric), lowest=lowest)
+        section.figure(chart, f"{heading(metric)} per label, a dot per case")
     if evaluation.failed:
         section.table(["case that could not be scored", "reason"], evaluation.failed.items())
     words = [f"{group}: {DEFINITIONS[group]}." for group in ("interval", *evaluation.settings.groups, "empty")]
@@ -80,16 +80,16 @@ def cases_section(
         values = {label: scores.values.get(metric, math.nan) for label, scores in case.labels.items()}
         defined = {label: value for label, value in values.items() if not math.isnan(value)}
         worst = min(defined, key=lambda label: sign * defined[label])
-        own = [f"{worst}: {defined[worst]:.4f}"] if narrow else [values.get(label, math.nan) for label in labels]
+        own = [f"{worst}: {figure(defined[worst])}"] if narrow else [values.get(label, math.nan) for label in labels]
         name = Cell(case.name + stamps.get(case.name, ""), link=anchor_of(case.name) if case.name in pictured else "")
         rows.append([name, *([case.mean(metric)] if len(labels) > 1 else []), *own])
     header = ["case", *(["mean over labels"] if len(labels) > 1 else []), *(["worst label"] if narrow else labels)]
-    section.folded(f"{_heading(metric)} of {len(rows)} cases, worst first", header, rows)
+    section.folded(f"{heading(metric)} of {len(rows)} cases, worst first", header, rows)
     if stamps:
         section.text("".join(f"{name}{stamp} " for name, stamp in sorted(stamps.items())))
     left = sorted({case.name for case in evaluation.cases} - shown)
     if left:
-        section.text(f"{_heading(metric)} is defined for no label of: {', '.join(left)}.", quiet=True)
+        section.text(f"{heading(metric)} is defined for no label of: {', '.join(left)}.", quiet=True)
     return section
 
 
@@ -113,7 +113,7 @@ def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, titl
         caption = scene.name
         if scene.scores is not None:
             dice = {label: scores.values.get("dice", math.nan) for label, scores in scene.scores.labels.items()}
-            caption += ": Dice " + ", ".join(f"{label} {value:.3f}" for label, value in dice.items())
+            caption += ": Dice " + ", ".join(f"{label} {figure(value)}" for label, value in dice.items())
         picture = overlay(
             scene.image,
             scene.prediction,
@@ -200,15 +200,3 @@ def practice_section(card: PracticeCard, *, title: str = "Practice card") -> Sec
     """What was done and what was not."""
     marks = {True: "yes", False: "no", None: "unknown"}
     return Section(title)._add("marks", rows=[(marks[done], name, text) for name, done, text in card.rows()])
-
-
-def _heading(metric: str) -> str:
-    unit = METRICS[metric][1]
-    name = metric.removesuffix(f"_{unit}") if unit else metric
-    return name.replace("_", " ") + (f" ({unit})" if unit else "")
-
-
-def _interval(mean: float, low: float, high: float) -> str:
-    if math.isnan(mean):
-        return "not defined"
-    return f"{mean:.4f}" + ("" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]")

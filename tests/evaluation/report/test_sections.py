@@ -97,7 +97,12 @@ def test_page_is_self_contained_and_complete(tmp_path: Path) -> None:
 def test_means_of_the_table_are_those_of_the_evaluation() -> None:
     evaluation = _evaluation()
     text = "".join(scores_section(evaluation).parts)
-    assert f"{evaluation.mean('dice', 'left <ventricle>'):.4f}" in text
+    row = evaluation.summary()["left <ventricle>"]["dice"]
+    assert f">{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})<" in text
+    assert not re.search(r"\d\.\d{3}", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+    screen = evaluation.table()
+    for cell in re.findall(r">(\d\.\d\d \(.*?\))<", text):
+        assert cell in screen
     assert "not defined" in text  # the tumour that no case has
 
 
@@ -106,12 +111,12 @@ def test_every_case_stands_in_the_table_the_worst_first() -> None:
     (table,) = cases_section(evaluation).parts
     assert table.startswith("<details>")
     assert re.findall(r"case_\d", table) == ["case_3", "case_2", "case_1", "case_0"]
-    assert f"{evaluation.cases[3].labels['left <ventricle>'].values['dice']:.4f}" in table
+    assert f"{evaluation.cases[3].labels['left <ventricle>'].values['dice']:.2f}" in table
     regions: dict[str, tuple[int, ...]] = {f"l{value}": (value,) for value in range(1, 12)}
     scores = score_case(np.full((4, 4, 4), 1), np.full((4, 4, 4), 2), spacing=(1, 1, 1), regions=regions)
     absent = score_case(np.zeros((4, 4, 4), int), np.zeros((4, 4, 4), int), spacing=(1, 1, 1), regions=regions)
     wide = cases_section(Evaluation([CaseScores("many", scores), CaseScores("none", absent)], regions)).parts
-    assert "l1: 0.0000" in wide[0]
+    assert "l1: 0.00" in wide[0]
     assert "defined for no label of: none" in wide[1]
 
 

@@ -143,9 +143,10 @@ def _refused(outcome: Outcome, name: str, change: Change, words: str, pristine: 
     bundle, copy = folder / "bundle", folder / "data"
     shutil.copytree(pristine, bundle)
     shutil.copytree(data, copy)
-    train = json.loads((bundle / "configs/train.json").read_text())
-    train["dataset_dir"] = str(copy)
-    (bundle / "configs/train.json").write_text(json.dumps(train))
+    for path, key in ((bundle / "configs/train.json", "dataset_dir"), (bundle / "plan.json", "data_folder")):
+        content = json.loads(path.read_text())
+        content[key] = str(copy)
+        path.write_text(json.dumps(content))
     change(bundle, copy)
     facts = folder / "facts"
     child = _fit(bundle, folder / "log", before=lambda: _note_cost(facts)).wait(120)
