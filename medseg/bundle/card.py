@@ -10,7 +10,7 @@ from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import printable
-from medseg.evaluation.figures import figure
+from medseg.evaluation.digits import figure
 from medseg.io.atomic import write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan

@@ -72,7 +72,7 @@ def _show_progress(counted: Step, what: str, done: int, total: int, case: str) -
 def _tables(result: CrossValidation) -> list[str]:
     """What the report says, without its pictures and its single cases."""
     from medseg.commands.cv_tables import candidates, comparisons, tried
-    from medseg.evaluation.figures import text_table
+    from medseg.evaluation.digits import text_table
 
     few = len(result.bundle.labels) <= FEW_LABELS
     tables = [text_table(*candidates(result))]

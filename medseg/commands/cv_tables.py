@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg.evaluation.figures import difference, interval
+from medseg.evaluation.digits import difference, interval
 from medseg.evaluation.result import MEAN
 from medseg.transforms.postprocessing import describe
 

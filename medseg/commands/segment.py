@@ -16,7 +16,7 @@ from medseg.bundle.load import Bundle, load_bundle
 from medseg.cases.batch import Segmenter
 from medseg.datasets.dataset import check_headers
 from medseg.errors import DataError, printable
-from medseg.evaluation.figures import html_table
+from medseg.evaluation.digits import html_table
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, Volume, find_inputs, read_image, write_label
 from medseg.io.in_memory import affine_of, as_given, volume_of

@@ -19,7 +19,7 @@ from medseg.io.atomic import write_json, write_text
 from medseg.io.cells import text_cell
 from medseg.types import FilePath
 
-from .figures import html_table, interval, text_table
+from .digits import html_table, interval, text_table
 from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings, heading
 from .statistics import Interval, Method, mean_interval
 

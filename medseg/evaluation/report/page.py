@@ -15,7 +15,7 @@ from medseg import __version__
 from medseg.io.atomic import write_text
 from medseg.types import FilePath
 
-from ..figures import figure
+from ..digits import figure
 from .templates import markup, render
 
 

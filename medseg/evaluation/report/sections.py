@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medseg.types import Affine, FilePath
 
-from ..figures import figure, interval
+from ..digits import figure, interval
 from ..practice import PracticeCard
 from ..result import CaseScores, Evaluation
 from ..scores import BOUNDS, DEFINITIONS, METRICS, heading

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from medseg.evaluation.figures import difference, figure, interval, text_table
+from medseg.evaluation.digits import difference, figure, interval, text_table
 
 
 def test_a_mean_and_its_interval_have_two_digits() -> None:
