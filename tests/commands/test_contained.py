@@ -143,6 +143,7 @@ def test_time_ends_the_child(tmp_path: Path, scan: Path, monkeypatch: pytest.Mon
     assert not psutil.Process().children()
 
 
+@pytest.mark.slow
 def test_signals_reach_the_child(tmp_path: Path, scan: Path) -> None:
     """Three runs whose bundle hangs; each parent gets another signal, and no child is left."""
     runs = {}

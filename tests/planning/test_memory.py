@@ -22,6 +22,7 @@ def test_a_larger_crop_holds_more_memory() -> None:
     assert small.seconds > 0
 
 
+@pytest.mark.slow
 def test_a_plan_with_a_memory_budget_was_measured_and_fits(tmp_path: Path) -> None:
     for index in range(3):
         make_case(tmp_path / "data", f"c{index}", shape=(80, 80, 80), radius=20)

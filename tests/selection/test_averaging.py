@@ -96,6 +96,7 @@ def test_one_fold_predicts_alone_and_three_are_averaged_and_named(trained: tuple
     )
 
 
+@pytest.mark.slow
 def test_the_single_file_holds_the_average_and_exports_give_predicts_labels(
     trained: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:

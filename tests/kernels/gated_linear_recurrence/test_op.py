@@ -62,6 +62,7 @@ def grid_inputs(grid: tuple[int, int, int] = (3, 4, 5), dtype: torch.dtype = tor
     return q, torch.nn.functional.normalize(k, dim=-1), v, -torch.rand(1, *grid, 2, generator=random, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_compiled_whole_and_for_any_size_with_gradients() -> None:
     model = Members(["snake", "reversed raster:ZYX"])
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
