@@ -53,7 +53,7 @@ class Watch:
             A `ResourceError` naming the case of a process that died, or the error that a process raised, without the
             traceback that torch puts around its text.
         """
-        text = str(error)
+        text = _text(error)
         if isinstance(error, MedsegError):
             return _raised_in_worker(error) if text.startswith("Caught ") else None
         match = _death(error)
@@ -80,7 +80,7 @@ def _death(error: BaseException | None) -> re.Match[str] | None:
     """torch's most telling sentence on a death: the signal or exit code often stands one cause further down."""
     found = None
     while error is not None:
-        match = _DEATH.match(str(error))
+        match = _DEATH.match(_text(error))
         if match is not None and (found is None or "signal" in match["what"] or "code" in match["what"]):
             found = match
         error = error.__cause__ or error.__context__
@@ -89,5 +89,10 @@ def _death(error: BaseException | None) -> re.Match[str] | None:
 
 def _raised_in_worker(error: MedsegError) -> MedsegError:
     """The same error with its own sentence only: torch replaces it by the process's whole traceback."""
-    starts = list(re.finditer(rf"^[\w.]*{type(error).__name__}: ", str(error), re.MULTILINE))
-    return type(error)(str(error)[starts[-1].end() :].strip()) if starts else error
+    starts = list(re.finditer(rf"^[\w.]*{type(error).__name__}: ", _text(error), re.MULTILINE))
+    return type(error)(_text(error)[starts[-1].end() :].strip()) if starts else error
+
+
+def _text(error: BaseException) -> str:
+    """What an error was made with; the text of one of ours shows line ends as escapes."""
+    return str(error.args[0]) if isinstance(error, MedsegError) and error.args else str(error)

@@ -52,7 +52,7 @@ def test_a_run_is_shipped_with_its_own_figures(run: Layout, tmp_path: Path) -> N
     layout = Layout(tmp_path / "bundles" / "tiny_mr_shipped")
     assert [fault for check in verify_bundle(layout.folder) for fault in check.faults] == []
     card = layout.readme.read_text()
-    assert "| anterior | 1.000 | not computed | 1 |" in card
+    assert "| anterior | 1.00 | not computed | 1 |" in card
     assert "Fold 0 alone: 2 cases, 15 steps of 2 crops (3 epochs of 5), adamw, 1.5 minutes on cpu" in card
     assert "1 validation cases" in card
     assert "1.000 (case0)" in card

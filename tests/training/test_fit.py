@@ -67,7 +67,7 @@ def test_fit_leaves_weights_record_and_curves(bundle: Path) -> None:
     assert_equal_weights(weights(bundle), torch.load(bundle / "models" / "model.pt", weights_only=True))
     assert (bundle / "runs" / "mlflow.db").is_file()
     card = (bundle / "docs" / "README.md").read_text()
-    assert f"| 0 | {metrics['val_dice']:.4f} |" in card
+    assert f"| 0 | {metrics['val_dice']:.2f} |" in card
     assert "## Known failures" in card
 
 

@@ -44,6 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Layout:
         "SLURM_LOCALID": "0",
     }
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves it in the process of an earlier test
         for name, value in variables.items():
             patch.setenv(name, value)
         assert main(["fit", bundle, "--fold", "1", "--quiet", *SHORT, "max_epochs=2", "steps_per_epoch=2"]) == 0
