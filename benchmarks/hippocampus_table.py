@@ -26,7 +26,8 @@ and so how many samples it saw.
 How many steps fit into the budget is decided by timing six of them at the start, on a machine that other work shared, so
 samples differ between trainings of one network too: `resenc_unet` again at 0d5bf41 gave 0.883 with 2400 samples and 0.871
 with 1400. Rows of commits from 8784afe on keep freed memory with the process, which makes steps 5 to 15 % quicker; each
-network and its ablation lie on one side.
+network and its ablation lie on one side. The two `xlstm_unet` rows are of the network before its layer added to the tokens, as
+the released one does: today's computes another function and has not been trained here.
 
 | {columns} |
 |---|---|---|---|---|---|---|---|---|---|

@@ -207,6 +207,9 @@ def published_lines() -> list[str]:
         "`monai_mednext.load_monai_mednext`, `monai_segresnet.load_monai_segresnet_ds`; `medseg fit BUNDLE --init-from FILE`",
         "recognises the names of all of them. Each returns a network whose `configuration` builds it again, or says which entry",
         "does not fit first and loads nothing; `--partial head` names what may stay as made.", "",
+        "The names of MambaVision, FasterViT and GC ViT were written without a released file at hand and tried on random weights "
+        "only:",
+        "a name that is not as expected is refused by name, never loaded in silence.", "",
         "| published | preset, size | licence |", "|---|---|---|",
     ]  # fmt: skip
     lines += [f"| `{name}` | {entry.preset}, {entry.size} | {entry.licence} |" for name, entry in PUBLISHED.items()]

@@ -10,7 +10,7 @@ from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import printable
-from medseg.evaluation.digits import figure
+from medseg.evaluation.digits import two_digits
 from medseg.io.atomic import write_text
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
@@ -36,8 +36,8 @@ def _metrics_table(metrics: dict[str, Any] | None) -> str:
     rows = ["| label | Dice | 95 % interval | cases |", "| --- | --- | --- | --- |"]
     for label, figures in metrics.items():
         low, high = figures.get("low", math.nan), figures.get("high", math.nan)
-        bounds = "not computed" if math.isnan(low) else f"{figure(low)} to {figure(high)}"
-        rows.append(f"| {plain(label)} | {figure(figures['mean'])} | {bounds} | {figures.get('cases', '')} |")
+        bounds = "not computed" if math.isnan(low) else f"{two_digits(low)} to {two_digits(high)}"
+        rows.append(f"| {plain(label)} | {two_digits(figures['mean'])} | {bounds} | {figures.get('cases', '')} |")
     return "\n".join(rows)
 
 
@@ -152,7 +152,7 @@ def update_figures(folder: Path) -> None:
     header = ["fold", *[plain(name.removeprefix("val_dice/")) for name in names], "mean", "steps", "seconds"]
     rows = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     for fold, facts in results.items():
-        dice = [figure(facts[name]) if name in facts else "" for name in [*names, "val_dice"]]
+        dice = [two_digits(facts[name]) if name in facts else "" for name in [*names, "val_dice"]]
         rows.append(f"| {' | '.join([str(fold), *dice, str(facts.get('steps', '')), str(facts.get('seconds', ''))])} |")
     _fill(card, "\n".join(rows), NOTE)
 

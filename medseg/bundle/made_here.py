@@ -27,7 +27,7 @@ def _record() -> Path:
     return record_file().with_name("made_here.json")
 
 
-def content_digest(folder: Path, coming: Mapping[Path, bytes] | None = None) -> str:
+def configurations_digest(folder: Path, coming: Mapping[Path, bytes] | None = None) -> str:
     """SHA-256 over names and bytes of all configurations and of plan.json, some of them as they are about to be."""
     layout = Layout(folder)
     new = coming or {}
@@ -54,7 +54,7 @@ def note_made(folder: Path, coming: Mapping[Path, bytes] | None = None) -> None:
         folder: the bundle.
         coming: files that it is about to write.
     """
-    digest = content_digest(folder, coming)
+    digest = configurations_digest(folder, coming)
     if digest in _known():
         return
     with contextlib.suppress(OSError, ValueError), alone_in(_record().with_suffix(".lock")):
@@ -66,7 +66,7 @@ def is_ours(folder: Path) -> bool:
     if packaged_folder("bundles").resolve() in folder.resolve().parents:
         return True
     try:
-        return content_digest(folder) in _known()
+        return configurations_digest(folder) in _known()
     except OSError:
         return False
 

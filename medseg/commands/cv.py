@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import html
 import itertools
 import json
 import logging
@@ -75,8 +74,10 @@ class CrossValidation:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the choice and its scores."""
+        from medseg.evaluation.report.page import Section
+
         steps = ", after post-processing" if self.selection.steps else ""
-        return f"<p>chosen: {html.escape(self.chosen)}{steps}</p>{self.final._repr_html_()}"
+        return Section("").text(f"chosen: {self.chosen}{steps}").html() + self.final._repr_html_()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

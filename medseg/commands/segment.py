@@ -15,8 +15,7 @@ from typing import Any
 from medseg.bundle.load import Bundle, load_bundle
 from medseg.cases.batch import Segmenter
 from medseg.datasets.dataset import check_headers
-from medseg.errors import DataError, printable
-from medseg.evaluation.digits import html_table
+from medseg.errors import DataError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, Volume, find_inputs, read_image, write_label
 from medseg.io.in_memory import affine_of, as_given, volume_of
@@ -92,10 +91,11 @@ class LoadedBundle:
 
     def _repr_html_(self) -> str:
         """What a notebook shows of it."""
-        channels = [[f"channel {number}", name] for number, name in sorted(self.channels.items())]
-        labels = [[f"label {value}", name] for value, name in sorted(self.labels.items())]
-        rows = [[printable(cell) for cell in row] for row in (*channels, *labels)]
-        return html_table([printable(f"{self.bundle.name} {self.bundle.version}"), ""], rows)
+        from medseg.evaluation.report.page import Section
+
+        channels = [(f"channel {number}", name) for number, name in sorted(self.channels.items())]
+        labels = [(f"label {value}", name) for value, name in sorted(self.labels.items())]
+        return Section("").table([f"{self.bundle.name} {self.bundle.version}", ""], [*channels, *labels]).html()
 
     def _read(self, image: Any) -> Volume:
         """One case's files, found and checked as `medseg predict` does."""

@@ -11,8 +11,8 @@ from medseg.errors import DataError, UnreadableFileError
 from medseg.io.datalist import read_case_list
 
 from .dataset import Dataset
-from .description import channel_names, collect_labels, label_names, read_object, read_splits
-from .regions import read_regions
+from .described import described_dataset
+from .description import read_object
 
 LIST = "cases.csv"
 
@@ -34,21 +34,5 @@ def load(folder: Path) -> Dataset:
     cases = sorted((case for case in listed if case.label), key=lambda case: case.name)
     if not cases:
         raise DataError(f"{folder / LIST}: no line has a label map; add the column 'label'.")
-    labels, ignore_label = (
-        label_names(path, description) if "labels" in description else (collect_labels(folder, cases), None)
-    )
-    regions, region_order = read_regions(path, description)
-    return Dataset(
-        name=str(description.get("name", folder.resolve().name)),
-        folder=folder,
-        cases=cases,
-        test_cases=sorted((case for case in listed if not case.label), key=lambda case: case.name),
-        labels=labels,
-        channels=channel_names(path, description),
-        splits=read_splits(folder / "splits_final.json"),
-        licence=str(description.get("licence", description.get("license", ""))),
-        reference=str(description.get("reference", "")),
-        regions=regions,
-        region_order=region_order,
-        ignore_label=ignore_label,
-    )
+    test_cases = sorted((case for case in listed if not case.label), key=lambda case: case.name)
+    return described_dataset(folder, description, cases, test_cases, name=folder.resolve().name, collect=True)

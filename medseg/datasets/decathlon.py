@@ -13,8 +13,8 @@ from medseg.io.datalist import Case
 from medseg.io.volume import case_name
 
 from .dataset import Dataset
-from .description import channel_names, label_names, read_object, read_splits, subject_of
-from .regions import read_regions
+from .described import described_dataset
+from .description import read_object, subject_of
 
 
 def matches(folder: Path) -> bool:
@@ -32,22 +32,9 @@ def load(folder: Path) -> Dataset:
     training, test = description.get("training"), description.get("test", [])
     if not isinstance(training, list) or not isinstance(test, list):
         raise DataError(f'{path}: expected lists under "training" and "test".')
-    labels, ignore_label = label_names(path, description)
-    regions, region_order = read_regions(path, description)
-    return Dataset(
-        name=str(description.get("name", folder.name)),
-        folder=folder,
-        cases=sorted((_case(path, entry, labelled=True) for entry in training), key=lambda case: case.name),
-        test_cases=sorted((_case(path, entry, labelled=False) for entry in test), key=lambda case: case.name),
-        labels=labels,
-        channels=channel_names(path, description),
-        splits=read_splits(folder / "splits_final.json"),
-        licence=str(description.get("licence", description.get("license", ""))),
-        reference=str(description.get("reference", "")),
-        regions=regions,
-        region_order=region_order,
-        ignore_label=ignore_label,
-    )
+    cases = sorted((_case(path, entry, labelled=True) for entry in training), key=lambda case: case.name)
+    test_cases = sorted((_case(path, entry, labelled=False) for entry in test), key=lambda case: case.name)
+    return described_dataset(folder, description, cases, test_cases, name=folder.name)
 
 
 def _case(path: Path, entry: Any, *, labelled: bool) -> Case:

@@ -23,8 +23,8 @@ from medseg.io.layouts import near_match
 from medseg.io.volume import case_name, is_volume_file
 
 from .dataset import Dataset
-from .description import channel_names, collect_labels, label_names, read_object, read_splits, subject_of
-from .regions import read_regions
+from .described import described_dataset
+from .description import channel_names, read_object, subject_of
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +44,9 @@ def load(folder: Path) -> Dataset:
         raise DataError(
             f"{folder / 'images'}: holds no volume; put images there and label maps of the same names in labels/."
         )
-    if "labels" in description:
-        labels, ignore_label = label_names(path, description)
-    else:
-        labels, ignore_label = collect_labels(folder, cases), None
-    regions, region_order = read_regions(path, description)
-    return Dataset(
-        name=str(description.get("name", folder.resolve().name)),
-        folder=folder,
-        cases=cases,
-        test_cases=_pairs(folder / "test_images", folder / "test_labels", channels, labelled=False),
-        labels=labels,
-        channels=channels,
-        splits=read_splits(folder / "splits_final.json"),
-        licence=str(description.get("licence", description.get("license", ""))),
-        reference=str(description.get("reference", "")),
-        regions=regions,
-        region_order=region_order,
-        ignore_label=ignore_label,
-    )
+    test_cases = _pairs(folder / "test_images", folder / "test_labels", channels, labelled=False)
+    name = folder.resolve().name
+    return described_dataset(folder, description, cases, test_cases, name=name, channels=channels, collect=True)
 
 
 def _pairs(images: Path, labels: Path, channels: Mapping[int, str], *, labelled: bool) -> list[Case]:

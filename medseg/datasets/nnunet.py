@@ -17,8 +17,8 @@ from medseg.io.channels import group_by_name, one_of_each
 from medseg.io.datalist import Case
 
 from .dataset import Dataset
-from .description import channel_names, label_names, read_object, read_splits, subject_of
-from .regions import read_regions
+from .described import described_dataset
+from .description import channel_names, read_object, subject_of
 
 log = logging.getLogger(__name__)
 
@@ -38,27 +38,15 @@ def load(folder: Path) -> Dataset:
     description = read_object(path)
     ending = str(description.get("file_ending", ".nii.gz"))
     channels = channel_names(path, description)
-    labels, ignore_label = label_names(path, description)
-    regions, region_order = read_regions(path, description)
-    training = _channel_files(folder / "imagesTr", ending, channels)
-    return Dataset(
-        name=str(description.get("name", folder.name)),
-        folder=folder,
-        cases=[
-            _case(folder, name, files, len(channels), "labelsTr", ending) for name, files in sorted(training.items())
-        ],
-        test_cases=[
-            _case(folder, name, files, len(channels), "labelsTs", ending)
-            for name, files in sorted(_channel_files(folder / "imagesTs", ending, channels).items())
-        ],
-        labels=labels,
-        channels=channels,
-        splits=read_splits(folder / "splits_final.json"),
-        licence=str(description.get("licence", description.get("license", ""))),
-        reference=str(description.get("reference", "")),
-        regions=regions,
-        region_order=region_order,
-        ignore_label=ignore_label,
+    found = {
+        labels: [
+            _case(folder, name, files, len(channels), labels, ending)
+            for name, files in sorted(_channel_files(folder / images, ending, channels).items())
+        ]
+        for images, labels in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
+    }
+    return described_dataset(
+        folder, description, found["labelsTr"], found["labelsTs"], name=folder.name, channels=channels
     )
 
 

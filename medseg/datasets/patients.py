@@ -21,8 +21,8 @@ from medseg.io.layouts import is_label_folder, without_label_maps
 from medseg.io.volume import is_volume_file
 
 from .dataset import Dataset
-from .description import channel_names, collect_labels, label_names, read_object, read_splits
-from .regions import read_regions
+from .described import described_dataset
+from .description import channel_names, read_object
 
 
 def matches(folder: Path) -> bool:
@@ -48,24 +48,9 @@ def load(folder: Path) -> Dataset:
             "list the cases in cases.csv."
         )
     cases = [case for case in found if case.label is not None]
-    labels, ignore_label = (
-        label_names(path, description) if "labels" in description else (collect_labels(folder, cases), None)
-    )
-    regions, region_order = read_regions(path, description)
-    return Dataset(
-        name=str(description.get("name", folder.resolve().name)),
-        folder=folder,
-        cases=cases,
-        test_cases=[case for case in found if case.label is None],
-        labels=labels,
-        channels=channels,
-        splits=read_splits(folder / "splits_final.json"),
-        licence=str(description.get("licence", description.get("license", ""))),
-        reference=str(description.get("reference", "")),
-        regions=regions,
-        region_order=region_order,
-        ignore_label=ignore_label,
-    )
+    test_cases = [case for case in found if case.label is None]
+    name = folder.resolve().name
+    return described_dataset(folder, description, cases, test_cases, name=name, channels=channels, collect=True)
 
 
 def _ordered(case: Case, channels: Mapping[int, str]) -> Case:

@@ -5,7 +5,6 @@ The full numbers stand in the JSON and CSV files.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Sequence
 
@@ -13,11 +12,11 @@ DIGITS = 2
 MOST_DIGITS = 5  # of a difference whose interval ends close to 0
 
 
-def figure(value: float) -> str:
+def two_digits(value: float) -> str:
     """One number with two digits; a dash where it is not defined.
 
     Example:
-        >>> figure(0.7949), figure(-0.001), figure(float("nan"))
+        >>> two_digits(0.7949), two_digits(-0.001), two_digits(float("nan"))
         ('0.79', '0.00', '-')
     """
     return "-" if math.isnan(value) else f"{value:z.{DIGITS}f}"
@@ -32,7 +31,7 @@ def interval(mean: float, low: float, high: float) -> str:
     """
     if math.isnan(mean):
         return "not defined"
-    return figure(mean) + ("" if math.isnan(low) else f" ({figure(low)} to {figure(high)})")
+    return two_digits(mean) + ("" if math.isnan(low) else f" ({two_digits(low)} to {two_digits(high)})")
 
 
 def difference(mean: float, low: float, high: float) -> str:
@@ -62,15 +61,3 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same rows for a notebook; nothing of a name is read as markup.
-
-    Example:
-        >>> html_table(["label"], [["a<b"]])
-        '<table><tr><th>label</th></tr><tr><td>a&lt;b</td></tr></table>'
-    """
-    lines = [("th", list(header)), *(("td", list(row)) for row in rows)]
-    cells = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) for tag, line in lines)
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from medseg.io.atomic import write_json, write_text
 from medseg.io.cells import text_cell
 from medseg.types import FilePath
 
-from .digits import html_table, interval, text_table
+from .digits import interval, text_table
 from .scores import BOUNDS, DEFINITIONS, METRICS, LabelScores, ScoreSettings, heading
 from .statistics import Interval, Method, mean_interval
 
@@ -152,9 +151,12 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """The same table in a notebook."""
-        words = [f"{len(self.cases)} cases; {DEFINITIONS['interval']}"]
-        words += [f"failed: {printable(name)}: {printable(reason)}" for name, reason in self.failed.items()]
-        return html_table(*self._rows(SHOWN)) + "".join(f"<p>{html.escape(line)}</p>" for line in words)
+        from .report.page import Section  # the templates, once a notebook shows something
+
+        section = Section("").table(*self._rows(SHOWN)).text(f"{len(self.cases)} cases; {DEFINITIONS['interval']}")
+        for name, reason in self.failed.items():
+            section.text(f"failed: {name}: {reason}")
+        return section.html()
 
     def _rows(self, metrics: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
         chosen = [metric for metric in metrics if metric in self.settings.metrics] or self.settings.metrics[:4]

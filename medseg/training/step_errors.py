@@ -14,8 +14,8 @@ from medseg.inference.windows.memory import is_shortage
 
 # How torch's layers say that their input has hardly any voxels left.
 _TOO_SMALL = re.compile(
-    r"expected more than 1 (value|spatial element)|can't be greater than actual input size|output size is too small"
-    r"|padding size should be less than|expected more than 1",
+    r"expected more than 1|can't be greater than actual input size|output size is too small"
+    r"|padding size should be less than",
     re.IGNORECASE,
 )
 WHERE = "MEDSEG_DEBUG=1 shows where it happened"

@@ -21,7 +21,6 @@ FLOORS = {
             "record",
             "heartbeat",
             "interruption",
-            "record",
             "renamed",
             "telemetry",
             "devices",

@@ -136,6 +136,7 @@ def test_dicom_seg_carries_what_its_standard_wants_and_no_more(real_data: Path, 
             image = pydicom.dcmread(path)
         except pydicom.errors.InvalidDicomError:
             continue
+        image.Modality = "MR"  # the sample bundle's; the series is a CT, which an MR model refuses
         image.PatientName = f"{CANARY}^Erika"
         image.PatientComments = f"{CANARY} has a comment"
         image.ImageComments = CANARY

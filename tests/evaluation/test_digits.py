@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from medseg.evaluation.digits import difference, figure, interval, text_table
+from medseg.evaluation.digits import difference, interval, text_table, two_digits
 
 
 def test_a_mean_and_its_interval_have_two_digits() -> None:
     assert interval(0.7949, 0.744, 0.8351) == "0.79 (0.74 to 0.84)"
     assert interval(0.7949, math.nan, math.nan) == "0.79"
     assert interval(math.nan, math.nan, math.nan) == "not defined"
-    assert [figure(value) for value in (12.345, -0.004, math.nan)] == ["12.35", "0.00", "-"]
+    assert [two_digits(value) for value in (12.345, -0.004, math.nan)] == ["12.35", "0.00", "-"]
 
 
 @pytest.mark.parametrize(

@@ -242,45 +242,13 @@ def backward_kernel(
         token0, token1 = token_at(order, t), token_at(order, min(t + 1, end - 1))
         after0, after1 = token_at(order, max(t - 2, first)), token_at(order, max(t - 1, first))
         x0, raw0, write0, read0, grad0, gate0 = load_token(
-            u,
-            delta,
-            write,
-            read,
-            grad_out,
-            z,
-            u_n,
-            delta_n,
-            write_n,
-            read_n,
-            grad_n,
-            z_n,
-            token0,
-            c,
-            live,
-            s,
-            states,
+            u, delta, write, read, grad_out, z, u_n, delta_n, write_n, read_n, grad_n, z_n, token0, c, live, s, states,
             HAS_Z,
-        )
+        )  # fmt: skip
         x1, raw1, write1, read1, grad1, gate1 = load_token(
-            u,
-            delta,
-            write,
-            read,
-            grad_out,
-            z,
-            u_n,
-            delta_n,
-            write_n,
-            read_n,
-            grad_n,
-            z_n,
-            token1,
-            c,
-            live,
-            s,
-            states,
+            u, delta, write, read, grad_out, z, u_n, delta_n, write_n, read_n, grad_n, z_n, token1, c, live, s, states,
             HAS_Z,
-        )
+        )  # fmt: skip
         for j in range(0, pairs):
             t = first + (pairs - 1 - j) * 2
             enter0 = tl.load(scratch + (pairs - 1 - j) * (STATE * BLOCK) + tile)

@@ -15,7 +15,7 @@ from medseg import __version__
 from medseg.io.atomic import write_text
 from medseg.types import FilePath
 
-from ..digits import figure
+from ..digits import two_digits
 from .templates import markup, render
 
 
@@ -57,6 +57,10 @@ class Section:
             "figure", picture=markup(picture) if picture.startswith("<svg") else picture, caption=caption, anchor=anchor
         )
 
+    def html(self) -> str:
+        """What stands below the heading, for a notebook."""
+        return "".join(self.parts)
+
     def _add(self, template: str, **values: object) -> Section:
         self.parts.append(render(template, **values))
         return self
@@ -86,5 +90,5 @@ def _cell(value: object) -> Cell:
     if isinstance(value, Cell):
         return value
     if isinstance(value, float):
-        return Cell(figure(value), number=True)
+        return Cell(two_digits(value), number=True)
     return Cell(str(value), number=isinstance(value, int) and not isinstance(value, bool))

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medseg.types import Affine, FilePath
 
-from ..digits import figure, interval
+from ..digits import interval, two_digits
 from ..practice import PracticeCard
 from ..result import CaseScores, Evaluation
 from ..scores import BOUNDS, DEFINITIONS, METRICS, heading
@@ -80,7 +80,9 @@ def cases_section(
         values = {label: scores.values.get(metric, math.nan) for label, scores in case.labels.items()}
         defined = {label: value for label, value in values.items() if not math.isnan(value)}
         worst = min(defined, key=lambda label: sign * defined[label])
-        own = [f"{worst}: {figure(defined[worst])}"] if narrow else [values.get(label, math.nan) for label in labels]
+        own = (
+            [f"{worst}: {two_digits(defined[worst])}"] if narrow else [values.get(label, math.nan) for label in labels]
+        )
         name = Cell(case.name + stamps.get(case.name, ""), link=anchor_of(case.name) if case.name in pictured else "")
         rows.append([name, *([case.mean(metric)] if len(labels) > 1 else []), *own])
     header = ["case", *(["mean over labels"] if len(labels) > 1 else []), *(["worst label"] if narrow else labels)]
@@ -113,7 +115,7 @@ def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, titl
         caption = scene.name
         if scene.scores is not None:
             dice = {label: scores.values.get("dice", math.nan) for label, scores in scene.scores.labels.items()}
-            caption += ": Dice " + ", ".join(f"{label} {figure(value)}" for label, value in dice.items())
+            caption += ": Dice " + ", ".join(f"{label} {two_digits(value)}" for label, value in dice.items())
         picture = overlay(
             scene.image,
             scene.prediction,
