@@ -39,7 +39,7 @@ def places_in(path: Path, layout: Layout, data: Path) -> str | None:
     return Scan(Secrets(folders, {"case1": "", "case0": ""})).find(path.name, path.read_bytes())
 
 
-@pytest.mark.parametrize("to", ["torchscript", "pt2"])
+@pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_export_equals_eager_and_opens_without_medseg(
     to: str, bundle_and_data: tuple[Layout, Path], tmp_path: Path
 ) -> None:
