@@ -23,7 +23,7 @@ from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
 from medseg.planning.folds import number_of_folds
-from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds
+from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds, trained_with
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_changes import tell_changes
@@ -171,14 +171,15 @@ def _fit_folds(
             config = trusted.ready(config)
         with stays_ours(folder):
             results[number] = run_config(
-                folder, number, config, resume=resume, shown=shown, trusted=trusted is not None
-            )
-        with alone_in(Layout(folder).files_lock), stays_ours(folder):
-            keep_definition(folder, config)
-            update_figures(folder)
-    if not results and not chosen_over_several(Layout(folder)):
-        with stays_ours(folder):
-            average_finished(Layout(folder))  # the last run may have been ended before it did
+                folder, number, config, resume=resume, shown=shown, trusted=trusted is not None,
+                later=() if resume else folds[1:] if number == folds[0] else (),
+            )  # fmt: skip
+        _describe_trained(folder, config)
+    if not results:  # the last run may have been ended before it did this
+        if not chosen_over_several(Layout(folder)):
+            with stays_ours(folder):
+                average_finished(Layout(folder))
+        _describe_trained(folder, trained_with(Layout(folder), folds[-1]))
     if parent is not None:
         from medseg.tracking.mlflow_logger import close_parent
 
@@ -186,6 +187,13 @@ def _fit_folds(
         known = {number: metrics_of(folder, number) for number in folds if is_finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
+
+
+def _describe_trained(folder: Path, config: Mapping[str, Any]) -> None:
+    """Let the bundle's files describe what was trained; figures as well."""
+    with alone_in(Layout(folder).files_lock), stays_ours(folder):
+        keep_definition(folder, config)
+        update_figures(folder)
 
 
 def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
@@ -239,6 +247,7 @@ def run_config(
     resume: bool,
     shown: Path | None = None,
     trusted: bool = False,
+    later: Sequence[int] = (),
 ) -> dict[str, float]:
     """Run one resolved train.json: `initialize`, then `run`, as `python -m monai.bundle run` does.
 
@@ -248,6 +257,8 @@ def run_config(
         resume: keep what an earlier run left.
         shown: where a trusted bundle's metadata are read.
         trusted: hand the file to MONAI's own `ConfigWorkflow`, which runs whatever it says; else it is read as data.
+        later: folds that the same command trains anew after this one. What they had is set aside now, so that `--resume`
+            after an interruption does not take them for finished.
 
     Raises:
         UntrustedBundleError: something in it needs trust that was not given.
@@ -264,6 +275,9 @@ def run_config(
             _build_first(reader)
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
+            for number in later:
+                with claim_run(folder, number):
+                    prepare_run_folder(layout.run_folder(number), keep=False)
             if resume:
                 tell_changes(run.folder, config)
         if not is_helper() or trusted:

@@ -29,7 +29,7 @@ from medseg.types import FilePath
 from .plan_place import check_place, put_bundle
 
 log = logging.getLogger(__name__)
-DEFAULT_PRESET, DEFAULT_SIZE = "mambavision", "nano"
+DEFAULT_PRESET, DEFAULT_SIZE, FOLDS = "mambavision", "nano", 5
 MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
 
 
@@ -40,7 +40,7 @@ def plan_bundle(
     preset: str | None = None,
     size: str | None = None,
     memory_bytes: float | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
     device: str = "auto",
     regions: Mapping[str, Sequence[int]] | None = None,
     spatial_dims: int | None = None,
@@ -70,7 +70,8 @@ def plan_bundle(
     """
     output = Path(output)
     gpu = choose_device(device).type == "cuda"
-    chosen = [word for word, value in (("preset", preset), ("size", size)) if value is not None]
+    given = {"preset": preset, "size": size, "regions": regions or None, "folds": folds if folds != FOLDS else None}
+    chosen = [word for word, value in given.items() if value is not None]
     preset, size = preset or DEFAULT_PRESET, size or DEFAULT_SIZE
     name = _bundle_name(output)
     check_place(output, overwrite=overwrite)
@@ -84,7 +85,7 @@ def plan_bundle(
     request = {
         "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
         "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
-        "chosen": chosen,
+        "chosen": chosen, "folds": folds, "device": "" if device == "auto" else device,
         "preset_strides": _preset_strides(preset, size, dims, dataset),
     }  # fmt: skip
 

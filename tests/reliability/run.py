@@ -77,6 +77,7 @@ FIGURES = (
     _plays("R6 preprocessing", "store building and medseg plan killed 20 times each", "kill_prepare=20"),
     _plays("R6 prediction", "medseg predict of a folder killed 20 times", "kill_predict=20"),
     _plays("Endings", "signals at 30 moments of each verb: 130 or 143, one line, and its words end as if undisturbed", "endings=10"),
+    _plays("Budget", "medseg fit --budget of 60, 75 and 90 s: the command takes within 10 % of it", "budget=3"),
     _plays(
         "Surroundings",
         "3 folds at once on a fresh bundle, a second start, a tracking store that is locked, full, gone: every training ends well",

@@ -12,6 +12,7 @@ import random
 import shlex
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ def trial(name: str, verb: Verb, number: signal.Signals, moment: float, folder: 
     wanted = 130 if number == signal.SIGINT else 143
     outcome.expect(child.code == wanted, f"{label}: exit code {child.code}, expected {wanted}: {text[-600:]}")
     outcome.expect("Traceback" not in text, f"{label}: {text[-1200:]}")
-    outcome.expect(len(lines) == 1, f"{label}: {len(lines)} lines say how to go on: {text[-600:]}")
+    said = len(lines) == 1 and f"({number.name}); go on with: " in text
+    outcome.expect(said, f"{label}: {len(lines)} lines say how to go on: {text[-600:]}")
     left = [p.name for p in folder.rglob("*") if p.name.startswith((".medseg-tmp", ".unpacking_", ".fetching_"))]
     outcome.expect(not left, f"{label}: left {left}")
     outcome.expect(not (bad := broken_files(folder)), f"{label}: broken {bad}")
@@ -182,9 +184,16 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
                 # all trials of a verb work in one place, so that nothing but the disturbance differs
                 place = whole
                 trial(name, verb, number, moment, place, outcome)
+                outcome.count("signals")
                 try:
                     found = verb.outcome(place)
                 except (OSError, ValueError) as error:
                     found = error
                 outcome.expect(found == expected, f"{name}, {number.name} after {moment:.2f} s: another result")
+                outcome.count("undisturbed result in the end", found == expected)
+        print(
+            f"endings of {name} ({undisturbed.seconds:.1f} s): {len(outcome.faults)} faults",
+            file=sys.stderr,
+            flush=True,
+        )
     return outcome
