@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import Callback
 
 from medseg.config import read_json
 from medseg.errors import printable
-from medseg.io.atomic import atomic_path, write_json, write_text
+from medseg.io.atomic import atomic_path, write_json
 from medseg.layout import RunFolder
-from medseg.tracking.run_report import curves_picture, run_page
+from medseg.tracking.run_report import curves_picture
 
 from .callbacks import defined_metrics
 
@@ -107,6 +107,9 @@ class _as_before(logging.Filter):
 
 def draw(folder: Path) -> None:
     """Write progress.png and report.html from metrics.json."""
+    from medseg.evaluation.report.page import write_report
+    from medseg.evaluation.report.sections import facts_section, training_section
+
     run = RunFolder(folder)
     if not run.metrics.is_file():
         return
@@ -114,12 +117,18 @@ def draw(folder: Path) -> None:
         rows = read_json(run.metrics)
         manifest = read_json(run.manifest) if run.manifest.is_file() else {}
         picture = curves_picture(rows)
+        curves = training_section(rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: the curves cannot be drawn: %s", run.metrics, error)
         return
     with atomic_path(run.progress) as temporary:
         temporary.write_bytes(picture)
-    write_text(run.report, run_page(folder.name, rows, manifest, picture))
+    last: dict[str, object] = {}
+    for row in rows:
+        last.update(row)
+    made_of = {key: value for key, value in manifest.items() if not isinstance(value, Mapping)}
+    sections = [curves, facts_section("Last figures", last), facts_section("Made of", made_of)]
+    write_report(run.report, f"Training: {folder.name}", sections)
 
 
 def note_length(folder: Path, trainer: pl.Trainer, steps: int) -> None:
