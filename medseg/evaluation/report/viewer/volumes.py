@@ -9,7 +9,7 @@ import gzip
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from medseg.types import Affine
 from ..slices import COLORS, EXTRA, LONGEST, MISSED, ras_affine, ras_spacing, to_ras, where_to_look, window_of
 
 MOST_LABELS = 254  # of their own colour and name; a label map in the page has one byte per voxel
+ENOUGH = 4_000_000  # voxels to find a place or a window from
 AIR = -900.0  # Hounsfield units: an image with values below is taken for a CT
 CT_WINDOWS = (("soft tissue", -160.0, 240.0), ("lung", -1350.0, 150.0), ("bone", -500.0, 1300.0), ("brain", 0.0, 80.0))
 
@@ -56,8 +57,7 @@ class ViewerCase:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Scan:
+class Scan(NamedTuple):
     """An image (X, Y, Z) and its label maps on one grid; either or both maps may be None."""
 
     image: ArrayLike
@@ -91,7 +91,7 @@ def viewer_case(
     affine, spacing = ras_affine(scan.affine, np.asarray(scan.image).shape), ras_spacing(scan.affine)
     counts = {kind: _counts(array) for kind, array in maps.items()}
     values = sorted(set().union(*counts.values()) - {0})
-    focus, box = where_to_look(list(maps.values()), image.shape, spacing, limits.cropped)
+    focus, box = _focus(maps, image.shape, spacing, limits.cropped)
     budget = limits.voxels
     while True:
         cut = _cut(box, spacing, budget, limits.longest)
@@ -113,6 +113,28 @@ def viewer_case(
         "nearest": max(picked.image.shape) <= 64,
     }
     return ViewerCase(volumes, facts)
+
+
+def thinned(scan: Scan, voxels: int) -> Scan:
+    """The whole scan with no more voxels than these, axes towards right, anterior, superior."""
+    image = to_ras(np.asarray(scan.image), scan.affine)
+    cut = _cut([slice(0, size) for size in image.shape], ras_spacing(scan.affine), voxels, max(image.shape))
+
+    def of(array: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if array is None else to_ras(np.asarray(array), scan.affine)[cut]
+
+    affine = ras_affine(scan.affine, np.asarray(scan.image).shape)
+    return Scan(image[cut], of(scan.prediction), of(scan.reference), _cut_affine(affine, cut))
+
+
+def _focus(
+    maps: Mapping[str, NDArray[Any]], shape: Sequence[int], spacing: Sequence[float], cropped: bool
+) -> tuple[list[int], tuple[slice, ...]]:
+    """The voxel to begin at, and the part to show; of a whole volume the former is sought in every `step`-th voxel."""
+    step = 1 if cropped else max(1, math.ceil((math.prod(shape) / ENOUGH) ** (1 / 3)))
+    coarse = [array[::step, ::step, ::step] for array in maps.values()]
+    place, box = where_to_look(coarse, [math.ceil(n / step) for n in shape], [mm * step for mm in spacing], cropped)
+    return [at * step for at in place], box if cropped else tuple(slice(0, n) for n in shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,11 +274,13 @@ def _nearest(focus: Sequence[int], cut: Sequence[slice]) -> list[int]:
 
 def _windows(picked: _Picked, lowest: float) -> list[tuple[str, float, float]]:
     """Name, lower and upper end of the windows to choose from, the first to begin with."""
-    values = picked.image * np.float32(picked.slope) + np.float32(picked.intercept)
+    step = max(1, math.ceil((picked.image.size / ENOUGH) ** (1 / 3)))
+    some = (slice(None, None, step),) * 3
+    values = picked.image[some] * np.float32(picked.slope) + np.float32(picked.intercept)
     least, most = float(values.min()), float(values.max())
     low, high = window_of(values)
     windows = [("as in the picture", low, high), ("all values", least, most)]
-    marked = np.any([array != 0 for array in picked.maps.values()], axis=0) if picked.maps else np.zeros(1, bool)
+    marked = np.any([array[some] != 0 for array in picked.maps.values()], axis=0) if picked.maps else np.zeros(1, bool)
     if marked.any():
         low, high = (float(end) for end in np.percentile(values[marked], [1, 99]))
         windows.append(("the labelled part", low, high))

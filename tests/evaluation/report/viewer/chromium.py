@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,8 @@ ALONE = ("--no-first-run", "--disable-background-networking", "--host-resolver-r
 READY = "#viewer[data-ready=yes], #viewer[data-ready=failed]"
 LISTEN = """
 window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+document.addEventListener("securitypolicyviolation",
+  (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
 
 
@@ -30,21 +31,28 @@ def where() -> str:
 
 
 @contextmanager
-def chromium(*flags: str, program: str | None = None) -> Iterator[Any]:
-    """A browser; `flags` in place of those for software graphics."""
+def chromium(program: str | None = None) -> Iterator[Callable[..., Any]]:
+    """A function that starts a browser, with flags in place of those for software graphics; all are closed at the end."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         pytest.skip("the package playwright is not installed")
-    given = [*ALONE, *(flags or SOFTWARE_GL)]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        given.append("--no-sandbox")  # Chromium refuses to run as root with it
+    path = program or where()
+    # Chromium refuses to run as root with its sandbox
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program or where(), args=given)
+        started: list[Any] = []
+
+        def start(*flags: str) -> Any:
+            given = [*ALONE, *root, *(flags or SOFTWARE_GL)]
+            started.append(play.chromium.launch(executable_path=path, args=given))
+            return started[-1]
+
         try:
-            yield browser
+            yield start
         finally:
-            browser.close()
+            for browser in started:
+                browser.close()
 
 
 @dataclass
