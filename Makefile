@@ -49,7 +49,7 @@ $(DEMO): $(BASE)
 
 $(FULL): $(BASE)
 	@echo "installing medseg with its test tools (two or three minutes)"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,dicom,export,openvino]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,dicom,export,openvino,browser]'
 	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' \
 	  || $(BIN)/pip install -q "triton==$(TRITON_VERSION)"
 	@touch $@

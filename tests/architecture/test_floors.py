@@ -35,6 +35,7 @@ FLOORS = {
         3: ("inference", "evaluation", "datasets", "tracking"),
         4: ("planning", "cases", "selection"),
         5: ("bundle", "training"),
+        7: ("server",),
         8: ("commands", "components"),
         9: ("cli",),
     }.items()
