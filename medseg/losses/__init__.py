@@ -8,6 +8,7 @@ from torch import nn
 from .deep_supervision import DeepSupervisionLoss
 from .dice_bce import DiceBCELoss
 from .dice_ce import DiceCELoss
+from .others import OtherLoss
 from .shapes import DiceBoundaryLoss, DiceCLDiceLoss, DiceSkeletonLoss
 from .variants import CELoss, DiceFocalLoss, DiceTopKLoss, TverskyCELoss
 
@@ -38,5 +39,6 @@ __all__ = [
     "DiceFocalLoss",
     "DiceSkeletonLoss",
     "DiceTopKLoss",
+    "OtherLoss",
     "TverskyCELoss",
 ]

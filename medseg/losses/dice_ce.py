@@ -62,7 +62,7 @@ class DiceCELoss(nn.Module):
         valid = target != self.ignore
         target = torch.where(valid, target, torch.zeros_like(target)).long()
         if present is not None:
-            logits = _merge_undeclared(logits, present)
+            logits = merge_undeclared(logits, present)
         log_probabilities = F.log_softmax(logits, dim=1)
         ce = -log_probabilities.gather(1, target[:, None])[:, 0]
         regional = self._regional(log_probabilities, target, valid, present)
@@ -94,7 +94,7 @@ class DiceCELoss(nn.Module):
         return ((1 - ratio) * declared_BK).sum() / declared_BK.sum().clamp(min=1)
 
 
-def _merge_undeclared(logits: Tensor, present: Tensor) -> Tensor:
+def merge_undeclared(logits: Tensor, present: Tensor) -> Tensor:
     """Give the background the probability of the labels that a sample does not declare."""
     present = present.to(torch.bool).clone()
     present[:, 0] = True
