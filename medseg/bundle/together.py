@@ -14,7 +14,7 @@ from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
-from .made_here import is_ours, note_made
+from .made_here import brings_own_code, is_ours, note_made
 from .unfinished import check_content, finish, text_of
 
 
@@ -37,6 +37,7 @@ def write_together(layout: Layout, files: Mapping[Path, Any], weights: Iterable[
     with alone_in(layout.files_lock):
         finish(layout)
         if is_ours(layout.folder):
-            note_made(layout.folder, {layout.folder / name: text_of(value) for name, value in names.items()})
+            coming = {layout.folder / name: text_of(value) for name, value in names.items()}
+            note_made(layout.folder, coming, code=brings_own_code(layout.folder))
         write_json(layout.unfinished, content)
         finish(layout)
