@@ -19,6 +19,7 @@ from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, look_up, read_json
 from medseg.layout import Layout
 from medseg.networks import MIXERS, PRESETS
+from medseg.own_parts import import_project
 
 log = logging.getLogger(__name__)
 DIGEST = "project_sha256"
@@ -51,6 +52,7 @@ class OwnWords:
         project = named_project(words.pop(KEY)) if KEY in words else project_of_files(list(files))
         if project is not None:
             project.activate()
+            import_project(project.name)  # what is wrong with it is told before anything else is looked at
         return cls(words, files, project)
 
     @property
