@@ -22,6 +22,7 @@ FLOORS = {
             "heartbeat",
             "interruption",
             "renamed",
+            "own_parts",
             "telemetry",
             "devices",
             "free_memory",
