@@ -15,6 +15,7 @@ KERNELS = ROOT / "kernels" / "medseg_kernels"
 # basename -> why several files have it
 SAME_THING = {
     "plan.py": "the record (planning), the verb (commands), its words (cli)",
+    "federate.py": "the verb and its words",
     "fit.py": "what runs inside Lightning (training), the verb, its words",
     "predict.py": "the verb and its words",
     "cv.py": "the verb and its words",
