@@ -10,7 +10,7 @@ from medseg.io.locks import alone_in
 from medseg.layout import Layout
 from medseg.selection.unfinished import exchange, finish, noted, text_of
 
-from .made_here import is_ours, note_made
+from .made_here import brings_own_code, is_ours, note_made
 
 
 def write_together(layout: Layout, files: Mapping[Path, Any], weights: Iterable[Path] = ()) -> None:
@@ -20,5 +20,6 @@ def write_together(layout: Layout, files: Mapping[Path, Any], weights: Iterable[
     with alone_in(layout.files_lock):
         finish(layout)
         if is_ours(layout.folder):
-            note_made(layout.folder, {layout.folder / name: text_of(value) for name, value in content["files"].items()})
+            coming = {layout.folder / name: text_of(value) for name, value in content["files"].items()}
+            note_made(layout.folder, coming, code=brings_own_code(layout.folder))
         exchange(layout, files, weights)

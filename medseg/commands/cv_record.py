@@ -20,6 +20,7 @@ from medseg.evaluation.report.sections import (
     overlays_section,
     practice_section,
     scores_section,
+    showcase,
     training_section,
 )
 from medseg.io.atomic import atomic_path
@@ -81,8 +82,8 @@ def mean_metrics(means: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> Path:
-    """One HTML file: the comparison, the chosen candidate's scores and worst cases, training curves, the practice card."""
+def write_cv_report(result: CrossValidation, path: Path, *, shown: int = 5) -> Path:
+    """One HTML file: the comparison, the chosen candidate's scores and cases, training curves, the practice card."""
     bundle = result.bundle
     scores = scores_section(
         result.final,
@@ -91,8 +92,8 @@ def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> P
         + (", after post-processing." if result.selection.steps else "."),
     )
     sections = [
-        overlays_section(_scenes(result, worst), bundle.labels, title="Worst cases"),
-        cases_section(result.final, pictured={case.name for case in result.final.worst(worst)}),
+        overlays_section(_scenes(result, shown), bundle.labels, title="Worst, median and best case"),
+        cases_section(result.final, pictured={case.name for _, case in showcase(result.final, shown)}),
         scores,
         agreement_section(result.final),
         _candidates(result),
@@ -175,7 +176,7 @@ def _scenes(result: CrossValidation, count: int) -> Iterator[Scene]:
     cases = validation_cases(bundle, result.folds[result.chosen])
     images = {case.name: case.images for entries in cases.values() for case in entries}
     change = Postprocessing(result.selection.steps)
-    for case in result.final.worst(count):
+    for role, case in showcase(result.final, count):
         assert case.prediction is not None
         assert case.reference is not None
         image, prediction, reference = (
@@ -184,7 +185,7 @@ def _scenes(result: CrossValidation, count: int) -> Iterator[Scene]:
             read_label(case.reference),
         )
         label = change(prediction.array, prediction.affine)
-        yield Scene(case.name, image.array[0], label, reference.array, image.affine, case)
+        yield Scene(case.name, image.array[0], label, reference.array, image.affine, case, role=role)
 
 
 def _curves(bundle: Bundle, fold: int) -> Section | None:

@@ -73,7 +73,7 @@ def plan_bundle(
     given = {"preset": preset, "size": size, "regions": regions or None, "folds": folds if folds != FOLDS else None}
     chosen = [word for word, value in given.items() if value is not None]
     preset, size = preset or DEFAULT_PRESET, size or DEFAULT_SIZE
-    name = _bundle_name(output)
+    name = bundle_name(output)
     check_place(output, overwrite=overwrite)
     dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
     labelled = [case for case in dataset.cases if case.label is not None]
@@ -86,7 +86,7 @@ def plan_bundle(
         "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
         "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
         "chosen": chosen, "folds": folds, "device": "" if device == "auto" else device,
-        "preset_strides": _preset_strides(preset, size, dims, dataset),
+        "preset_strides": preset_strides(preset, size, dims, dataset),
     }  # fmt: skip
 
     def make(bytes_per_voxel: float | None) -> Plan:
@@ -97,7 +97,7 @@ def plan_bundle(
     return plan
 
 
-def _bundle_name(output: Path) -> str:
+def bundle_name(output: Path) -> str:
     """A bundle name made of the folder's."""
     name = re.sub(r"[^a-z0-9]+", "_", output.resolve().name.lower()).strip("_") or "bundle"
     name = name if name[0].isalpha() else f"bundle_{name}"
@@ -105,7 +105,8 @@ def _bundle_name(output: Path) -> str:
     return name
 
 
-def _preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[list[int]]:
+def preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[list[int]]:
+    """Steps per level and axis of a preset for a data set's channels and labels."""
     network = build_network(
         preset,
         spatial_dims=dims,

@@ -124,7 +124,7 @@ def draw(folder: Path) -> None:
         log.warning("%s: the curves cannot be drawn: %s", run.metrics, error)
         return
     write_bytes(run.progress, picture)
-    write_run_page(run.report, folder.name, rows, manifest, picture)
+    write_run_page(run.report, folder.name, rows, manifest)
 
 
 def note_length(folder: Path, trainer: pl.Trainer, steps: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from matplotlib.figure import Figure
 from medseg.types import FilePath
 
 from .charts import as_text
-from .page import Cell, Section, write_report
-from .sections import facts_section
+from .page import Cell, write_report
+from .sections import facts_section, training_section
 
 NO_METRICS = ("epoch", "step", "seconds")
 
@@ -44,7 +43,7 @@ def curves_picture(rows: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def write_run_page(
-    path: FilePath, title: str, rows: Sequence[Mapping[str, float]], manifest: Mapping[str, Any], picture: bytes
+    path: FilePath, title: str, rows: Sequence[Mapping[str, float]], manifest: Mapping[str, Any]
 ) -> Path:
     """Write the run's page: its last figures, its curves, and what it was made of.
 
@@ -53,14 +52,12 @@ def write_run_page(
         title: of the run.
         rows: see `curves_picture`.
         manifest: what the run records of itself; tables in it are left out.
-        picture: the curves as PNG.
     """
     last = {key: Cell(f"{value:.4g}", number=True) for row in rows for key, value in row.items()}
     facts = {key: value for key, value in manifest.items() if not isinstance(value, Mapping)}
-    image = "data:image/png;base64," + base64.b64encode(picture).decode()
     sections = [
         facts_section("Last figures", last),
-        Section("Curves").figure(image, "loss, and Dice of the validation"),
+        training_section(rows, title="Curves"),
         facts_section("Made of", facts),
     ]
     return write_report(path, title, sections)
