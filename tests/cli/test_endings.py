@@ -57,6 +57,8 @@ SPOKEN = {
     "cv": ["cv", "b"],
     "predict": ["predict", "b", "scans", "-o", "out"],
     "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
+    "view": ["view", "scan.nii.gz", "--no-browser"],
+    "federate": ["federate", "run", "b", "--rounds", "2"],
     "verify": ["bundle", "verify", "b"],
     "export": ["bundle", "export", "b", "--to", "onnx"],
     "pack": ["bundle", "pack", "b"],
