@@ -25,7 +25,7 @@ from medseg.io.locks import alone_in
 from medseg.layout import Layout
 from medseg.planning.folds import number_of_folds
 from medseg.planning.plan import Plan
-from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds
+from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds, trained_with
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_changes import tell_changes
@@ -178,16 +178,15 @@ def _fit_folds(
             config = trusted.ready(config)
         with stays_ours(folder):
             results[number] = run_config(
-                folder, number, config, resume=resume, shown=shown, trusted=trusted is not None, own=reader
-            )
-        with alone_in(Layout(folder).files_lock), stays_ours(folder, code=own.named):
-            if own.project is not None and code_for_prediction(config):
-                own.project.put(folder)
-            keep_definition(folder, config)
-            update_figures(folder)
-    if not results and not chosen_over_several(Layout(folder)):
-        with stays_ours(folder):
-            average_finished(Layout(folder))  # the last run may have been ended before it did
+                folder, number, config, resume=resume, shown=shown, trusted=trusted is not None, own=reader,
+                later=() if resume else folds[1:] if number == folds[0] else (),
+            )  # fmt: skip
+        _describe_trained(folder, config, own)
+    if not results:  # the last run may have been ended before it did this
+        if not chosen_over_several(Layout(folder)):
+            with stays_ours(folder):
+                average_finished(Layout(folder))
+        _describe_trained(folder, trained_with(Layout(folder), folds[-1]), own)
     if parent is not None:
         from medseg.tracking.mlflow_logger import close_parent
 
@@ -195,6 +194,15 @@ def _fit_folds(
         known = {number: metrics_of(folder, number) for number in folds if is_finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
+
+
+def _describe_trained(folder: Path, config: Mapping[str, Any], own: OwnWords) -> None:
+    """Let the bundle's files describe what was trained, and hold the user's own code that it needs; figures as well."""
+    with alone_in(Layout(folder).files_lock), stays_ours(folder, code=own.named):
+        if own.project is not None and code_for_prediction(config):
+            own.project.put(folder)
+        keep_definition(folder, config)
+        update_figures(folder)
 
 
 def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
@@ -248,6 +256,7 @@ def run_config(
     resume: bool,
     shown: Path | None = None,
     trusted: bool = False,
+    later: Sequence[int] = (),
     own: TrustedConfig | None = None,
 ) -> dict[str, float]:
     """Run one resolved train.json: `initialize`, then `run`, as `python -m monai.bundle run` does.
@@ -259,6 +268,8 @@ def run_config(
         shown: where a trusted bundle's metadata are read.
         own: the configuration with parts that the user named, in place of both.
         trusted: hand the file to MONAI's own `ConfigWorkflow`, which runs whatever it says; else it is read as data.
+        later: folds that the same command trains anew after this one. What they had is set aside now, so that `--resume`
+            after an interruption does not take them for finished.
 
     Raises:
         UntrustedBundleError: something in it needs trust that was not given.
@@ -277,6 +288,9 @@ def run_config(
             _of(reader, _build_first)
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
+            for number in later:
+                with claim_run(folder, number):
+                    prepare_run_folder(layout.run_folder(number), keep=False)
             if resume:
                 tell_changes(run.folder, config)
         if not is_helper() or trusted:
