@@ -83,9 +83,9 @@ class Seen:
         return re.split(r"   |$", self.page.text_content("#viewer-place").split(f"{kind}: ")[1])[0].strip()
 
 
-def visit(browser: Any, address: str, **options: Any) -> Seen:
-    """Open a page, listening from its first moment."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1500}, **options)
+def visit(browser: Any, address: str, *, size: tuple[int, int] = (800, 700), **options: Any) -> Seen:
+    """Open a page in a window of `size` pixels, listening from its first moment."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page = context.new_page()
     page.add_init_script(LISTEN)
     seen = Seen(page)
