@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 
 SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-ALONE = ("--no-first-run", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND")
+ALONE = (
+    "--no-first-run",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
 READY = "#viewer[data-ready=yes], #viewer[data-ready=failed]"
 LISTEN = """
 window.violations = [];
