@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from medseg.errors import ConfigError, printable
 
 from .main import EXIT_OK, EXIT_USAGE, add_common_arguments
 
-UNITS = {"": 1e9, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+log = logging.getLogger(__name__)
+UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", default=None, metavar="NAME", help="network, see `medseg networks` (default: mambavision)"
     )
     parser.add_argument("--size", default=None, metavar="NAME", help="size of the preset (default: nano)")
-    parser.add_argument("--memory", type=parse_memory, default=None, metavar="8GB", help="memory of a training step")
+    parser.add_argument(
+        "--memory", type=parse_memory, default=None, metavar="8GB", help="of a training step; alone: GB"
+    )
     parser.add_argument("--folds", type=int, default=5, help="folds, unless the dataset brings its own (default: 5)")
     parser.add_argument(
         "--region",
@@ -54,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser, "device", "json", "quiet")
 
 
+class BareNumber(float):
+    """Bytes of an amount that was given without a unit."""
+
+
 def parse_memory(text: str) -> float:
     """Bytes of `8GB`, `800MB`, `8` (GB).
 
@@ -61,10 +69,11 @@ def parse_memory(text: str) -> float:
         >>> parse_memory("1.5GB")
         1500000000.0
     """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)i?b?\s*", text.lower())
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected such as 8GB")
-    return float(match[1]) * UNITS[match[2]]
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt])i?b?)?\s*", text.lower())
+    if not match or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected such as 8GB or 800MB")
+    number = float(match[1])
+    return BareNumber(number * UNITS["g"]) if match[2] is None else number * UNITS[match[2]]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,6 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.folds < 2:
         raise ConfigError(f"--folds is {arguments.folds}; expected at least 2")
+    if isinstance(arguments.memory, BareNumber):
+        amount = arguments.memory / UNITS["g"]
+        log.info("--memory %g is taken as %g GB; write --memory %gGB, or another unit", amount, amount, amount)
     plan = plan_bundle(
         Path(arguments.data),
         Path(arguments.output),

@@ -29,7 +29,7 @@ from medseg.types import FilePath
 from .plan_place import check_place, put_bundle
 
 log = logging.getLogger(__name__)
-DEFAULT_PRESET, DEFAULT_SIZE = "mambavision", "nano"
+DEFAULT_PRESET, DEFAULT_SIZE, FOLDS = "mambavision", "nano", 5
 MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
 
 
@@ -40,7 +40,7 @@ def plan_bundle(
     preset: str | None = None,
     size: str | None = None,
     memory_bytes: float | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
     device: str = "auto",
     regions: Mapping[str, Sequence[int]] | None = None,
     spatial_dims: int | None = None,
@@ -70,9 +70,10 @@ def plan_bundle(
     """
     output = Path(output)
     gpu = choose_device(device).type == "cuda"
-    chosen = [word for word, value in (("preset", preset), ("size", size)) if value is not None]
+    given = {"preset": preset, "size": size, "regions": regions or None, "folds": folds if folds != FOLDS else None}
+    chosen = [word for word, value in given.items() if value is not None]
     preset, size = preset or DEFAULT_PRESET, size or DEFAULT_SIZE
-    name = _bundle_name(output)
+    name = bundle_name(output)
     check_place(output, overwrite=overwrite)
     dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
     labelled = [case for case in dataset.cases if case.label is not None]
@@ -84,8 +85,8 @@ def plan_bundle(
     request = {
         "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
         "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
-        "chosen": chosen,
-        "preset_strides": _preset_strides(preset, size, dims, dataset),
+        "chosen": chosen, "folds": folds, "device": "" if device == "auto" else device,
+        "preset_strides": preset_strides(preset, size, dims, dataset),
     }  # fmt: skip
 
     def make(bytes_per_voxel: float | None) -> Plan:
@@ -96,7 +97,7 @@ def plan_bundle(
     return plan
 
 
-def _bundle_name(output: Path) -> str:
+def bundle_name(output: Path) -> str:
     """A bundle name made of the folder's."""
     name = re.sub(r"[^a-z0-9]+", "_", output.resolve().name.lower()).strip("_") or "bundle"
     name = name if name[0].isalpha() else f"bundle_{name}"
@@ -104,7 +105,8 @@ def _bundle_name(output: Path) -> str:
     return name
 
 
-def _preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[list[int]]:
+def preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[list[int]]:
+    """Steps per level and axis of a preset for a data set's channels and labels."""
     network = build_network(
         preset,
         spatial_dims=dims,

@@ -48,13 +48,16 @@ def _rounded(value: float, scale: float) -> float:
     return round(value, digits)
 
 
-def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any], str]:
+def default_optimization(gpu: bool, tokens: bool = True, device: str = "") -> tuple[dict[str, Any], str]:
     """Optimizer and length of training.
 
     Args:
         gpu: whether a GPU will train it.
         tokens: whether the network has token stages, see `has_tokens`.
+        device: the one that was asked for; "" where the machine was looked at.
     """
+    found = "a GPU was found" if gpu else "no GPU was found"
+    since = f"since device {device} was asked for" if device else f"since {found}"
     length = {"max_epochs": 200 if gpu else 40, "steps_per_epoch": 250 if gpu else 50, "val_interval": 10}
     settings = {"schedule": "poly", "loss": "dice_ce", **length, "early_stop": None}
     if gpu and not tokens:
@@ -67,7 +70,7 @@ def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any]
             "gradient_clip": 12.0,
         }
         return sgd | settings | {"ema_decay": None}, (
-            "nnU-Net's recipe (SGD with Nesterov momentum 0.99) for a network of convolutions; 50 000 steps, since a GPU was found"
+            f"nnU-Net's recipe (SGD with Nesterov momentum 0.99) for a network of convolutions; 50 000 steps, {since}"
         )
     adamw = {
         "optimizer": "adamw",
@@ -78,7 +81,7 @@ def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any]
     }
     if gpu:
         return adamw | settings | {"ema_decay": 0.99}, (
-            "AdamW with warm-up suits networks with token stages; 50 000 steps, since a GPU was found"
+            f"AdamW with warm-up suits networks with token stages; 50 000 steps, {since}"
         )
     why = (
         "suits networks with token stages"
@@ -86,7 +89,7 @@ def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any]
         else "instead of nnU-Net's SGD, whose momentum of 0.99 wants many steps"
     )
     return adamw | settings | {"ema_decay": 0.99}, (
-        f"AdamW with warm-up {why}; 2 000 steps, since no GPU was found (`--budget` sets another length)"
+        f"AdamW with warm-up {why}; 2 000 steps, {since} (`--budget` sets another length)"
     )
 
 

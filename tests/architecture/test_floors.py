@@ -22,6 +22,7 @@ FLOORS = {
             "heartbeat",
             "interruption",
             "renamed",
+            "own_parts",
             "telemetry",
             "devices",
             "free_memory",
@@ -35,6 +36,8 @@ FLOORS = {
         3: ("inference", "evaluation", "datasets", "tracking"),
         4: ("planning", "cases", "selection"),
         5: ("bundle", "training"),
+        6: ("collaboration",),
+        7: ("server",),
         8: ("commands", "components"),
         9: ("cli",),
     }.items()
@@ -44,7 +47,8 @@ KERNEL_USERS = {"networks", "transforms", "inference", "evaluation", "cli"}
 HOMES = {
     "triton": ("kernels",),
     "nibabel": ("medseg/io",), "pydicom": ("medseg/io",), "highdicom": ("medseg/io",), "SimpleITK": ("medseg/io",),
-    "pytorch_lightning": ("medseg/training", "medseg/tracking"),
+    "pytorch_lightning": ("medseg/training", "medseg/tracking", "medseg/collaboration"),
+    "nvflare": ("medseg/collaboration",),
     "lightning": (),
     "mlflow": ("medseg/tracking",),
     "jinja2": ("medseg/evaluation",),
