@@ -30,11 +30,11 @@ from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_changes import tell_changes
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
-from .fit_own import OwnWords, code_for_prediction, tell_other_code
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 from .fit_values import check_values
+from .own_words import OwnWords, code_for_prediction, tell_other_code
 
 log = logging.getLogger(__name__)
 
