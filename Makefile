@@ -17,10 +17,11 @@ DEMO := $(VENV)/.demo-$(KIND)-$(HASH)
 FULL := $(VENV)/.full-$(KIND)-$(HASH)
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: demo test lint types unit fuzz test-slow kernels-aot gpu bench reliability clean help
+.PHONY: demo test lint types unit test-extras fuzz test-slow kernels-aot gpu bench reliability clean help
 help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
-	@echo "make test          lint, types and all quick tests (under 15 minutes on 2 cores)"
+	@echo "make test          lint, types and all quick tests (under 12 minutes on 2 cores)"
+	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras, which it makes; writes docs/collaboration.json"
 	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
 	@echo "make kernels-aot   compile every GPU kernel for every architecture, without a GPU"
@@ -68,7 +69,22 @@ types: $(FULL)
 unit: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
 
-test: lint types unit
+# mypy's one process beside the tests' two
+test: lint
+	@$(MAKE) --no-print-directory -j2 types unit
+
+# nvflare brings web servers and pins of its own: an environment beside .venv, never in it
+EXTRAS ?= .venv-extras
+EXTRAS_DONE := $(EXTRAS)/.extras-$(KIND)-$(HASH)
+$(EXTRAS_DONE):
+	@[ -x $(EXTRAS)/bin/python ] || $(PYTHON) -m venv $(EXTRAS)
+	@rm -f $(EXTRAS)/.extras-*
+	@$(EXTRAS)/bin/pip install -q "torch==$(TORCH_VERSION)"
+	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e '.[federated,dev]'
+	@touch $@
+
+test-extras: $(EXTRAS_DONE)
+	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration -m "not gpu"
 
 fuzz: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.fuzz_bundles --mutations 200000 --output docs/fuzz_bundles.json

@@ -83,6 +83,33 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class SiteFolder:
+    """What a site of a federated or split training holds beside its copy of the bundle. Nothing is read or created."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """Name, role and data folder."""
+        return self.folder / "site.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last run ended there."""
+        return self.folder / "failure.txt"
+
+    @property
+    def half(self) -> Path:
+        """The site's own part of a split network, once trained."""
+        return self.folder / "half.pt"
+
+    @property
+    def state(self) -> Path:
+        """All that a split training needs to go on, one file a step."""
+        return self.folder / "state"
+
+
+@dataclass(frozen=True)
 class Layout:
     """Paths inside one bundle folder. Nothing is read or created."""
 
@@ -175,6 +202,25 @@ class Layout:
         return self.runs / f".fold_{fold}.lock"
 
     @property
+    def sites(self) -> Path:
+        """One folder for each site of a federated or split training; never packed."""
+        return self.runs / "sites"
+
+    def site(self, name: str) -> SiteFolder:
+        """The files of one site."""
+        return SiteFolder(self.sites / name)
+
+    @property
+    def global_weights(self) -> Path:
+        """Where a federated job leaves what it averaged."""
+        return self.sites / "global.pt"
+
+    @property
+    def collaboration(self) -> Path:
+        """Which sites train this bundle together, and what was shared to plan it."""
+        return self.runs / "collaboration.json"
+
+    @property
     def files_lock(self) -> Path:
         """Held by a process while it changes the files that all folds share."""
         return self.runs / ".files.lock"
@@ -205,7 +251,7 @@ class Layout:
 
     @property
     def unfinished(self) -> Path:
-        """Files that are about to change together, while they do; see `medseg.bundle.together`."""
+        """Files that are about to change together, while they do; see `medseg.selection.unfinished`."""
         return self.runs / "unfinished.json"
 
     @property

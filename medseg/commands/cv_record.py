@@ -11,7 +11,6 @@ from typing import Any
 from medseg.bundle.card import plain, write_figures
 from medseg.bundle.load import Bundle
 from medseg.bundle.together import write_together
-from medseg.bundle.unfinished import staged
 from medseg.config import read_json
 from medseg.evaluation.report.page import Section, write_report
 from medseg.evaluation.report.sections import (
@@ -30,6 +29,7 @@ from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from medseg.selection.averaging import configs_of, write_average
+from medseg.selection.unfinished import staged
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
@@ -62,7 +62,6 @@ def record_choice(result: CrossValidation) -> Layout:
     files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": mean_metrics(means)}
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
     write_together(layout, files, copied)
-    layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     with alone_in(layout.files_lock):
         write_figures(layout.folder, *_figures(result))
     return layout

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from medseg.errors import ConfigError, nearest
+from medseg.own_parts import Parts
 
 from .build_stage import StageBuilder, count_branches, flat_names, made
 from .contract import Site
@@ -15,7 +16,7 @@ from .decoders import DECODERS
 from .layers.common import per_axis
 from .mixers import MIXERS
 from .network import DualEncoder, Encoder, EncoderLevel, SegmentationNetwork
-from .presets import PRESETS
+from .presets import PRESETS, Preset
 from .published import settle
 from .recipe import Layer, Level, NetworkSpec
 from .skips import SKIPS
@@ -39,6 +40,7 @@ def build_network(
     norm: str | None = None,
     condition_width: int = 0,
     checkpointing: bool = False,
+    project: str | None = None,
     **options: Any,
 ) -> SegmentationNetwork:
     """A segmentation network by the name of its preset.
@@ -59,6 +61,7 @@ def build_network(
         norm: `instance` or `batch` for the convolutions, the preset's if None.
         condition_width: channels of a conditioning vector, for `time_attention`.
         checkpointing: recompute sub-layers in the backward pass, for less memory.
+        project: package of the user's own parts, see `medseg.own_parts`.
         options: any field of `NetworkSpec` to replace (decoder, drop_path, layer_scale, layer_options ...).
 
     Returns:
@@ -74,18 +77,21 @@ def build_network(
     """
     given = options | {"padding": padding, "norm": norm}
     form = settle(published, preset, size, spatial_dims, {k: v for k, v in given.items() if v is not None})
-    spec = form.adjust(find_spec(form.preset, form.size, spatial_dims), spatial_dims)
+    spec = form.adjust(find_spec(form.preset, form.size, spatial_dims, project), spatial_dims)
     spec = replace(spec, **check_options(spec, form.options))
     check_layers(spec, mixer)
-    if mixer is not None and mixer not in MIXERS:
-        raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, MIXERS)}")
+    mixers = Parts("mixers", MIXERS, project)
+    if mixer is not None and mixer not in mixers:
+        raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, mixers)}")
     if form.padding not in ("masked", "published"):
         raise ConfigError(f"padding: found {form.padding!r}, expected masked or published")
     if min(in_channels, out_channels) < 1:
         raise ConfigError(f"channels: found {in_channels} in and {out_channels} out, expected at least 1 of each")
     steps = resolve_strides(spec, spatial_dims, strides, roi_size)
     patch = None if roi_size is None else per_axis(list(roi_size), spatial_dims, "roi_size")
-    make = LevelBuilder(spec, spatial_dims, in_channels, mixer, form.padding, condition_width, checkpointing, patch)
+    make = LevelBuilder(
+        spec, spatial_dims, in_channels, mixer, form.padding, condition_width, checkpointing, patch, mixers
+    )
     encoder, decoder = assemble(make, steps)
     network = SegmentationNetwork(
         encoder, decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
@@ -93,7 +99,7 @@ def build_network(
     network.configuration = plain(
         {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels, "mixer": mixer,
          "strides": steps, "roi_size": patch, "deep_supervision": deep_supervision, "condition_width": condition_width,
-         "checkpointing": checkpointing, **form.words}
+         "checkpointing": checkpointing, "project": project, **form.words}
     )  # fmt: skip
     return network
 
@@ -121,15 +127,23 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def find_spec(preset: str, size: str, spatial_dims: int) -> NetworkSpec:
+def find_spec(preset: str, size: str, spatial_dims: int, project: str | None = None) -> NetworkSpec:
     """The specification of a preset at a size."""
-    if preset not in PRESETS:
-        raise ConfigError(f"preset: found {preset!r}. {nearest(preset, PRESETS)}")
-    if size not in PRESETS[preset].sizes:
-        raise ConfigError(f"size of {preset}: found {size!r}, expected one of {', '.join(PRESETS[preset].sizes)}")
+    found = find_preset(preset, project)
+    if size not in found.sizes:
+        raise ConfigError(f"size of {preset}: found {size!r}, expected one of {', '.join(found.sizes)}")
     if spatial_dims not in (2, 3):
         raise ConfigError(f"spatial_dims: found {spatial_dims}, expected 2 or 3")
-    return PRESETS[preset].build(size, spatial_dims)
+    return found.build(size, spatial_dims)
+
+
+def find_preset(preset: str, project: str | None = None) -> Preset:
+    """A preset by name; one of the user's own may be the function (size, dimensions) -> specification alone."""
+    presets = Parts("presets", PRESETS, project)
+    if preset not in presets:
+        raise ConfigError(f"preset: found {preset!r}. {nearest(preset, presets)}")
+    found = presets[preset]
+    return found if isinstance(found, Preset) else Preset(found, ("base",), "a preset of your own", "")
 
 
 def check_options(spec: NetworkSpec, options: dict[str, Any]) -> dict[str, Any]:
@@ -163,10 +177,11 @@ class LevelBuilder:
     """What all levels of a network share while they are built."""
 
     def __init__(self, spec: NetworkSpec, spatial_dims: int, in_channels: int, mixer: str | None, padding: str,
-                 condition_width: int, checkpointing: bool, patch: tuple[int, ...] | None) -> None:  # fmt: skip
+                 condition_width: int, checkpointing: bool, patch: tuple[int, ...] | None,
+                 mixers: Mapping[str, Any]) -> None:  # fmt: skip
         self.spec, self.spatial_dims, self.in_channels = spec, spatial_dims, in_channels
         self.mixer, self.padding, self.condition_width = mixer, padding, condition_width
-        self.checkpointing, self.patch = checkpointing, patch
+        self.checkpointing, self.patch, self.mixers = checkpointing, patch, mixers
 
     def grid(self, steps: Sequence[tuple[int, ...]], index: int) -> tuple[int, ...] | None:
         """Voxels per axis that the training patch leaves on a level, where a patch is known."""
@@ -208,7 +223,7 @@ class LevelBuilder:
                 **{**level.options.get("entry", {}), **self.spec.layer_options.get(level.entry, {})},
             )
             own, rates = rates[: count_branches(level)], rates[count_branches(level) :]
-            body = StageBuilder(site, self.settings(level), self.mixer, own, self.checkpointing).stage(level.layers)
+            body = self.builder(site, level, own).stage(level.layers)
             built.append(
                 EncoderLevel(
                     entry, body, SKIPS[level.skip](site), step=step, from_image=level.from_image,
@@ -218,6 +233,10 @@ class LevelBuilder:
             channels, index_above = level.width, index
         return Encoder(built)
 
+    def builder(self, site: Site, level: Level, rates: list[float]) -> StageBuilder:
+        """What makes the sub-layers of a level."""
+        return StageBuilder(site, self.settings(level), self.mixer, rates, self.checkpointing, mixers=self.mixers)
+
     def settings(self, level: Level) -> dict[str, Mapping[str, Any]]:
         """Settings per sub-layer: the level's, and above them the network's."""
         above = self.spec.layer_options
@@ -226,11 +245,7 @@ class LevelBuilder:
     def bodies(self, layers: Sequence[Sequence[Layer]], sites: Sequence[Site]) -> list[nn.Module]:
         """What runs on the decoder's levels, finest first: the sub-layers of `layers`, without drop path."""
         return [
-            StageBuilder(
-                site, self.settings(level), self.mixer, [0.0] * len(flat_names(names)), self.checkpointing
-            ).stage(names)
-            if names
-            else nn.Identity()
+            self.builder(site, level, [0.0] * len(flat_names(names))).stage(names) if names else nn.Identity()
             for names, site, level in zip(layers, sites, self.spec.levels, strict=False)
         ]
 

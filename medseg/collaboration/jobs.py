@@ -1,0 +1,145 @@
+"""NVFlare's recipes and where they run: the simulator, real local processes with certificates (POC), or a job to hand on."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import BundleError, ConfigError, ResourceError
+
+from .rounds import Rounds
+from .sites import SITES_VARIABLE, forget_failures, read_failures
+
+ALGORITHMS = ("fedavg", "fedprox")
+SCRIPT = '''"""One site of a federated medseg training; made by `medseg federate`."""
+import json
+from medseg.collaboration.rounds import take_part
+
+take_part(json.loads({settings!r}))
+'''
+
+
+def need_nvflare() -> None:
+    """Refuse to go on without the extra. Raises ConfigError."""
+    if importlib.util.find_spec("nvflare") is None:
+        raise ConfigError("nvflare is not installed; it comes with the extra: pip install 'medseg[federated]'")
+
+
+@dataclass(frozen=True)
+class Average:
+    """A federated training.
+
+    Args:
+        name: of the job.
+        definition, seed: see `GlobalWeights`.
+        sites: names.
+        told: what the sites are told.
+        algorithm: `fedavg`, or `fedprox` with the strength `mu`.
+    """
+
+    name: str
+    definition: Mapping[str, Any]
+    seed: int
+    sites: Sequence[str]
+    told: Rounds
+    algorithm: str = "fedavg"
+    mu: float = 0.01
+
+
+def average_recipe(job: Average, folder: Path) -> Any:
+    """NVFlare's FedAvg or FedProx recipe; the script of the sites is written into `folder`."""
+    from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
+    from nvflare.app_opt.pt.recipes.fedprox import FedProxRecipe
+
+    from .persistor import GlobalWeights
+
+    script = (folder / "medseg_rounds").with_suffix(".py")
+    script.write_text(SCRIPT.format(settings=json.dumps(dataclasses.asdict(job.told))), encoding="utf-8")
+    settings: dict[str, Any] = {
+        "name": job.name,
+        "min_clients": len(job.sites),
+        "num_rounds": job.told.rounds,
+        "train_script": str(script),
+        "model_persistor": GlobalWeights(dict(job.definition), job.seed),
+        "key_metric": "val_dice",
+    }
+    if job.algorithm == "fedprox":
+        return FedProxRecipe(**settings, fedprox_mu=job.mu)
+    return FedAvgRecipe(**settings)
+
+
+def environment(kind: str, sites: Sequence[str], workspace: Path) -> Any:
+    """`simulator` or `poc`."""
+    from nvflare.recipe.poc_env import PocEnv
+    from nvflare.recipe.sim_env import SimEnv
+
+    if kind == "poc":
+        return PocEnv(clients=list(sites))
+    return SimEnv(clients=list(sites), workspace_root=str(workspace))
+
+
+def export(recipe: Any, output: Path) -> Path:
+    """Write the job for provisioned sites; returns its folder. Raises BundleError where one is there already."""
+    if output.exists() and any(output.iterdir()):
+        raise BundleError(f"{output} is not empty; choose a new folder with --output")
+    output.mkdir(parents=True, exist_ok=True)
+    recipe.export(str(output))
+    return output
+
+
+def run_apart(module: str, facts: Mapping[str, Any], folders: Mapping[str, Path], log: Path) -> None:
+    """Run a job in a process of its own, its words in a log file.
+
+    Args:
+        module: the module whose `__main__` takes the facts as one JSON word.
+        facts: JSON-ready.
+        folders: site -> its folder, where a cause of failure may lie afterwards.
+        log: the file.
+
+    Raises:
+        ResourceError: it failed; the site and its cause are named where known.
+    """
+    forget_failures(folders)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    root = next(iter(folders.values())).parent
+    surroundings = {**os.environ, SITES_VARIABLE: str(root.resolve()), "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryDirectory(prefix="medseg-poc-") as poc, open(log, "wb") as words:
+        surroundings.setdefault("NVFLARE_POC_WORKSPACE", poc)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, json.dumps(dict(facts))],
+            stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=surroundings, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait()
+        finally:
+            _end(process)
+    failures = read_failures(folders)
+    if failures:
+        raise ResourceError("; ".join(f"site {name!r}: {cause}" for name, cause in failures.items()))
+    if code != 0:
+        raise ResourceError(f"the job ended with exit code {code}; NVFlare's words are in {log}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the process and its children, which share its session."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    if hasattr(os, "killpg"):
+        import contextlib
+        import signal
+
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
