@@ -129,8 +129,9 @@ def view(start: Callable[..., Any], scan: Path, label: Path, rounds: int) -> dic
         begun = time.perf_counter()
         with viewing(str(scan), str(label)) as address:
             served.append(time.perf_counter() - begun)
-            seen = visit(browser, address)
+            seen = visit(browser, address, until="commit")
             seen.page.wait_for_selector("figure > img")
+            seen.page.evaluate("document.querySelector('figure > img').decode()")
             first.append(time.perf_counter() - begun)
             failed = seen.ready(300)
             ready.append(time.perf_counter() - begun)
