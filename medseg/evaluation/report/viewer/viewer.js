@@ -43,6 +43,7 @@
 
   async function begin() {
     if (!hasWebGL2()) throw new Error("this browser offers no WebGL2");
+    await $(cases[0].anchor)?.querySelector("img")?.decode().catch(() => {});
     await painted();
     await startEngine();
     nv = new niivue.Niivue({
