@@ -74,6 +74,7 @@ def viewer_case(
     *,
     limits: Limits = EMBEDDED,
     notes: Sequence[str] = (),
+    counts: Mapping[str, Mapping[int, int]] | None = None,
 ) -> ViewerCase:
     """A case as the viewer takes it.
 
@@ -84,13 +85,15 @@ def viewer_case(
         labels: value -> name; a value without a name is shown and called undeclared.
         limits: how much the page may carry.
         notes: further sentences below the planes.
+        counts: `voxel_counts` of each map, where they are known already.
     """
     image = to_ras(np.asarray(scan.image), scan.affine)
     given = {"prediction": scan.prediction, "reference": scan.reference}
     maps = {kind: to_ras(np.asarray(array), scan.affine) for kind, array in given.items() if array is not None}
     affine, spacing = ras_affine(scan.affine, np.asarray(scan.image).shape), ras_spacing(scan.affine)
-    counts = {kind: _counts(np.asarray(array)) for kind, array in given.items() if array is not None}
-    values = sorted(set().union(*counts.values()) - {0})
+    if counts is None:
+        counts = {kind: voxel_counts(np.asarray(array)) for kind, array in given.items() if array is not None}
+    values = sorted({value for found in counts.values() for value in found} - {0})
     focus, box = _focus(maps, image.shape, spacing, limits.cropped)
     budget = limits.voxels
     while True:
@@ -131,7 +134,7 @@ def _focus(
     maps: Mapping[str, NDArray[Any]], shape: Sequence[int], spacing: Sequence[float], cropped: bool
 ) -> tuple[list[int], tuple[slice, ...]]:
     """The voxel to begin at, and the part to show; of a whole volume the former is sought in every `step`-th voxel."""
-    step = 1 if cropped else max(1, math.ceil((math.prod(shape) / ENOUGH) ** (1 / 3)))
+    step = 1 if cropped else _coarse(math.prod(shape))
     coarse = [array[::step, ::step, ::step] for array in maps.values()]
     place, box = where_to_look(coarse, [math.ceil(n / step) for n in shape], [mm * step for mm in spacing], cropped)
     return [at * step for at in place], box if cropped else tuple(slice(0, n) for n in shape)
@@ -212,7 +215,7 @@ def _bytes(picked: _Picked, affine: Affine, cut: Sequence[slice]) -> list[bytes]
     return [image, *(nifti_bytes(array, place) for array in picked.maps.values())]
 
 
-def _counts(array: NDArray[Any]) -> dict[int, int]:
+def voxel_counts(array: NDArray[Any]) -> dict[int, int]:
     """Voxels per value; slab by slab and in the order of memory, since sorting, widening or turning a whole CT takes long."""
     counts: dict[int, int] = {}
     slabs = np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0)
@@ -257,14 +260,30 @@ def _places(maps: Mapping[str, NDArray[np.uint8]]) -> dict[int, tuple[int, ...]]
     """Index of the legend -> a voxel inside that label, in the middle of its largest slice; the prediction's if it has one."""
     found: dict[int, tuple[int, ...]] = {}
     for kind in ("prediction", "reference"):
-        for index, box in enumerate(ndimage.find_objects(maps[kind]) if kind in maps else [], start=1):
-            if box is None or index in found:
-                continue
-            inside = maps[kind][box] == index
-            z = int(inside.sum(axis=(0, 1)).argmax())
-            x, y = np.argwhere(inside[:, :, z])[int(inside[:, :, z].sum()) // 2].tolist()
-            found[index] = tuple(part.start + at for part, at in zip(box, (x, y, z), strict=True))
+        if kind in maps:
+            # most labels of a large map are found in every few voxels of it, at a fraction of the time
+            for step in {_coarse(maps[kind].size): None, 1: None}:
+                found = {**_places_of(maps[kind][::step, ::step, ::step], step), **found}
+                if len(found) == int(maps[kind].max(initial=0)):
+                    break
     return found
+
+
+def _places_of(indices: NDArray[np.uint8], step: int) -> dict[int, tuple[int, ...]]:
+    found = {}
+    for index, box in enumerate(ndimage.find_objects(indices), start=1):
+        if box is None:
+            continue
+        inside = indices[box] == index
+        z = int(inside.sum(axis=(0, 1)).argmax())
+        x, y = np.argwhere(inside[:, :, z])[int(inside[:, :, z].sum()) // 2].tolist()
+        found[index] = tuple(step * (part.start + at) for part, at in zip(box, (x, y, z), strict=True))
+    return found
+
+
+def _coarse(voxels: int) -> int:
+    """Every how many voxels along each axis make `ENOUGH`."""
+    return max(1, math.ceil((voxels / ENOUGH) ** (1 / 3)))
 
 
 def _nearest(focus: Sequence[int], cut: Sequence[slice]) -> list[int]:
@@ -278,8 +297,7 @@ def _nearest(focus: Sequence[int], cut: Sequence[slice]) -> list[int]:
 
 def _windows(picked: _Picked, lowest: float) -> list[tuple[str, float, float]]:
     """Name, lower and upper end of the windows to choose from, the first to begin with."""
-    step = max(1, math.ceil((picked.image.size / ENOUGH) ** (1 / 3)))
-    some = (slice(None, None, step),) * 3
+    some = (slice(None, None, _coarse(picked.image.size)),) * 3
     values = picked.image[some] * np.float32(picked.slope) + np.float32(picked.intercept)
     least, most = float(values.min()), float(values.max())
     low, high = window_of(values)

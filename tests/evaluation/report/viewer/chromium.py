@@ -23,6 +23,9 @@ LISTEN = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation",
   (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (entry.element?.tagName === "IMG") window.pictured ??= entry.startTime;
+}).observe({ type: "largest-contentful-paint", buffered: true });
 """
 
 
@@ -76,6 +79,10 @@ class Seen:
         """Wait for the viewer; why it failed, or ""."""
         self.page.wait_for_selector(READY, state="attached", timeout=seconds * 1000)
         return str(self.page.text_content("#viewer-failed"))
+
+    def pictured(self) -> float:
+        """When the first large picture was on the screen, as `time.time()` counts."""
+        return float(self.page.evaluate("(performance.timeOrigin + (window.pictured ?? NaN)) / 1000"))
 
     def place(self) -> list[float]:
         """Millimetres of the crosshair as the page says them."""
