@@ -20,7 +20,7 @@ DEMO_OUTPUT ?= runs/demo
 .PHONY: demo test lint types unit test-extras fuzz test-slow kernels-aot gpu bench reliability clean help
 help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
-	@echo "make test          lint, types and all quick tests (under 15 minutes on 2 cores)"
+	@echo "make test          lint, types and all quick tests (under 12 minutes on 2 cores)"
 	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras, which it makes; writes docs/collaboration.json"
 	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
@@ -50,7 +50,7 @@ $(DEMO): $(BASE)
 
 $(FULL): $(BASE)
 	@echo "installing medseg with its test tools (two or three minutes)"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,dicom,export,openvino]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,dicom,export,openvino,browser]'
 	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' \
 	  || $(BIN)/pip install -q "triton==$(TRITON_VERSION)"
 	@touch $@
@@ -69,7 +69,9 @@ types: $(FULL)
 unit: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
 
-test: lint types unit
+# mypy's one process beside the tests' two
+test: lint
+	@$(MAKE) --no-print-directory -j2 types unit
 
 # nvflare brings web servers and pins of its own: an environment beside .venv, never in it
 EXTRAS ?= .venv-extras

@@ -256,7 +256,7 @@ class Layout:
 
     @property
     def unfinished(self) -> Path:
-        """Files that are about to change together, while they do; see `medseg.bundle.together`."""
+        """Files that are about to change together, while they do; see `medseg.selection.unfinished`."""
         return self.runs / "unfinished.json"
 
     @property

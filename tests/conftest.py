@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.skip_report"]
+pytest_plugins = ["tests.mlflow_tables", "tests.skip_report"]
 
 # Set before torch is imported anywhere: two test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -28,7 +28,10 @@ def test_the_wheel_holds_every_module_and_kernel_source(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for base, top in ((ROOT, "medseg"), (ROOT / "kernels", "medseg_kernels")):
         for path in (base / top).rglob("*"):
-            if path.suffix in (".py", ".cpp", ".json", ".typed") and "__pycache__" not in path.parts:
+            if (
+                path.suffix in (".py", ".cpp", ".json", ".typed", ".js", ".css", ".gz", ".txt")
+                and "__pycache__" not in path.parts
+            ):
                 assert path.relative_to(base).as_posix() in names, path
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"medseg", "medseg_kernels"}

@@ -48,7 +48,7 @@ def _facts(plan: Plan) -> str:
     return (
         f"* Input: {len(plan.channels)} channel(s), {', '.join(map(plain, plan.channels.values()))}; resampled to {spacing} mm, "
         f"axes {plan.orientation}\n"
-        f"* Network: {plan.network.get('preset')} ({plan.network.get('size', 'default size')}), window {roi} voxels\n"
+        f"* Network: {plan.network_name} ({plan.network.get('size', 'default size')}), window {roi} voxels\n"
         f"* Output: one label map on the grid of the input\n\n| value | label |\n| --- | --- |\n{labels}\n"
     )
 

@@ -13,9 +13,9 @@ import medseg
 from medseg.errors import BundleError, nearest
 from medseg.io.whole_folders import ASIDE, follow_umask
 from medseg.layout import bundle_name, check_name, is_bundle
+from medseg.selection.unfinished import finish_interrupted
 
 from .opening.archive import unpacked
-from .unfinished import finish_interrupted
 
 log = logging.getLogger(__name__)
 

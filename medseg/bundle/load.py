@@ -19,6 +19,7 @@ from .catalogue import find_bundle
 from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
 from .entrance import outputs_fault, refuse_disagreement
+from .made_here import own_code, refuse_planned_code
 from .opening.inventory import Inventory, take_inventory
 from .opening.listing import Shown, to_show
 from .opening.parser import SafeConfig, open_config, read_file
@@ -276,6 +277,8 @@ def load_bundle(path_or_name: str | Path, trust: Trust = False) -> Bundle:
     shown = config.root if isinstance(config, TrustedConfig) else None
     bundle = Bundle(folder=folder, metadata=read_metadata(shown or folder), config=config)
     if bundle.plan is not None:
+        if trust is False and shown is None:
+            refuse_planned_code(bundle.plan, layout)
         refuse_disagreement(bundle.plan, bundle.metadata, layout)
     return bundle
 
@@ -293,7 +296,7 @@ def open_trusted(folder: Path, file: Path, trust: Trust) -> SafeConfig:
     except UntrustedBundleError as refused:
         refusal = refused
     try:
-        inventory = _consented(folder, trust)
+        inventory = own_code(folder) or _consented(folder, trust)
     except UntrustedBundleError as error:
         if trust is not True:
             raise

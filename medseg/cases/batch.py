@@ -156,8 +156,7 @@ def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
             task: Callable[[], CaseResult]
             if segmenter is None and isinstance(box[0], Reading):
                 segmenter = job.segmenter()  # what is wrong here (weights, device) is wrong for every case: not caught
-                gc.collect()
-                gc.freeze()  # modules and weights are looked through once, not after each case
+                gc.freeze()  # modules and weights are not looked through after each case
             try:
                 if isinstance(box[0], Exception):
                     raise box.pop()  # type: ignore[misc]

@@ -109,6 +109,8 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     packed = pack_bundle(arguments.bundle, arguments.output, keep_names=arguments.keep_names)
     text = f"{packed.path}: {packed.files} files, {packed.megabytes:.1f} MB, sha256 {packed.sha256}"
+    if packed.code:
+        text += f"\nit holds your code ({', '.join(packed.code)}): whoever else opens it must give --trust"
     _print(packed.to_dict(), text, arguments)
     return EXIT_OK
 

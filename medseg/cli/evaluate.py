@@ -106,8 +106,8 @@ def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
     evaluation.to_csv(folder / "evaluation.csv")
     names = {values[0]: name for name, values in evaluation.regions.items() if len(values) == 1}
     stamps = {case.name: _stamp(case.prediction) for case in evaluation.cases if case.prediction is not None}
-    scenes = _worst_scenes(evaluation, Path(images) if images is not None else None, stamps)
-    worst = overlays_section(scenes, names, title="Worst cases")
+    scenes = _scenes(evaluation, Path(images) if images is not None else None, stamps)
+    worst = overlays_section(scenes, names, title="Worst, median and best case")
     if images is None:
         worst.text("The images were not named (--images DIR): label maps only.", quiet=True)
     subtitle = f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed"
@@ -116,13 +116,11 @@ def _write(evaluation: Evaluation, folder: Path, images: str | None) -> None:
     write_report(folder / "report.html", "Evaluation", sections, subtitle=subtitle)
 
 
-def _worst_scenes(
-    evaluation: Evaluation, images: Path | None, stamps: Mapping[str, str], count: int = 6
-) -> list[Scene]:
-    """The worst cases with their images; without a folder of images, on black."""
+def _scenes(evaluation: Evaluation, images: Path | None, stamps: Mapping[str, str], count: int = 5) -> list[Scene]:
+    """The cases to show with their images; without a folder of images, on black."""
     import numpy as np
 
-    from medseg.evaluation.report.sections import Scene
+    from medseg.evaluation.report.sections import Scene, showcase
     from medseg.io.geometry import check_same_grid
     from medseg.io.volume import is_volume_file, read_image, read_label
 
@@ -132,7 +130,7 @@ def _worst_scenes(
     # the first channel of a case, with or without nnU-Net's channel number
     files = {case_name(path).removesuffix("_0000"): path for path in listed if is_volume_file(path)}
     scenes = []
-    for case in evaluation.worst(count, metric=evaluation.settings.metrics[0]):
+    for role, case in showcase(evaluation, count, metric=evaluation.settings.metrics[0]):
         if case.prediction is None or case.reference is None or (images is not None and case.name not in files):
             continue
         prediction, reference = read_label(case.prediction), read_label(case.reference)
@@ -150,6 +148,7 @@ def _worst_scenes(
                 reference.affine,
                 case,
                 stamps.get(case.name, ""),
+                role,
             )
         )
     return scenes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 from medseg.errors import ConfigError, printable
 
 from .main import EXIT_OK, EXIT_USAGE, add_common_arguments
+from .words import UsageError
 
-UNITS = {"": 1e9, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+log = logging.getLogger(__name__)
+UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", default=None, metavar="NAME", help="network, see `medseg networks` (default: mambavision)"
     )
     parser.add_argument("--size", default=None, metavar="NAME", help="size of the preset (default: nano)")
-    parser.add_argument("--memory", type=parse_memory, default=None, metavar="8GB", help="memory of a training step")
+    parser.add_argument(
+        "--memory", type=parse_memory, default=None, metavar="8GB", help="of a training step; alone: GB"
+    )
     parser.add_argument("--folds", type=int, default=5, help="folds, unless the dataset brings its own (default: 5)")
     parser.add_argument(
         "--region",
@@ -50,8 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="zero: train cases that lack a channel file",
     )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key::path=value", help="values of plan.json to set, or project=FOLDER"
+    )
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="JSON file with such values")
     parser.add_argument("--explain", action="store_true", help="print each value with its reason")
-    add_common_arguments(parser, "device", "json", "quiet")
+    add_common_arguments(parser, "device", "json", "quiet", "trust")
+
+
+class BareNumber(float):
+    """Bytes of an amount that was given without a unit."""
 
 
 def parse_memory(text: str) -> float:
@@ -61,13 +74,18 @@ def parse_memory(text: str) -> float:
         >>> parse_memory("1.5GB")
         1500000000.0
     """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)i?b?\s*", text.lower())
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected such as 8GB")
-    return float(match[1]) * UNITS[match[2]]
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt])i?b?)?\s*", text.lower())
+    if not match or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; expected such as 8GB or 800MB")
+    number = float(match[1])
+    return BareNumber(number * UNITS["g"]) if match[2] is None else number * UNITS[match[2]]
 
 
 def run(arguments: argparse.Namespace) -> int:
+    bare = [word for word in arguments.overrides if "=" not in word]
+    if bare:
+        written = " ".join(f"{option} {word}" for option, word in zip(("--data", "--output"), bare, strict=False))
+        raise UsageError(f"unexpected word {bare[0]!r}: every input has an option here; write {written}")
     if arguments.apply is not None:
         return _apply(arguments)
     missing = [f"--{name}" for name in ("data", "output") if getattr(arguments, name) is None]
@@ -78,11 +96,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return EXIT_USAGE
     from medseg.commands.plan import plan_bundle
+    from medseg.config import parse_overrides
 
     from .label_table import parse_region
 
     if arguments.folds < 2:
         raise ConfigError(f"--folds is {arguments.folds}; expected at least 2")
+    if isinstance(arguments.memory, BareNumber):
+        amount = arguments.memory / UNITS["g"]
+        log.info("--memory %g is taken as %g GB; write --memory %gGB, or another unit", amount, amount, amount)
     plan = plan_bundle(
         Path(arguments.data),
         Path(arguments.output),
@@ -96,6 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
         regions=dict(parse_region(text) for text in arguments.region),
         device=arguments.device,
         overwrite=arguments.overwrite,
+        overrides=parse_overrides(arguments.overrides),
+        files=[Path(file) for file in arguments.config],
     )
     if arguments.json:
         print(json.dumps(plan.to_dict()))
@@ -114,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _apply(arguments: argparse.Namespace) -> int:
     from medseg.commands.plan_apply import apply_plan
 
-    changes = apply_plan(arguments.apply)
+    changes = apply_plan(arguments.apply, trust=arguments.trust)
     if arguments.json:
         print(json.dumps({each.place: {"from": each.found, "to": each.planned} for each in changes}))
         return EXIT_OK

@@ -13,7 +13,7 @@ from medseg.errors import DataError
 from medseg.io.datalist import Case
 from medseg.io.store import StoredArrays
 from medseg.losses import DeepSupervisionLoss
-from medseg.training.module import make_loss
+from medseg.training.chosen_parts import make_loss
 from medseg.training.prepare import preprocess_case
 from medseg.transforms.classes import class_values
 from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center

@@ -11,7 +11,6 @@ from typing import Any
 from medseg.bundle.card import plain, write_figures
 from medseg.bundle.load import Bundle
 from medseg.bundle.together import write_together
-from medseg.bundle.unfinished import staged
 from medseg.config import read_json
 from medseg.evaluation.report.page import Section, write_report
 from medseg.evaluation.report.sections import (
@@ -21,6 +20,7 @@ from medseg.evaluation.report.sections import (
     overlays_section,
     practice_section,
     scores_section,
+    showcase,
     training_section,
 )
 from medseg.io.atomic import atomic_path
@@ -29,6 +29,7 @@ from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from medseg.selection.averaging import configs_of, write_average
+from medseg.selection.unfinished import staged
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
@@ -61,7 +62,6 @@ def record_choice(result: CrossValidation) -> Layout:
     files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": mean_metrics(means)}
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
     write_together(layout, files, copied)
-    layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     with alone_in(layout.files_lock):
         write_figures(layout.folder, *_figures(result))
     return layout
@@ -82,8 +82,8 @@ def mean_metrics(means: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> Path:
-    """One HTML file: the comparison, the chosen candidate's scores and worst cases, training curves, the practice card."""
+def write_cv_report(result: CrossValidation, path: Path, *, shown: int = 5) -> Path:
+    """One HTML file: the comparison, the chosen candidate's scores and cases, training curves, the practice card."""
     bundle = result.bundle
     scores = scores_section(
         result.final,
@@ -92,8 +92,8 @@ def write_cv_report(result: CrossValidation, path: Path, *, worst: int = 4) -> P
         + (", after post-processing." if result.selection.steps else "."),
     )
     sections = [
-        overlays_section(_scenes(result, worst), bundle.labels, title="Worst cases"),
-        cases_section(result.final, pictured={case.name for case in result.final.worst(worst)}),
+        overlays_section(_scenes(result, shown), bundle.labels, title="Worst, median and best case"),
+        cases_section(result.final, pictured={case.name for _, case in showcase(result.final, shown)}),
         scores,
         agreement_section(result.final),
         _candidates(result),
@@ -176,7 +176,7 @@ def _scenes(result: CrossValidation, count: int) -> Iterator[Scene]:
     cases = validation_cases(bundle, result.folds[result.chosen])
     images = {case.name: case.images for entries in cases.values() for case in entries}
     change = Postprocessing(result.selection.steps)
-    for case in result.final.worst(count):
+    for role, case in showcase(result.final, count):
         assert case.prediction is not None
         assert case.reference is not None
         image, prediction, reference = (
@@ -185,7 +185,7 @@ def _scenes(result: CrossValidation, count: int) -> Iterator[Scene]:
             read_label(case.reference),
         )
         label = change(prediction.array, prediction.affine)
-        yield Scene(case.name, image.array[0], label, reference.array, image.affine, case)
+        yield Scene(case.name, image.array[0], label, reference.array, image.affine, case, role=role)
 
 
 def _curves(bundle: Bundle, fold: int) -> Section | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.load import Trust, open_trusted
 from medseg.bundle.low_resolution import attach_low_resolution
-from medseg.bundle.made_here import stays_ours
+from medseg.bundle.made_here import refuse_planned_code, stays_ours
+from medseg.bundle.opening.own_packages import KEY
 from medseg.bundle.opening.parser import SafeConfig, checked_config
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import apply_overrides, read_config, read_json
 from medseg.devices import choose_device
-from medseg.errors import BundleError, ConfigError
+from medseg.errors import BundleError, ConfigError, MedsegError
 from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
 from medseg.planning.folds import number_of_folds
-from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds
+from medseg.planning.plan import Plan
+from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds, trained_with
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_changes import tell_changes
@@ -32,6 +34,7 @@ from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
 from .fit_two_stages import SHARE_OF_BUDGET, common_overrides, low_resolution_bundle
 from .fit_values import check_values
+from .own_words import OwnWords, code_for_prediction, tell_other_code
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +110,13 @@ def fit_bundle(
     predict builds what was trained.
     """
     folder = find_bundle(bundle)
+    own = OwnWords.of(overrides, files)
+    overrides = own.overrides
     read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
     opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
     trusted = opened if isinstance(opened, TrustedConfig) else None
+    if trust is False and trusted is None and Layout(folder).plan.is_file():
+        refuse_planned_code(Plan.read(Layout(folder).plan), Layout(folder))
     refuse_other_plan(folder)
     count = number_of_folds(folder)
     if fold != "all" and not 0 <= int(fold) < count:
@@ -122,7 +129,7 @@ def fit_bundle(
         coarse = low_resolution_bundle(folder)
         if coarse is not None:
             share = None if budget_s is None else budget_s * SHARE_OF_BUDGET
-            common = common_overrides(overrides)
+            common = common_overrides(overrides) | ({} if own.project is None else {KEY: str(own.project.source)})
             fit_bundle(
                 coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
             )
@@ -130,16 +137,13 @@ def fit_bundle(
                 attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
         settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
-        return _fit_folds(
-            folder, folds, overrides, files, settings, nested=fold == "all", device=device, trusted=trusted
-        )
+        return _fit_folds(folder, folds, own, settings, nested=fold == "all", device=device, trusted=trusted)
 
 
 def _fit_folds(
     folder: Path,
     folds: Sequence[int],
-    overrides: Mapping[str, Any] | None,
-    files: Sequence[Path],
+    own: OwnWords,
     run_settings: Mapping[str, Any],
     *,
     nested: bool,
@@ -157,28 +161,32 @@ def _fit_folds(
             send_leftovers(folder, number)
             continue
         shown = None if trusted is None else trusted.root
-        config = resolve_config(folder, overrides, fold=number, files=files, shown=shown, **keys)
+        config = own.prepared(resolve_config(folder, own.overrides, fold=number, files=own.files, shown=shown, **keys))
         if run_settings["partial"]:  # a word of the function, not a key of train.json: bundles of 0.1 do not have it
             config["run"] = {**config["run"], "partial": run_settings["partial"]}
         if device != "auto":
             config["device"] = {"_target_": "medseg.components.choose_device", "name": device}
-        refuse_mixture(folder, config, _kept(folder, folds, resume=resume))
+        kept = _kept(folder, folds, resume=resume)
+        refuse_mixture(folder, config, kept)
+        tell_other_code(folder, number, config, kept)
         settings = config.get("train", {}).get("trainer", {})
         if nested and settings.get("tracking"):
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
-        if trusted is not None:
+        reader = own.config(folder, config, trusted) if own.runs(config) else None
+        if trusted is not None and reader is None:
             config = trusted.ready(config)
         with stays_ours(folder):
             results[number] = run_config(
-                folder, number, config, resume=resume, shown=shown, trusted=trusted is not None
-            )
-        with alone_in(Layout(folder).files_lock), stays_ours(folder):
-            keep_definition(folder, config)
-            update_figures(folder)
-    if not results and not chosen_over_several(Layout(folder)):
-        with stays_ours(folder):
-            average_finished(Layout(folder))  # the last run may have been ended before it did
+                folder, number, config, resume=resume, shown=shown, trusted=trusted is not None, own=reader,
+                later=() if resume else folds[1:] if number == folds[0] else (),
+            )  # fmt: skip
+        _describe_trained(folder, config, own)
+    if not results:  # the last run may have been ended before it did this
+        if not chosen_over_several(Layout(folder)):
+            with stays_ours(folder):
+                average_finished(Layout(folder))
+        _describe_trained(folder, trained_with(Layout(folder), folds[-1]), own)
     if parent is not None:
         from medseg.tracking.mlflow_logger import close_parent
 
@@ -186,6 +194,15 @@ def _fit_folds(
         known = {number: metrics_of(folder, number) for number in folds if is_finished(folder, number)}
         close_parent(Layout(folder).runs, settings["experiment"], parent, mean_metrics(known))
     return results
+
+
+def _describe_trained(folder: Path, config: Mapping[str, Any], own: OwnWords) -> None:
+    """Let the bundle's files describe what was trained, and hold the user's own code that it needs; figures as well."""
+    with alone_in(Layout(folder).files_lock), stays_ours(folder, code=own.named):
+        if own.project is not None and code_for_prediction(config):
+            own.project.put(folder)
+        keep_definition(folder, config)
+        update_figures(folder)
 
 
 def _kept(folder: Path, folds: Sequence[int], *, resume: bool) -> list[int]:
@@ -239,6 +256,8 @@ def run_config(
     resume: bool,
     shown: Path | None = None,
     trusted: bool = False,
+    later: Sequence[int] = (),
+    own: TrustedConfig | None = None,
 ) -> dict[str, float]:
     """Run one resolved train.json: `initialize`, then `run`, as `python -m monai.bundle run` does.
 
@@ -247,7 +266,10 @@ def run_config(
         config: see `resolve_config`.
         resume: keep what an earlier run left.
         shown: where a trusted bundle's metadata are read.
+        own: the configuration with parts that the user named, in place of both.
         trusted: hand the file to MONAI's own `ConfigWorkflow`, which runs whatever it says; else it is read as data.
+        later: folds that the same command trains anew after this one. What they had is set aside now, so that `--resume`
+            after an interruption does not take them for finished.
 
     Raises:
         UntrustedBundleError: something in it needs trust that was not given.
@@ -258,12 +280,17 @@ def run_config(
     layout = Layout(folder)
     run = layout.run(fold)
     check_values(config)
-    reader = None if trusted else checked_config(json.loads(json.dumps(dict(config))), layout.train)
+    reader: SafeConfig | None = own
+    if own is None and not trusted:
+        reader = checked_config(json.loads(json.dumps(dict(config))), layout.train)
     with claim_run(folder, fold):
         if reader is not None:
-            _build_first(reader)
+            _of(reader, _build_first)
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
+            for number in later:
+                with claim_run(folder, number):
+                    prepare_run_folder(layout.run_folder(number), keep=False)
             if resume:
                 tell_changes(run.folder, config)
         if not is_helper() or trusted:
@@ -271,8 +298,21 @@ def run_config(
         if reader is None:
             result = _run_trusted(run.config, Layout(shown or folder).metadata)
         else:
-            result = reader.get("run")
+            result = _of(reader, lambda built: built.get("run"))
     return dict(result[0] if isinstance(result, list) else result)
+
+
+def _of(reader: SafeConfig, work: Callable[[SafeConfig], Any]) -> Any:
+    """What is done with a configuration; an error of ours inside MONAI's parser is told as it was raised.
+
+    Raises:
+        MedsegError: see `SafeConfig.get`.
+    """
+    try:
+        return work(reader)
+    except BundleError as error:
+        first = error.__cause__ and _first_cause(error.__cause__)
+        raise (first if isinstance(first, MedsegError) else error) from error.__cause__
 
 
 def _build_first(reader: SafeConfig) -> None:

@@ -15,12 +15,15 @@ from typing import Any
 
 from medseg.bundle.checks.planned import plan_differences, refused
 from medseg.bundle.configs.inference import SHARED_KEYS, network_def
+from medseg.bundle.opening.own_packages import KEY
 from medseg.bundle.together import write_together
-from medseg.config import read_json
+from medseg.config import COMPONENTS, TARGET, read_json
 from medseg.errors import ConfigError
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from medseg.selection.averaging import own_network, replaced_own
+
+from .own_words import code_for_prediction, with_project
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +92,8 @@ def keep_definition(folder: Path, config: Mapping[str, Any]) -> None:
             if "network_def" in changes:  # of every network that is averaged
                 changes["network_def"] = replaced_own(content["network_def"], changes["network_def"])
             files[path] = content | changes
+        if path == layout.train and config.get(KEY) and code_for_prediction(config):
+            files[path] = with_project(files.get(path, content), str(config[KEY]))
     plan = _plan_as_trained(layout.plan, config)
     if plan is not None:
         files[layout.plan] = plan.to_dict()
@@ -101,10 +106,13 @@ def _plan_as_trained(path: Path, config: Mapping[str, Any]) -> Plan | None:
     if not path.is_file() or "network_def" not in config:
         return None
     plan = Plan.read(path)
-    kept = plan
-    if network_def(plan) != config["network_def"]:
-        named = {"_target_", "spatial_dims", "in_channels", "out_channels"}
-        kept = replace(kept, network={key: value for key, value in config["network_def"].items() if key not in named})
+    kept, definition = plan, config["network_def"]
+    if config.get(KEY) and code_for_prediction(config):
+        kept = replace(kept, project=str(config[KEY]))
+    if network_def(plan) != definition:
+        ours = str(definition[TARGET]).startswith(f"{COMPONENTS}.")
+        named = {TARGET, "spatial_dims", "in_channels", "out_channels"} if ours else set()
+        kept = replace(kept, network={key: value for key, value in definition.items() if key not in named})
     prepared = config.get("preprocessing_def", {})
     for name in ("normalization", "orientation", "spacing"):
         value = prepared.get(name, getattr(kept, name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from medseg.config import ABSENT, look_up
@@ -63,18 +63,19 @@ def check_values(config: Mapping[str, Any]) -> None:
         expected = fault(value)
         if expected:
             raise ConfigError(f"{key} is {shown(value)}; expected {expected}")
-    for key, known in _choices().items():
+    for key, known in _choices(config.get("project")).items():
         value = look_up(config, key)
         if isinstance(value, str) and not value.startswith(("@", "$")) and value not in known:
             raise ConfigError(f"{key} is {value!r}. {nearest(value, known)}")
 
 
-def _choices() -> dict[str, list[str]]:
+def _choices(project: Any) -> dict[str, Collection[str]]:
     from medseg.losses import LOSSES
+    from medseg.own_parts import Parts
     from medseg.training.optimization import OPTIMIZERS, SCHEDULES
 
     return {
-        "train::module::loss": list(LOSSES),
-        "train::module::optimizer": list(OPTIMIZERS),
-        "train::module::schedule": list(SCHEDULES),
+        "train::module::loss": Parts("losses", LOSSES, project if isinstance(project, str) else None),
+        "train::module::optimizer": OPTIMIZERS,
+        "train::module::schedule": SCHEDULES,
     }

@@ -17,6 +17,8 @@ from typing import Any
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.metadata import read_metadata
 from medseg.bundle.leak_scan import Scan
+from medseg.bundle.opening.inventory import BYTECODE
+from medseg.bundle.opening.own_packages import own_packages
 from medseg.bundle.secrets import scrub, secrets_of
 from medseg.bundle.weights import read_state_dict, sha256_of
 from medseg.config import read_json
@@ -55,6 +57,7 @@ class Packed:
     files: int
     megabytes: float
     sha256: str
+    code: tuple[str, ...] = ()  # folders of the user's own code that are in it
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "path": str(self.path)}
@@ -74,10 +77,12 @@ def _content(path: Path, table: Mapping[str, str]) -> bytes:
 def packed_files(folder: Path) -> list[Path]:
     """Files that go into the zip: those that a bundle is made of, see `PACKED`; results and reports stay here.
 
+    The folder of a project goes with the network that needs it.
+
     Raises:
         BundleError: a link, which would reach outside the bundle.
     """
-    found = []
+    found, code = [], {path.name for path in own_packages(folder)}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if SKIPPED_FOLDERS & set(name.parts) or any(part.startswith(".") for part in name.parts):
@@ -86,7 +91,9 @@ def packed_files(folder: Path) -> list[Path]:
             raise BundleError(f"{path} is a link; a packed bundle holds files only. Replace it by the file")
         if not path.is_file() or name.as_posix() == Layout(folder).checksums.name:
             continue
-        if any(pattern.fullmatch(name.as_posix()) for pattern in PACKED):
+        if name.parts[0] in code and path.suffix.lower() in BYTECODE:
+            continue
+        if name.parts[0] in code or any(pattern.fullmatch(name.as_posix()) for pattern in PACKED):
             found.append(path)
         else:
             log.info("%s stays here: no file that a bundle is made of", name.as_posix())
@@ -137,7 +144,8 @@ def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_na
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {inside}")
             _add(archive, f"{name}/{inside}", content)
         _add(archive, f"{name}/SHA256SUMS", ("\n".join(sums) + "\n").encode())
-    return Packed(target, len(sums) + 1, target.stat().st_size / 1e6, sha256_of(target))
+    code = tuple(path.name for path in own_packages(folder))
+    return Packed(target, len(sums) + 1, target.stat().st_size / 1e6, sha256_of(target), code)
 
 
 def write_clean_copy(folder: Path, target: Path) -> Path:

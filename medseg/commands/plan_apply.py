@@ -9,6 +9,7 @@ from typing import Any
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.checks.planned import Difference, plan_differences
 from medseg.bundle.configs.train import train_config
+from medseg.bundle.made_here import refuse_planned_code
 from medseg.bundle.write import note_applied, write_bundle
 from medseg.config import read_json, steps_of
 from medseg.errors import BundleError
@@ -20,17 +21,24 @@ from medseg.planning.plan import Plan
 OF_THE_WEIGHTS = ("preprocessing_def", "network_def", "labels", "regions")
 
 
-def apply_plan(bundle: str | Path) -> list[Difference]:
+def apply_plan(bundle: str | Path, *, trust: bool = False) -> list[Difference]:
     """Make the bundle's files agree with its plan.json; returns what changed in them.
 
     A bundle without weights is written anew from the plan; settings of train.json that no plan decides (seed, workers,
     tracking) stay. With weights, only what a training may change is taken over.
 
+    Args:
+        bundle: folder or name.
+        trust: take a plan over that names code; nothing of it is run, and opening the bundle still asks.
+
     Raises:
+        UntrustedBundleError: the plan names code that no command of this user put there.
         BundleError: no plan.json or train.json, or the plan asks for another network or grid than the weights have.
     """
     layout = Layout(find_bundle(bundle))
     plan = Plan.read(layout.plan)
+    if not trust:
+        refuse_planned_code(plan, layout)
     if not layout.train.is_file():
         raise BundleError(f"{layout.folder} has no configs/train.json: it can predict, but not be trained")
     changes = plan_differences(layout)

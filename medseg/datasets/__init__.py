@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from medseg.errors import ConfigError, DataError, UnreadableFileError, nearest
+from medseg.own_parts import Parts
 from medseg.types import FilePath
 
 from . import csv, decathlon, folder, nnunet, patients
@@ -34,12 +35,15 @@ DATASETS: dict[str, ModuleType] = {
 }
 
 
-def open_dataset(folder: FilePath, kind: str | None = None, *, missing_channels: str = "error") -> Dataset:
+def open_dataset(
+    folder: FilePath, kind: str | None = None, *, missing_channels: str = "error", project: str | None = None
+) -> Dataset:
     """Find the labelled cases in a folder; no voxel is read unless the label names have to be collected.
 
     Args:
         folder: root of the dataset.
         kind: a name in `DATASETS`; by default the first layout that matches.
+        project: package of the user's own layouts, see `medseg.own_parts`.
         missing_channels: `error` refuses a case that lacks a channel file, `zero` reads zeros in its place.
 
     Raises:
@@ -51,11 +55,13 @@ def open_dataset(folder: FilePath, kind: str | None = None, *, missing_channels:
         raise UnreadableFileError(f"{root}: no such folder; check the path.")
     if not root.is_dir():
         raise DataError(f"{root}: is a file, expected the folder of a dataset.")
-    if kind is not None and kind not in DATASETS:
-        raise DataError(f"dataset layout {kind!r} does not exist. {nearest(kind, DATASETS)}")
+    layouts = Parts("datasets", DATASETS, project)
+    if kind is not None and kind not in layouts:
+        raise DataError(f"dataset layout {kind!r} does not exist. {nearest(kind, layouts)}")
     if not any(root.iterdir()):
         raise DataError(f"{root}: is empty; {_EXPECTED}")
-    for name, module in DATASETS.items():
+    for name in layouts:  # medseg's own first; what packages bring is imported only when those do not match
+        module = layouts[name]
         if kind == name or (kind is None and module.matches(root)):
             return _without_gaps(module.load(root), missing_channels)
     raise DataError(f"{root}: no known dataset layout; {_EXPECTED}")

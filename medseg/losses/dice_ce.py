@@ -62,14 +62,17 @@ class DiceCELoss(nn.Module):
         valid = target != self.ignore
         target = torch.where(valid, target, torch.zeros_like(target)).long()
         if present is not None:
-            logits = _merge_undeclared(logits, present)
+            logits = merge_undeclared(logits, present)
         log_probabilities = F.log_softmax(logits, dim=1)
         ce = -log_probabilities.gather(1, target[:, None])[:, 0]
-        ce = self._over_voxels(ce, valid)
+        regional = self._regional(log_probabilities, target, valid, present)
+        return self.ce_weight * self._over_voxels(ce, valid) + regional
+
+    def _regional(self, log_probabilities: Tensor, target: Tensor, valid: Tensor, present: Tensor | None) -> Tensor:
+        """The terms that look at whole labels, with their factors."""
         if not self.dice_weight:
-            return self.ce_weight * ce
-        dice = self._dice(log_probabilities.exp(), target, valid, present)
-        return self.ce_weight * ce + self.dice_weight * dice
+            return log_probabilities.new_zeros(())
+        return self.dice_weight * self._dice(log_probabilities.exp(), target, valid, present)
 
     def _over_voxels(self, ce: Tensor, valid: Tensor) -> Tensor:
         """One number of the cross-entropy of every voxel, (B, *space)."""
@@ -91,7 +94,7 @@ class DiceCELoss(nn.Module):
         return ((1 - ratio) * declared_BK).sum() / declared_BK.sum().clamp(min=1)
 
 
-def _merge_undeclared(logits: Tensor, present: Tensor) -> Tensor:
+def merge_undeclared(logits: Tensor, present: Tensor) -> Tensor:
     """Give the background the probability of the labels that a sample does not declare."""
     present = present.to(torch.bool).clone()
     present[:, 0] = True

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from medseg.errors import ConfigError, nearest
+from medseg.own_parts import Parts
 
 from .build_stage import StageBuilder, count_branches, flat_names, made
 from .contract import Site
@@ -15,7 +16,7 @@ from .decoders import DECODERS
 from .layers.common import per_axis
 from .mixers import MIXERS
 from .network import DualEncoder, Encoder, EncoderLevel, SegmentationNetwork
-from .presets import PRESETS
+from .presets import PRESETS, Preset
 from .published import settle
 from .recipe import Layer, Level, NetworkSpec
 from .skips import SKIPS
@@ -39,6 +40,7 @@ def build_network(
     norm: str | None = None,
     condition_width: int = 0,
     checkpointing: bool = False,
+    project: str | None = None,
     **options: Any,
 ) -> SegmentationNetwork:
     """A segmentation network by the name of its preset.
@@ -59,6 +61,7 @@ def build_network(
         norm: `instance` or `batch` for the convolutions, the preset's if None.
         condition_width: channels of a conditioning vector, for `time_attention`.
         checkpointing: recompute sub-layers in the backward pass, for less memory.
+        project: package of the user's own parts, see `medseg.own_parts`.
         options: any field of `NetworkSpec` to replace (decoder, drop_path, layer_scale, layer_options ...).
 
     Returns:
@@ -75,7 +78,7 @@ def build_network(
     words = {
         "preset": preset, "spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels, "size": size,
         "mixer": mixer, "strides": strides, "roi_size": roi_size, "published": published, "padding": padding, "norm": norm,
-        "condition_width": condition_width, "checkpointing": checkpointing, **options,
+        "condition_width": condition_width, "checkpointing": checkpointing, "project": project, **options,
     }  # fmt: skip
     ground = lay_out(words)
     encoder, decoder = assemble(ground.make, ground.steps)
@@ -109,18 +112,19 @@ def lay_out(words: Mapping[str, Any]) -> Ground:
     """
     known = {"preset": None, "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "size": None, "mixer": None}
     known |= {"strides": None, "roi_size": None, "published": None, "condition_width": 0, "checkpointing": False}
-    asked = {**known, **words}
-    options = {name: value for name, value in asked.items() if name not in known}
-    dims, mixer, roi_size = asked["spatial_dims"], asked["mixer"], asked["roi_size"]
+    asked = {**known, "project": None, **words}
+    options = {name: value for name, value in asked.items() if name not in known and name != "project"}
+    dims, mixer, roi_size, project = asked["spatial_dims"], asked["mixer"], asked["roi_size"], asked["project"]
     given = {"padding": None, "norm": None, **options}
     form = settle(
         asked["published"], asked["preset"], asked["size"], dims, {k: v for k, v in given.items() if v is not None}
     )
-    spec = form.adjust(find_spec(form.preset, form.size, dims), dims)
+    spec = form.adjust(find_spec(form.preset, form.size, dims, project), dims)
     spec = replace(spec, **check_options(spec, form.options))
     check_layers(spec, mixer)
-    if mixer is not None and mixer not in MIXERS:
-        raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, MIXERS)}")
+    mixers = Parts("mixers", MIXERS, project)
+    if mixer is not None and mixer not in mixers:
+        raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, mixers)}")
     if form.padding not in ("masked", "published"):
         raise ConfigError(f"padding: found {form.padding!r}, expected masked or published")
     ins, outs = asked["in_channels"], asked["out_channels"]
@@ -129,9 +133,10 @@ def lay_out(words: Mapping[str, Any]) -> Ground:
     steps = resolve_strides(spec, dims, asked["strides"], roi_size)
     patch = None if roi_size is None else per_axis(list(roi_size), dims, "roi_size")
     width, checkpointing = asked["condition_width"], asked["checkpointing"]
-    make = LevelBuilder(spec, dims, ins, mixer, form.padding, width, checkpointing, patch)
+    make = LevelBuilder(spec, dims, ins, mixer, form.padding, width, checkpointing, patch, mixers)
     again = {"spatial_dims": dims, "in_channels": ins, "out_channels": outs, "mixer": mixer, "strides": steps,
-             "roi_size": patch, "condition_width": width, "checkpointing": checkpointing, **form.words}  # fmt: skip
+             "roi_size": patch, "condition_width": width, "checkpointing": checkpointing, "project": project,
+             **form.words}  # fmt: skip
     return Ground(make, steps, again)
 
 
@@ -170,15 +175,23 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def find_spec(preset: str, size: str, spatial_dims: int) -> NetworkSpec:
+def find_spec(preset: str, size: str, spatial_dims: int, project: str | None = None) -> NetworkSpec:
     """The specification of a preset at a size."""
-    if preset not in PRESETS:
-        raise ConfigError(f"preset: found {preset!r}. {nearest(preset, PRESETS)}")
-    if size not in PRESETS[preset].sizes:
-        raise ConfigError(f"size of {preset}: found {size!r}, expected one of {', '.join(PRESETS[preset].sizes)}")
+    found = find_preset(preset, project)
+    if size not in found.sizes:
+        raise ConfigError(f"size of {preset}: found {size!r}, expected one of {', '.join(found.sizes)}")
     if spatial_dims not in (2, 3):
         raise ConfigError(f"spatial_dims: found {spatial_dims}, expected 2 or 3")
-    return PRESETS[preset].build(size, spatial_dims)
+    return found.build(size, spatial_dims)
+
+
+def find_preset(preset: str, project: str | None = None) -> Preset:
+    """A preset by name; one of the user's own may be the function (size, dimensions) -> specification alone."""
+    presets = Parts("presets", PRESETS, project)
+    if preset not in presets:
+        raise ConfigError(f"preset: found {preset!r}. {nearest(preset, presets)}")
+    found = presets[preset]
+    return found if isinstance(found, Preset) else Preset(found, ("base",), "a preset of your own", "")
 
 
 def check_options(spec: NetworkSpec, options: dict[str, Any]) -> dict[str, Any]:
@@ -212,10 +225,11 @@ class LevelBuilder:
     """What all levels of a network share while they are built."""
 
     def __init__(self, spec: NetworkSpec, spatial_dims: int, in_channels: int, mixer: str | None, padding: str,
-                 condition_width: int, checkpointing: bool, patch: tuple[int, ...] | None) -> None:  # fmt: skip
+                 condition_width: int, checkpointing: bool, patch: tuple[int, ...] | None,
+                 mixers: Mapping[str, Any]) -> None:  # fmt: skip
         self.spec, self.spatial_dims, self.in_channels = spec, spatial_dims, in_channels
         self.mixer, self.padding, self.condition_width = mixer, padding, condition_width
-        self.checkpointing, self.patch = checkpointing, patch
+        self.checkpointing, self.patch, self.mixers = checkpointing, patch, mixers
 
     def grid(self, steps: Sequence[tuple[int, ...]], index: int) -> tuple[int, ...] | None:
         """Voxels per axis that the training patch leaves on a level, where a patch is known."""
@@ -257,7 +271,7 @@ class LevelBuilder:
                 **{**level.options.get("entry", {}), **self.spec.layer_options.get(level.entry, {})},
             )
             own, rates = rates[: count_branches(level)], rates[count_branches(level) :]
-            body = StageBuilder(site, self.settings(level), self.mixer, own, self.checkpointing).stage(level.layers)
+            body = self.builder(site, level, own).stage(level.layers)
             built.append(
                 EncoderLevel(
                     entry, body, SKIPS[level.skip](site), step=step, from_image=level.from_image,
@@ -267,6 +281,10 @@ class LevelBuilder:
             channels, index_above = level.width, index
         return Encoder(built)
 
+    def builder(self, site: Site, level: Level, rates: list[float]) -> StageBuilder:
+        """What makes the sub-layers of a level."""
+        return StageBuilder(site, self.settings(level), self.mixer, rates, self.checkpointing, mixers=self.mixers)
+
     def settings(self, level: Level) -> dict[str, Mapping[str, Any]]:
         """Settings per sub-layer: the level's, and above them the network's."""
         above = self.spec.layer_options
@@ -275,11 +293,7 @@ class LevelBuilder:
     def bodies(self, layers: Sequence[Sequence[Layer]], sites: Sequence[Site]) -> list[nn.Module]:
         """What runs on the decoder's levels, finest first: the sub-layers of `layers`, without drop path."""
         return [
-            StageBuilder(
-                site, self.settings(level), self.mixer, [0.0] * len(flat_names(names)), self.checkpointing
-            ).stage(names)
-            if names
-            else nn.Identity()
+            self.builder(site, level, [0.0] * len(flat_names(names))).stage(names) if names else nn.Identity()
             for names, site, level in zip(layers, sites, self.spec.levels, strict=False)
         ]
 

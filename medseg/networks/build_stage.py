@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -33,6 +33,8 @@ class StageBuilder:
         mixer: name that takes the place of every token mixer, or None.
         rates: drop-path rate of each sub-layer, consumed in order.
         checkpointing: recompute sub-layers in the backward pass.
+        mixers_so_far: token mixers that were made before.
+        mixers: every token mixer that a name may stand for.
     """
 
     site: Site
@@ -41,6 +43,7 @@ class StageBuilder:
     rates: list[float]
     checkpointing: bool = False
     mixers_so_far: int = 0
+    mixers: Mapping[str, Any] = field(default_factory=lambda: MIXERS)
 
     def stage(self, layers: Sequence[Layer]) -> nn.Module:
         """All sub-layers of the level as one module: image in, image out."""
@@ -70,7 +73,7 @@ class StageBuilder:
             return OnImage(self.site, self.convolution(layer))
         if layer == "carrier_spread":
             return self.token_mixer(layer)
-        name = self.mixer if layer in MIXERS and self.mixer is not None else layer
+        name = self.mixer if self.mixer is not None and self.mixes_tokens(layer) else layer
         if name == "identity":
             self.rates.pop(0)
             return Unchanged()
@@ -84,7 +87,7 @@ class StageBuilder:
         if grid is None or math.prod(grid) > self.site.width:
             return self.layer(layer.layer)
         site = replace(self.site, width=math.prod(grid), window_size=None, grid=None)
-        inner = StageBuilder(site, self.options, self.mixer, self.rates, self.checkpointing, self.mixers_so_far)
+        inner = replace(self, site=site)
         self.mixers_so_far += 1
         return OnChannels(inner.layer(layer.layer), site.width)
 
@@ -95,19 +98,25 @@ class StageBuilder:
 
     def token_mixer(self, name: str, rate: float = 0.0) -> nn.Module:
         """A token or channel mixer by name, without norm and residual."""
-        kind = MIXERS.get(name) or CHANNEL_MIXERS.get(name)
+        kind = CHANNEL_MIXERS.get(name) or self.mixers.get(name)
         if kind is None:
-            raise ConfigError(f"sub-layer: found {name!r}. {nearest(name, [*MIXERS, *CHANNEL_MIXERS, *CONVOLUTIONS])}")
+            raise ConfigError(
+                f"sub-layer: found {name!r}. {nearest(name, [*self.mixers, *CHANNEL_MIXERS, *CONVOLUTIONS])}"
+            )
         site = replace(self.site, index=self.mixers_so_far, drop_path=rate)
-        self.mixers_so_far += name in MIXERS
+        self.mixers_so_far += name not in CHANNEL_MIXERS
         return made(name, kind, site, **self.options.get(name, {}))
+
+    def mixes_tokens(self, name: str) -> bool:
+        """Whether a name stands for a token mixer."""
+        return name not in CHANNEL_MIXERS and name not in CONVOLUTIONS and name in self.mixers
 
     def preparations(self, layers: Sequence[Layer]) -> list[nn.Module]:
         """What the mixers of these layers need made at stage entry, each once."""
-        names = [self.mixer or name if name in MIXERS else name for name in flat_names(layers)]
+        names = [self.mixer if self.mixer and self.mixes_tokens(name) else name for name in flat_names(layers)]
         steps = []
         for name in dict.fromkeys(names):
-            make = getattr(MIXERS.get(name), "prepare", None)
+            make = getattr(self.mixers[name], "prepare", None) if self.mixes_tokens(name) else None
             if make is not None:
                 steps.append(made(name, make, self.site, **self.options.get(name, {})))
         return steps

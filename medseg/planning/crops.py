@@ -44,7 +44,7 @@ def choose_roi_size(
     voxels: float,
     *,
     least: Sequence[int] | None = None,
-    limit: str = "the budget",
+    limit: str = "the limit",
 ) -> tuple[list[int], str]:
     """The largest crop of at most `voxels` that covers the median case, or as much of it as fits, nearly cubic in mm.
 
@@ -101,8 +101,9 @@ def choose_crops(
     # the deepest stages pad by themselves: rounding the crop up to more than 8 would only add empty voxels
     divisor = [min(step, 8) for step in total_strides]
     dims = len(shape)
-    voxels = (memory_bytes or (8e9 if gpu else 4e9)) / bytes_per_voxel
-    limit = "the memory budget"
+    budget = memory_bytes or (8e9 if gpu else 4e9)
+    voxels = budget / bytes_per_voxel
+    limit = f"the {budget / 1e9:.3g} GB of {'--memory' if memory_bytes else 'a default plan'}"
     if not gpu and memory_bytes is None and voxels > CPU_STEP_VOXELS:
         voxels, limit = CPU_STEP_VOXELS, "the time a step takes without a GPU"
     least = [2 * step for step in total_strides]

@@ -114,6 +114,7 @@ def list_cases(
     fold: int,
     *,
     missing_channels: str = "error",
+    project: str | None = None,
 ) -> list[Case]:
     """Cases of `train` or `val` of one fold, or the caller's own list.
 
@@ -127,7 +128,7 @@ def list_cases(
     splits = read_splits(bundle_root)
     if not 0 <= fold < len(splits):
         raise ConfigError(f"fold {fold} was asked for; {bundle_root} has the folds 0 to {len(splits) - 1}")
-    dataset = open_dataset(Path(dataset_dir), missing_channels=missing_channels)
+    dataset = open_dataset(Path(dataset_dir), missing_channels=missing_channels, project=project)
     check_splits(splits, dataset.cases)
     by_name = {case.name: case for case in dataset.cases}
     cases = [by_name[name] for name in splits[fold][part]]

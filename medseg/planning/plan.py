@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.config import read_json
+from medseg.config import COMPONENTS, TARGET, read_json
 from medseg.errors import BundleError, MedsegError
 from medseg.io.atomic import write_json
 
@@ -47,6 +47,7 @@ class Plan:
         low_resolution: spacing, roi_size, batch_size and network of a first, coarse network, or None.
         missing_channels: `error`, or `zero` to train cases that lack a channel with zeros in its place.
         warnings: what the data showed that a person should look at.
+        project: package of the user's own parts that lies in the bundle, or None.
         applied: what the bundle's other files were made with, so that later edits are noticed.
     """
 
@@ -75,10 +76,24 @@ class Plan:
     regions: list[dict[str, Any]] = field(default_factory=list)
     low_resolution: dict[str, Any] | None = None
     missing_channels: str = "error"
+    project: str | None = None
     applied: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return values if self.project else {name: value for name, value in values.items() if name != "project"}
+
+    @property
+    def network_name(self) -> str:
+        """The preset, or the user's own class."""
+        return str(self.network.get("preset") or str(self.network.get(TARGET, "")).rpartition(".")[2])
+
+    @property
+    def code(self) -> str:
+        """The first thing that the plan names and that is none of medseg's own; empty for none."""
+        networks = [self.network, (self.low_resolution or {}).get("network", {})]
+        named = [self.project, *(each.get(key) for each in networks for key in ("project", TARGET))]
+        return next((str(name) for name in named if name and not str(name).startswith(f"{COMPONENTS}.")), "")
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -97,9 +112,14 @@ class Plan:
             raise BundleError(f"{path} is missing: is this a bundle that `medseg plan` wrote?") from error
         except MedsegError as error:
             raise BundleError(str(error)) from error
+        return Plan.of(values, f"{path}: ", "; correct it, or plan anew with `medseg plan`")
+
+    @staticmethod
+    def of(values: dict[str, Any], whose: str, cure: str) -> Plan:
+        """A plan of what plan.json holds. Raises BundleError with `whose`, what is wrong, and the `cure`."""
         fault = plan_fault(values)
         if fault:
-            raise BundleError(f"{path}: {fault}; correct it, or plan anew with `medseg plan`")
+            raise BundleError(f"{whose}{fault}{cure}")
         for table in ("channels", "labels"):
             values[table] = {int(key): name for key, name in values[table].items()}
         known = {entry.name for entry in dataclasses.fields(Plan)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg.datasets import Dataset
+from medseg.networks import PRESETS
 from medseg.transforms.classes import class_values
 
 from .crops import BYTES_PER_VOXEL, choose_crops, choose_strides
@@ -52,7 +53,10 @@ class Request:
         preset_strides: of the preset in these dimensions, per level and axis.
         stages: 1 for full resolution only, 2 for a low-resolution network before it.
         missing_channels: `zero` trains cases that lack a channel, `error` refuses them.
-        chosen: which of these a person gave, for the reasons; the others are defaults.
+        folds: how many were wanted, where the dataset brings none.
+        device: the one that a person named; "" where the machine was looked at.
+        project: package of the user's own parts, see `medseg.own_parts`.
+        chosen: which of these, and whether `regions`, a person gave, for the reasons; the others are defaults.
     """
 
     name: str
@@ -65,6 +69,9 @@ class Request:
     preset_strides: Sequence[Sequence[int]] = DEFAULT_STRIDES
     stages: int | None = None
     missing_channels: str = "error"
+    folds: int | None = None
+    device: str = ""
+    project: str | None = None
     chosen: Sequence[str] = ()
 
 
@@ -85,11 +92,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str,
     grid, sizes = _affordable(grid, sizes, dims, asked, (dataset, fingerprint), reasons)
     normalization, reasons["normalization"] = choose_normalization(dataset, fingerprint)
     optimization, augmentation = _training(dataset, grid, dims, asked, reasons)
-    reasons["splits"] = (
-        f"{len(splits)} folds of the dataset's own splits file"
-        if dataset.splits
-        else f"{len(splits)} shuffled folds over subjects"
-    )
+    reasons["splits"] = _why_splits(len(splits), bool(dataset.splits), asked)
     covered = math.prod(sizes["roi_size"]) / math.prod(grid.shape[:dims])
     return Plan(
         name=asked.name,
@@ -114,6 +117,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str,
         reference=dataset.reference,
         regions=choose_regions(dataset),
         missing_channels=asked.missing_channels,
+        project=asked.project,
     )
 
 
@@ -134,16 +138,28 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
         "out_channels": len(dataset.regions) or len(class_values(dataset.labels)),
         "size": asked.size,
         "mixer": None,
+        **({"project": asked.project} if asked.project and asked.preset not in PRESETS else {}),
     }
     outputs = "region" if dataset.regions else "label and background"
     reasons["network"] = f"{_why_network(asked)}; one output per {outputs}"
     if anisotropic:
         network["strides"] = strides
         reasons["network"] += "; strides spare the coarse axis until it is within 2x of the finest"
-    if has_fixed_patch(asked.preset, asked.size, dims):
+    if has_fixed_patch(asked.preset, asked.size, dims, asked.project):
         network["roi_size"] = list(roi_size)
         reasons["network"] += "; its weights belong to this patch, whose coarse maps have channels for tokens"
     return {"spacing": grid.spacing, "roi_size": roi_size, "batch_size": batch_size, "network": network}
+
+
+def _why_splits(count: int, own: bool, asked: Request) -> str:
+    if own:
+        ignored = (
+            f", in place of the {asked.folds} asked for" if "folds" in asked.chosen and asked.folds != count else ""
+        )
+        return f"{count} folds of the dataset's own splits file{ignored}"
+    if asked.folds is not None and count < asked.folds:
+        return f"{count} shuffled folds, one for each subject: there are no more for the {asked.folds} wanted"
+    return f"{count} shuffled folds over subjects"
 
 
 def _why_network(asked: Request) -> str:
@@ -200,11 +216,13 @@ def _training(
     dataset: Dataset, grid: Grid, dims: int, asked: Request, reasons: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Optimization and augmentation."""
-    optimization, reasons["optimization"] = default_optimization(asked.gpu, has_tokens(asked.preset, asked.size, dims))
+    tokens = has_tokens(asked.preset, asked.size, dims, asked.project)
+    optimization, reasons["optimization"] = default_optimization(asked.gpu, tokens, asked.device)
     if dataset.regions:
         optimization["loss"] = "dice_bce"
+        source = "--region asks for" if "regions" in asked.chosen else "the dataset declares"
         reasons["regions"] = (
-            "the dataset declares overlapping regions: a sigmoid output and Dice + binary cross-entropy for each; where they "
+            f"{source} overlapping regions: a sigmoid output and Dice + binary cross-entropy for each; where they "
             "overlap the later one writes its label"
         )
     names = [label for value, label in dataset.labels.items() if value > 0]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from medseg.datasets import Dataset
-from medseg.networks import MIXERS, PRESETS
+from medseg.networks.build import find_spec
+from medseg.networks.convolutions import CONVOLUTIONS
+from medseg.networks.mixers import CHANNEL_MIXERS
 from medseg.networks.recipe import Layer, Replace, TokensOrChannels
 
 from .fingerprint import Fingerprint
@@ -48,13 +50,16 @@ def _rounded(value: float, scale: float) -> float:
     return round(value, digits)
 
 
-def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any], str]:
+def default_optimization(gpu: bool, tokens: bool = True, device: str = "") -> tuple[dict[str, Any], str]:
     """Optimizer and length of training.
 
     Args:
         gpu: whether a GPU will train it.
         tokens: whether the network has token stages, see `has_tokens`.
+        device: the one that was asked for; "" where the machine was looked at.
     """
+    found = "a GPU was found" if gpu else "no GPU was found"
+    since = f"since device {device} was asked for" if device else f"since {found}"
     length = {"max_epochs": 200 if gpu else 40, "steps_per_epoch": 250 if gpu else 50, "val_interval": 10}
     settings = {"schedule": "poly", "loss": "dice_ce", **length, "early_stop": None}
     if gpu and not tokens:
@@ -67,7 +72,7 @@ def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any]
             "gradient_clip": 12.0,
         }
         return sgd | settings | {"ema_decay": None}, (
-            "nnU-Net's recipe (SGD with Nesterov momentum 0.99) for a network of convolutions; 50 000 steps, since a GPU was found"
+            f"nnU-Net's recipe (SGD with Nesterov momentum 0.99) for a network of convolutions; 50 000 steps, {since}"
         )
     adamw = {
         "optimizer": "adamw",
@@ -78,7 +83,7 @@ def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any]
     }
     if gpu:
         return adamw | settings | {"ema_decay": 0.99}, (
-            "AdamW with warm-up suits networks with token stages; 50 000 steps, since a GPU was found"
+            f"AdamW with warm-up suits networks with token stages; 50 000 steps, {since}"
         )
     why = (
         "suits networks with token stages"
@@ -86,25 +91,25 @@ def default_optimization(gpu: bool, tokens: bool = True) -> tuple[dict[str, Any]
         else "instead of nnU-Net's SGD, whose momentum of 0.99 wants many steps"
     )
     return adamw | settings | {"ema_decay": 0.99}, (
-        f"AdamW with warm-up {why}; 2 000 steps, since no GPU was found (`--budget` sets another length)"
+        f"AdamW with warm-up {why}; 2 000 steps, {since} (`--budget` sets another length)"
     )
 
 
-def has_tokens(preset: str, size: str, spatial_dims: int) -> bool:
+def has_tokens(preset: str, size: str, spatial_dims: int, project: str | None = None) -> bool:
     """Whether a preset mixes tokens (attention, scans, recurrences) anywhere, or is made of convolutions alone."""
-    spec = PRESETS[preset].build(size, spatial_dims)
+    spec = find_spec(preset, size, spatial_dims, project)
     return any(_mixes(layer) for level in (*spec.levels, *spec.second) for layer in level.layers)
 
 
-def has_fixed_patch(preset: str, size: str, spatial_dims: int) -> bool:
+def has_fixed_patch(preset: str, size: str, spatial_dims: int, project: str | None = None) -> bool:
     """Whether a preset's weights belong to one size of patch: channels are its tokens on coarse maps."""
-    spec = PRESETS[preset].build(size, spatial_dims)
+    spec = find_spec(preset, size, spatial_dims, project)
     return any(isinstance(layer, TokensOrChannels) for level in spec.levels for layer in level.layers)
 
 
 def _mixes(layer: Layer) -> bool:
     if isinstance(layer, str):
-        return layer in MIXERS
+        return layer not in CONVOLUTIONS and layer not in CHANNEL_MIXERS  # also a mixer of the user's own
     if isinstance(layer, TokensOrChannels):
         return True
     return isinstance(layer, Replace) or any(_mixes(name) for branch in layer.branches for name in branch)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import TARGET, read_json
-from medseg.io.atomic import atomic_path, write_json
+from medseg.io.atomic import atomic_path
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
+
+from .unfinished import exchange, staged
 
 if TYPE_CHECKING:
     import torch
@@ -84,30 +86,51 @@ def average_finished(layout: Layout) -> list[int]:
         folds = finished_folds(layout)
         if folds:
             files = [_inside(layout, layout.fold_weights(fold)) for fold in folds]
-            use_networks(layout, files, {}, listed=len(files) > 1)
+            use_networks(layout, files, {}, listed=len(files) > 1, trained=trained_with(layout, folds[-1]))
     return folds
 
 
+def trained_with(layout: Layout, fold: int) -> dict[str, Any]:
+    """`network_def` and `preprocessing_def` as the record of a fold's run has them; nothing where there is no record.
+
+    The finished folds of a bundle share them: `medseg fit` trains none otherwise than those that stay.
+    """
+    path = layout.run(fold).config
+    record = read_json(path) if path.is_file() else {}
+    return {key: record[key] for key in ("network_def", "preprocessing_def") if isinstance(record.get(key), Mapping)}
+
+
 def use_networks(
-    layout: Layout, models: Sequence[str], others: Mapping[str, Mapping[str, Any]], *, listed: bool = True
+    layout: Layout,
+    models: Sequence[str],
+    others: Mapping[str, Mapping[str, Any]],
+    *,
+    listed: bool = True,
+    trained: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write which weight files predict together.
+    """Write which weight files predict together; a kill at any moment leaves the old choice or this one.
 
     Args:
         layout: the bundle.
         models: weight files relative to the bundle, the bundle's own first.
         others: files of these whose network is not the bundle's own -> its `network_def`.
         listed: name the files in inference.json; a single one may be left to `models/model.pt`.
+        trained: `network_def` and `preprocessing_def` that the bundle's own weights were trained with, where they may be
+            other ones than in inference.json.
     """
-    for path, content in configs_of(layout, models, others, listed=listed).items():
-        write_json(path, content)
-    with atomic_path(layout.weights) as temporary:
-        write_average([layout.folder / name for name in models], temporary)
-    layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
+    with alone_in(layout.files_lock):
+        with atomic_path(staged(layout.weights)) as temporary:
+            write_average([layout.folder / name for name in models], temporary)
+        exchange(layout, configs_of(layout, models, others, listed=listed, trained=trained), [layout.weights])
 
 
 def configs_of(
-    layout: Layout, models: Sequence[str], others: Mapping[str, Mapping[str, Any]], *, listed: bool = True
+    layout: Layout,
+    models: Sequence[str],
+    others: Mapping[str, Mapping[str, Any]],
+    *,
+    listed: bool = True,
+    trained: Mapping[str, Any] | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """inference.json and evaluate.json with these networks, by path; the arguments are those of `use_networks`."""
     found = {}
@@ -115,6 +138,7 @@ def configs_of(
         config = read_json(path) if path.is_file() else {}
         if not isinstance(config.get("network_def"), Mapping):
             continue
+        config |= {key: value for key, value in (trained or {}).items() if key in config}
         if path == layout.evaluate:
             found[path] = _held_out(config, several=bool(others))
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -15,13 +16,12 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from pytorch_lightning.loggers import MLFlowLogger
 
-from medseg.config import read_json
 from medseg.layout import Layout, RunFolder
 
 from .outbox import Entry, ForgottenError, RefusedError
 from .own_store import artifact_place, database, dispose, ensure_store, is_made, knows_run, sqlite_uri
+from .plan_record import plan_record
 from .run_record import write_run_id
-from .run_report import curves_picture, plan_record, run_page
 
 log = logging.getLogger(__name__)
 NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
@@ -186,25 +186,21 @@ class MlflowRun:
         self.client.log_dict(self.run_id, entry.content["content"], entry.content["name"])
 
     def _send_results(self, _: Entry) -> None:
-        """The run's plan, curves and page, as its folder has them."""
+        """The run's plan, and its curves and page as its folder has them."""
         store = self.destination.store
         run, plan = RunFolder(store / self.destination.run_name), Layout(store.parent).plan
         try:
             plan_facts = plan_record(plan) if plan.is_file() else None
-            rows = read_json(run.metrics) if run.metrics.is_file() else None
-            manifest = read_json(run.manifest) if run.manifest.is_file() else {}
-            picture = curves_picture(rows) if rows is not None else b""
-            title = f"{self.destination.experiment} {self.destination.run_name}"
-            page = run_page(title, rows, manifest, picture) if rows is not None else ""
         except (OSError, ValueError, KeyError) as error:
-            raise RefusedError(f"plan and curves: {error}") from error
+            raise RefusedError(f"plan: {error}") from error
         if plan_facts is not None:
             self.client.log_dict(self.run_id, plan_facts, plan.name)
-        if rows is not None:
+        if run.progress.is_file():
             with tempfile.TemporaryDirectory() as place:
-                (Path(place) / "curves.png").write_bytes(picture)
-                self.client.log_artifact(self.run_id, os.path.join(place, "curves.png"), "pictures")
-            self.client.log_text(self.run_id, page, "report.html")
+                shutil.copyfile(run.progress, picture := os.path.join(place, "curves.png"))
+                self.client.log_artifact(self.run_id, picture, "pictures")
+        if run.report.is_file():
+            self.client.log_artifact(self.run_id, str(run.report))
 
     def _send_monitor(self, _: Entry) -> None:
         """Use of processor, memory and GPU. Lightning starts runs through the client, where MLflow's own switch has no effect."""

@@ -25,7 +25,7 @@ from medseg.io.atomic import write_json
 from medseg.layout import RunFolder
 
 from .datamodule import SegmentationData, collate
-from .module import SegmentationModule
+from .module import SegmentationModule, scales_of
 
 log = logging.getLogger(__name__)
 PROBE_STEPS = 6
@@ -179,7 +179,7 @@ def _time_steps(module: SegmentationModule, data: SegmentationData, trainer: pl.
             batch = data.on_after_batch_transfer({**batch, "box": [box.to(device) for box in batch["box"]]}, 0)
         with module.at("a timed training step", batch):
             with trainer.precision_plugin.forward_context():
-                scales = network.forward_scales(batch["image"].to(device))  # type: ignore[operator]
+                scales = scales_of(network, batch["image"].to(device))
             loss = module.loss([scale.float() for scale in scales], batch["label"].to(device))
             loss.backward()
         optimizer.step()

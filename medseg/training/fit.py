@@ -240,7 +240,7 @@ def last_metrics(folder: Path) -> dict[str, float]:
 
 
 def _dice_text(metrics: dict[str, float]) -> str:
-    return f", validation Dice {metrics['val_dice']:.3f} on the network's grid" if "val_dice" in metrics else ""
+    return f", validation Dice {metrics['val_dice']:.2f} on the network's grid" if "val_dice" in metrics else ""
 
 
 def weights_folders(bundle_root: str | Path, fold: int) -> tuple[Path, Path]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from medseg.errors import ConfigError, MedsegError, nearest
-from medseg.losses import LOSSES, DeepSupervisionLoss, DiceBCELoss
+from medseg.errors import ConfigError, MedsegError
+from medseg.losses import DeepSupervisionLoss
 from medseg.networks import no_weight_decay
 from medseg.tracking.names import metric_name
 from medseg.transforms.classes import class_names, class_values
@@ -20,6 +20,7 @@ from medseg.transforms.regions import region_masks
 
 from .budget_keeper import KeepBudget
 from .checkpoint_io import steps_inside
+from .chosen_parts import Loss, make_loss
 from .optimization import make_optimizer, parameter_groups, schedule_factor
 from .step_errors import Place, explain_step, not_finite
 
@@ -28,12 +29,15 @@ class SegmentationModule(pl.LightningModule):
     """Train a segmentation network.
 
     Args:
-        network: `forward_scales(image (B, C, *space))` gives logits (B, K, *space) from fine to coarse.
+        network: `forward_scales(image (B, C, *space))` gives logits (B, K, *space) from fine to coarse; one without it
+            gives them, or a list of them, when it is called.
         labels: label value -> name, background included; keys may be text, as JSON has no other.
         inferer: `inferer(inputs, network)` for whole validation volumes.
         regions: overlapping targets as in plan.json ({"name", "labels", "label"}), one output each; empty for plain labels.
-        loss: a name of `medseg.losses.LOSSES`.
-        optimizer, learning_rate, weight_decay, schedule, warmup_steps: see `optimization`.
+        loss: a name of `medseg.losses.LOSSES`, {"name": name, setting: value}, or a module.
+        optimizer: a name of `optimization.OPTIMIZERS`, or what makes one of groups of parameters and `lr`.
+        learning_rate, weight_decay, schedule, warmup_steps: see `optimization`.
+        project: package of the user's own parts, see `medseg.own_parts`.
         seed: reseeds torch before every step, so that drop-path masks depend on (seed, step) alone and a resumed run
             repeats the uninterrupted one bit for bit.
 
@@ -48,12 +52,13 @@ class SegmentationModule(pl.LightningModule):
         inferer: Callable[..., Tensor],
         *,
         regions: Sequence[Mapping[str, Any]] = (),
-        loss: str = "dice_ce",
-        optimizer: str = "adamw",
+        loss: Loss = "dice_ce",
+        optimizer: str | Callable[..., torch.optim.Optimizer] = "adamw",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         schedule: str = "poly",
         warmup_steps: int = 0,
+        project: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -62,7 +67,7 @@ class SegmentationModule(pl.LightningModule):
         number = {value: place for place, value in enumerate(class_values(int(value) for value in labels))}
         self.regions = {str(r["name"]): [number[int(value)] for value in r["labels"]] for r in regions}
         self.inferer = inferer
-        self.loss = DeepSupervisionLoss(make_loss(loss, list(self.regions.values())))
+        self.loss = DeepSupervisionLoss(make_loss(loss, list(self.regions.values()), project))
         self.optimizer_settings: dict[str, Any] = {
             "name": optimizer,
             "learning_rate": learning_rate,
@@ -82,7 +87,7 @@ class SegmentationModule(pl.LightningModule):
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        scales = self.network.forward_scales(batch["image"])  # type: ignore[operator]
+        scales = scales_of(self.network, batch["image"])
         self._check_outputs(scales[0].shape[1])
         loss = self.loss(scales, batch["label"], batch.get("present"))
         if not torch.isfinite(loss):
@@ -183,17 +188,12 @@ class SegmentationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def make_loss(name: str, regions: Sequence[Sequence[int]] = ()) -> nn.Module:
-    """A loss of `LOSSES`, told of the regions where there are any.
-
-    Raises:
-        ConfigError: an unknown name, or regions with a loss of labels that exclude each other.
-    """
-    if name not in LOSSES:
-        raise ConfigError(f"unknown loss {name!r}. {nearest(name, LOSSES)}")
-    if regions and LOSSES[name] is not DiceBCELoss:
-        raise ConfigError(f"loss {name!r} cannot learn overlapping regions; set train::module::loss=dice_bce")
-    return DiceBCELoss(regions) if regions else LOSSES[name]()
+def scales_of(network: nn.Module, image: Tensor) -> list[Tensor]:
+    """Logits from fine to coarse of any network: ours, or one that gives one tensor, or several, when it is called."""
+    if hasattr(network, "forward_scales"):
+        return list(network.forward_scales(image))  # type: ignore[operator]
+    found = network(image)
+    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def region_counts(prediction: Tensor, reference: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:

@@ -10,6 +10,8 @@ from torch import nn
 
 from medseg.errors import ConfigError, nearest
 
+from .chosen_parts import make_optimizer_of
+
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("poly", "cosine", "constant")
 
@@ -25,13 +27,19 @@ def parameter_groups(network: nn.Module, weight_decay: float, without_decay: set
 
 
 def make_optimizer(
-    groups: list[dict[str, Any]], *, name: str, learning_rate: float, weight_decay: float
+    groups: list[dict[str, Any]],
+    *,
+    name: str | Callable[..., torch.optim.Optimizer],
+    learning_rate: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """AdamW (for token networks) or SGD with Nesterov momentum 0.99 (nnU-Net's recipe).
+    """AdamW (for token networks), SGD with Nesterov momentum 0.99 (nnU-Net's recipe), or the user's own.
 
     Raises:
-        ConfigError: the name is neither.
+        ConfigError: the name is neither, or the user's own cannot be made.
     """
+    if callable(name):
+        return make_optimizer_of(name, groups, learning_rate)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     if name == "sgd":

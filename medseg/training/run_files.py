@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import Callback
 
 from medseg.config import read_json
 from medseg.errors import printable
-from medseg.io.atomic import atomic_path, write_json, write_text
+from medseg.evaluation.report.run_page import curves_picture, write_run_page
+from medseg.io.atomic import write_bytes, write_json
 from medseg.layout import RunFolder
-from medseg.tracking.run_report import curves_picture, run_page
 
 from .callbacks import defined_metrics
 
@@ -46,6 +46,10 @@ class RunFiles(Callback):
         if time.monotonic() - self.drawn > EVERY_S:
             draw(self.folder)
             self.drawn = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            draw(self.folder)  # before the tracking server is given the run's files
 
 
 def note(folder: Path, sentence: str) -> None:
@@ -106,9 +110,11 @@ class _as_before(logging.Filter):
 
 
 def draw(folder: Path) -> None:
-    """Write progress.png and report.html from metrics.json."""
+    """Write progress.png and report.html from metrics.json, unless they are newer than it."""
     run = RunFolder(folder)
     if not run.metrics.is_file():
+        return
+    if run.report.is_file() and run.report.stat().st_mtime_ns >= run.metrics.stat().st_mtime_ns:
         return
     try:
         rows = read_json(run.metrics)
@@ -117,9 +123,8 @@ def draw(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: the curves cannot be drawn: %s", run.metrics, error)
         return
-    with atomic_path(run.progress) as temporary:
-        temporary.write_bytes(picture)
-    write_text(run.report, run_page(folder.name, rows, manifest, picture))
+    write_bytes(run.progress, picture)
+    write_run_page(run.report, folder.name, rows, manifest)
 
 
 def note_length(folder: Path, trainer: pl.Trainer, steps: int) -> None:

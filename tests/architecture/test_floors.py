@@ -22,6 +22,7 @@ FLOORS = {
             "heartbeat",
             "interruption",
             "renamed",
+            "own_parts",
             "telemetry",
             "devices",
             "free_memory",
@@ -36,6 +37,7 @@ FLOORS = {
         4: ("planning", "cases", "selection"),
         5: ("bundle", "training"),
         6: ("collaboration",),
+        7: ("server",),
         8: ("commands", "components"),
         9: ("cli",),
     }.items()

@@ -61,7 +61,7 @@ def make_plan(folder: Path, names: list[str], **changes: Any) -> Plan:
     return Plan(**{**values, **changes})
 
 
-def make_dataset(folder: Path, count: int = 3, shape: tuple[int, int, int] = (37, 34, 25)) -> list[str]:
+def make_dataset(folder: Path, count: int = 3, shape: tuple[int, int, int] = (37, 31, 25)) -> list[str]:
     """images/ and labels/ with bright boxes; returns the case names."""
     generator = np.random.default_rng(0)
     names = [f"case{number}" for number in range(count)]

@@ -120,7 +120,7 @@ def test_two_bundles_and_their_ensemble_are_compared(place: Path) -> None:
     name, tensor = next(iter(networks[2].state_dict().items()))
     assert torch.equal(tensor, expected[name])
     assert practice_card(result).ensemble == "folds 0, 1 of net_a and net_b"
-    page = write_cv_report(result, place / "report.html", worst=1).read_text()
+    page = write_cv_report(result, place / "report.html", shown=1).read_text()
     assert "net_a - net_b" in page
     assert "2 of 2 folds trained over 3 cases" in page
 

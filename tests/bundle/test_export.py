@@ -39,7 +39,7 @@ def places_in(path: Path, layout: Layout, data: Path) -> str | None:
     return Scan(Secrets(folders, {"case1": "", "case0": ""})).find(path.name, path.read_bytes())
 
 
-@pytest.mark.parametrize("to", ["torchscript", "pt2"])
+@pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_export_equals_eager_and_opens_without_medseg(
     to: str, bundle_and_data: tuple[Layout, Path], tmp_path: Path
 ) -> None:
@@ -58,7 +58,8 @@ def test_export_equals_eager_and_opens_without_medseg(
     torch.testing.assert_close(torch.load(tmp_path / "o.pt"), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("to", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_export_to_runtimes_equals_eager(to: str, bundle_and_data: tuple[Layout, Path], tmp_path: Path) -> None:
     if to == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("the package openvino is not installed")

@@ -40,7 +40,14 @@ OLD_NAMES = {
 }
 
 
-@pytest.fixture(params=shipped(), ids=lambda layout: layout.folder.name)
+QUICK = {"brain_mr_demo", "hippocampus_mr_mambavision"}
+CASES = [
+    pytest.param(layout, id=layout.folder.name, marks=[] if layout.folder.name in QUICK else pytest.mark.slow)
+    for layout in shipped()
+]
+
+
+@pytest.fixture(params=CASES)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Layout, Layout]:
     """A shipped bundle, and the same one with the files of 0.1."""
     today: Layout = request.param

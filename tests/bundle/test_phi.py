@@ -144,7 +144,7 @@ def test_dicom_seg_carries_what_its_standard_wants_and_no_more(real_data: Path, 
         image.save_as(series / f"{number:03d}.dcm")
     bundle = make_marked_bundle(tmp_path / "tiny_mr_unet", plant(tmp_path / "hospital"))
     output = tmp_path / "out"
-    options = PredictOptions(engine="eager")
+    options = PredictOptions(engine="eager", overlap=0.0)
     result = predict_bundle(bundle, [str(series)], output, options=options, suffix=".dcm", anonymous_names=True)
     assert not result.failed, result.failed
     (written,) = output.glob("*.dcm")

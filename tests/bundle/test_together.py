@@ -13,9 +13,9 @@ import pytest
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.made_here import is_ours
 from medseg.bundle.together import write_together
-from medseg.bundle.unfinished import staged
 from medseg.errors import BundleError
 from medseg.layout import Layout
+from medseg.selection.unfinished import staged
 from tests.bundle.samples import make_bundle
 
 

@@ -11,6 +11,7 @@ from medseg.cli.main import main
 from medseg.errors import ConfigError
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
+from medseg.selection.averaging import finished_folds
 from tests.bundle.samples import make_bundle
 
 QUICK = ["max_epochs=1", "steps_per_epoch=1", "num_workers=0", "train::trainer::tracking=false"]
@@ -47,6 +48,39 @@ def test_fit_with_identity_just_works_up_to_predict_and_refuses_to_mix(
     assert main(["fit", folder, *QUICK, "--fold", "1", "--quiet"]) == 0, (
         "the bundle's own network is the trained one now"
     )
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL between two folds."""
+
+
+def test_all_folds_trained_anew_and_killed_after_the_first_go_on_with_the_rest(
+    two_folds: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both folds had been trained before: their results are no results of the training that goes on."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    for fold in (0, 1):
+        two_folds.fold_weights(fold).parent.mkdir(parents=True)
+        two_folds.fold_weights(fold).write_bytes(b"of before")
+        two_folds.run_folder(fold).mkdir(parents=True)
+        two_folds.run(fold).result.write_text("{}")
+    words = ["fit", str(two_folds.folder), *QUICK, "--fold", "all", "network_def::mixer=identity", "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr("medseg.commands.fit.keep_definition", killed)
+        with pytest.raises(Killed):
+            main(words)
+    assert finished_folds(two_folds) == [0]
+    inference = json.loads(two_folds.inference.read_text(encoding="utf-8"))
+    assert inference["network_def"]["mixer"] == "identity"
+    assert main([*words, "--resume"]) == 0
+    assert finished_folds(two_folds) == [0, 1]
+    inference, train = (json.loads(path.read_text()) for path in (two_folds.inference, two_folds.train))
+    assert [each["mixer"] for each in inference["network_def"]["networks"]] == ["identity", "identity"]
+    assert train["network_def"]["mixer"] == Plan.read(two_folds.plan).network["mixer"] == "identity"
+    assert two_folds.run_folder(1).with_name("fold_1.previous_1").is_dir()
 
 
 def test_an_unchanged_network_changes_no_file(two_folds: Layout) -> None:

@@ -71,9 +71,10 @@ def test_labels_of_like_names_have_a_file_each(tmp_path: Path) -> None:
     assert [path.name for path in outputs.labels.values()] == ["T1_1.nii.gz", "T1_2.nii.gz", "left_kidney.nii.gz"]
 
 
-@pytest.mark.parametrize(
-    "change", ["cut", "other_bytes", "probabilities", "preview", "statistics", "suffix", "no_record"]
-)
+CHANGES = ["cut", "other_bytes", "probabilities", "preview", "statistics", "suffix", "no_record"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_continue_does_again_what_is_not_whole_or_was_not_wanted(tmp_path: Path, change: str) -> None:
     case, out = _case(tmp_path / "in", "a"), tmp_path / "out"
     list(run_cases([case], job_for(out, Threshold(), preview=False)))

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medseg.cli.endings import continuing_words, goes_on_by_itself, last_line
-from medseg.cli.main import main
+from medseg.cli.main import VERBS, main
 
 UNTRACKED = "train::trainer::tracking=false"
 
@@ -48,6 +49,60 @@ def test_an_early_signal_under_slurm_puts_the_job_back(
     assert last_line(signal.SIGTERM, "fit", ["fit", "b"]).startswith("terminated (SIGTERM); go on with: ")
     assert goes_on_by_itself("fit")
     assert not goes_on_by_itself("evaluate")
+
+
+SPOKEN = {
+    "plan": ["plan", "--data", "data set", "--output", "b"],
+    "fit": ["fit", "b", "--fold", "all", "a::b=1 2"],
+    "cv": ["cv", "b"],
+    "predict": ["predict", "b", "scans", "-o", "out"],
+    "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
+    "view": ["view", "scan.nii.gz", "--no-browser"],
+    "federate": ["federate", "run", "b", "--rounds", "2"],
+    "verify": ["bundle", "verify", "b"],
+    "export": ["bundle", "export", "b", "--to", "onnx"],
+    "pack": ["bundle", "pack", "b"],
+    "install": ["bundle", "install", "b.zip"],
+    "import": ["bundle", "import", "f", "--from", "nnunet", "-o", "b"],
+    "register": ["bundle", "register", "b"],
+    "networks": ["networks"],
+    "demo": ["demo", "--output", "here", "--force"],
+    "doctor": ["doctor"],
+}
+
+
+# the command as it stands, but that its verb takes its time: these have nothing to work on and would end by themselves
+HELD = "import sys, time, medseg.cli.main as m; m._run = lambda *_: time.sleep(60); sys.exit(m.main())"
+
+
+def listens(pid: int) -> bool:
+    """Whether a process has its own answer to SIGTERM."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_every_verb_ends_with_its_code_and_the_words_that_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    """Each is a process of its own that gets the signal as soon as it listens."""
+    assert {words[0] for words in SPOKEN.values()} == set(VERBS)
+    code, said = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}[number]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path}
+    started = {verb: subprocess.Popen([sys.executable, "-c", HELD, *words], **pipes) for verb, words in SPOKEN.items()}
+    for verb, process in started.items():
+        while not listens(process.pid) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+        again = SPOKEN[verb] + {"fit": ["--resume"], "predict": ["--continue"]}.get(verb, [])
+        words = shlex.join([sys.executable, "-m", "medseg", *(word for word in again if word != "--force")])
+        assert err.decode().splitlines() == [f"medseg: {said} ({number.name}); go on with: {words}"]
+        assert (process.returncode, out) == (code, b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_on_a_terminal_ends_with_130_and_one_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from medseg.collaboration.site_images import SiteImages
 from medseg.collaboration.split_settings import SplitSettings
 from medseg.losses import DeepSupervisionLoss
 from medseg.networks import no_weight_decay
-from medseg.training.module import make_loss
+from medseg.training.chosen_parts import make_loss
 from medseg.training.optimization import make_optimizer, parameter_groups
 from tests.volumes import ball
 

@@ -26,7 +26,12 @@ def _table() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = {"stitch", "short_conv", "window_attention"}  # the others take longer
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+)
 def test_costs_keep_to_their_table(family: str) -> None:
     import triton
 

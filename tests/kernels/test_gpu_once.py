@@ -24,6 +24,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_dry_run_goes_through_every_part(tmp_path: Path, script: ModuleType) -> None:
     command = [sys.executable, str(SCRIPT), "--dry-run", "--budget", "3000", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

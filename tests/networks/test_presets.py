@@ -51,7 +51,12 @@ def test_every_parameter_gets_a_finite_gradient_in_3d(preset: str) -> None:
         assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+SCRIPTED_QUICKLY = {"axial", "mednext", "paratranscnn", "resenc_unet", "swin_unetr", "vim"}
+
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[] if name in SCRIPTED_QUICKLY else pytest.mark.slow) for name in PRESETS]
+)
 def test_scripted_2d_network_gives_the_same_logits_on_odd_sizes(preset: str) -> None:
     torch.manual_seed(0)
     network = build_network(preset, spatial_dims=2).eval()

@@ -21,6 +21,8 @@ PRELOAD_LIGHT = (
     "medseg.cases.batch",
     "medseg.io.formats.dicom_seg",
     "pydicom",
+    "scipy.ndimage",
+    "medseg.evaluation.report.sections",
 )
 PRELOAD_TORCH = (*PRELOAD_LIGHT, "torch", "medseg.cli.plan", "medseg.cli.fit")
 

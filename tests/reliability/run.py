@@ -54,6 +54,9 @@ def _plays(name: str, claim: str, scenario: str) -> Figure:
     return Figure(name, claim, scenario=scenario)
 
 
+SIGNALS = (
+    "SIGTERM, SIGINT and SIGUSR1 at ten moments each: 143 or 130, one line, whose words then end as if undisturbed:"
+)
 FIGURES = (
     _tests("R1 readers", "corpus of volumes: broken ones refused by name, odd ones read right", "tests/io/test_corpus.py"),
     _tests(
@@ -62,7 +65,7 @@ FIGURES = (
         "tests/reliability/test_corpus_commands.py",
         "tests/reliability/test_corpus_bundles.py",
     ),
-    _plays("R1 and R8 fit", "25 broken datasets, bundles, lists, checkpoints refused; 20 damaged stores rebuilt", "fit_inputs"),
+    _plays("R1 and R8 fit", "25 broken datasets, bundles, lists, checkpoints refused; 20 damaged stores rebuilt", "fit_inputs=25"),
     _tests(
         "R2",
         "no silently wrong voxels: truncations, flipped bytes, checksums",
@@ -76,7 +79,17 @@ FIGURES = (
     _plays("R5", "medseg fit killed 20 times, 8 aimed into a checkpoint write; weights bitwise equal", "kill_fit=20"),
     _plays("R6 preprocessing", "store building and medseg plan killed 20 times each", "kill_prepare=20"),
     _plays("R6 prediction", "medseg predict of a folder killed 20 times", "kill_predict=20"),
-    _plays("Endings", "signals at 30 moments of each verb: 130 or 143, one line, and its words end as if undisturbed", "endings=10"),
+    _plays("Endings of fit", f"{SIGNALS} fit, with and without MLflow", "endings:fit+fit_mlflow=10"),
+    _plays("Endings of cv", f"{SIGNALS} cv", "endings:cv=10"),
+    _plays("Endings of predict", f"{SIGNALS} predict", "endings:predict=10"),
+    _plays("Endings of pack and install", f"{SIGNALS} pack and install", "endings:pack+install=10"),
+    _plays("Endings of plan and evaluate", f"{SIGNALS} plan and evaluate", "endings:plan+evaluate=10"),
+    _plays(
+        "Endings of the rest", f"{SIGNALS} export, verify, register, networks", "endings:export+verify+register+networks=10"
+    ),
+    _plays("Endings under SLURM", "early signals save and requeue a fit, whose second start goes on bit for bit", "endings_slurm=12"),
+    _plays("R5 exact places", "fit killed at the first, a middle, a later and the last step, and between folds", "kill_steps=4"),
+    _plays("Budget", "medseg fit --budget of 60, 75 and 90 s: the command takes within 10 % of it", "budget=3"),
     _plays(
         "Surroundings",
         "3 folds at once on a fresh bundle, a second start, a tracking store that is locked, full, gone: every training ends well",

@@ -14,7 +14,7 @@ def test_every_figure_names_tests_or_a_scenario_that_exist() -> None:
     assert missing == []
     for figure in FIGURES:
         if figure.scenario:
-            name = figure.scenario.partition("=")[0]
+            name = figure.scenario.partition("=")[0].partition(":")[0]
             assert callable(importlib.import_module(f"tests.reliability.scenarios.{name}").run)
 
 

@@ -128,6 +128,7 @@ def test_names_in_headers_do_not_reach_outputs(tmp_path: Path) -> None:
             assert b"canary" not in (content + plain).lower()
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R15")
 def test_a_thousand_cases_keep_no_memory_no_descriptor_no_temporary_file(tmp_path: Path) -> None:
     """R15 for reading and writing."""

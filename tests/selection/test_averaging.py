@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow, ckpt_export
 
+from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.checks.verify import CHECKS, _open, verify_bundle
 from medseg.bundle.load import load_bundle
 from medseg.bundle.weights import read_state_dict
@@ -24,6 +26,8 @@ from medseg.errors import BundleError
 from medseg.inference import SlidingWindowInferer
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
+from medseg.selection.averaging import average_finished, members_of, own_network
+from tests.bundle.samples import make_bundle
 from tests.volumes import make_case
 
 QUICK = ["max_epochs=1", "steps_per_epoch=3", "batch_size=1", "num_workers=0", "roi_size=[16,16,16]"]
@@ -190,3 +194,52 @@ def test_an_export_that_would_lose_post_processing_is_refused_by_name(
     files = {"inference.json": ""}
     torch.jit.load(str(path), _extra_files=files)
     assert "largest_component" in str(files["inference.json"])
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that runs afterwards may help."""
+
+
+def test_killed_between_any_two_files_the_networks_are_the_old_or_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three finished folds, trained with another network than inference.json describes, one predicted before."""
+    layout = make_bundle(tmp_path / "bundle")
+    for fold in range(3):
+        layout.fold_weights(fold).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"weight": torch.full((2,), float(fold))}, layout.fold_weights(fold))
+        layout.run_folder(fold).mkdir(parents=True)
+        layout.run(fold).result.write_text("{}")
+    old = json.loads(layout.inference.read_text())["network_def"]
+    record = {"network_def": {**old, "mixer": "identity"}, "preprocessing_def": {}}
+    layout.run(2).config.write_text(json.dumps(record))
+    shutil.copyfile(layout.fold_weights(0), layout.weights)
+    before = {path: path.read_bytes() for path in (layout.inference, layout.evaluate, layout.weights)}
+    seen = []
+    for steps in range(7):
+        for path, content in before.items():
+            path.write_bytes(content)
+        layout.safetensors.write_bytes(b"of the old network")
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            left, replace = iter(range(steps)), os.replace
+
+            def deadly(*paths: Any, left: Any = left, replace: Any = replace) -> None:
+                if next(left, None) is None:
+                    raise Killed
+                replace(*paths)
+
+            patch.setattr(os, "replace", deadly)
+            average_finished(layout)
+        find_bundle(layout.folder)
+        inference, evaluate = (json.loads(path.read_text()) for path in (layout.inference, layout.evaluate))
+        state = torch.load(layout.weights, weights_only=True)
+        seen.append(len(members_of(inference["network_def"])))
+        assert len(state) == seen[-1]
+        assert len(inference.get("models", ["models/model.pt"])) == seen[-1]
+        now = record["network_def"] if seen[-1] == 3 else old
+        assert own_network(inference["network_def"]) == evaluate["network_def"] == now
+        assert layout.safetensors.exists() == (seen[-1] == 1)
+    assert seen[0] == 1
+    assert seen[-1] == 3
+    assert seen == sorted(seen)
+    assert not layout.unfinished.exists()

@@ -13,14 +13,9 @@ import pytest
 from medseg.commands.fit import fit_bundle
 from medseg.tracking.mlflow_logger import RunLogger, tracking_uri
 from medseg.tracking.names import metric_name
+from medseg.tracking.plan_record import plan_record
 from medseg.tracking.run_record import read_run_id
-from medseg.tracking.run_report import curves_picture, plan_record, run_page
 from tests.bundle.samples import make_bundle
-
-ROWS = [
-    {"epoch": 0.0, "step": 5.0, "seconds": 1.0, "train_loss": 1.5},
-    {"step": 10.0, "train_loss": 1.0, "val_dice": 0.5},
-]
 
 
 def test_a_training_leaves_its_artifacts_and_a_resumed_one_continues_the_run(tmp_path: Path) -> None:
@@ -34,6 +29,8 @@ def test_a_training_leaves_its_artifacts_and_a_resumed_one_continues_the_run(tmp
     kept = {entry.path for entry in client.list_artifacts(run_id)}
     assert {"config.json", "manifest.json", "plan.json", "pictures", "report.html"} <= kept
     assert [entry.path for entry in client.list_artifacts(run_id, "pictures")] == ["pictures/curves.png"]
+    page = Path(client.download_artifacts(run_id, "report.html", str(tmp_path))).read_bytes()
+    assert page == layout.run(0).report.read_bytes()
     plan = json.loads(Path(client.download_artifacts(run_id, "plan.json", str(tmp_path))).read_text())
     assert plan["cases_per_fold"] == [{"train": 2, "val": 1}]
     assert str(tmp_path) not in json.dumps(plan)
@@ -117,8 +114,3 @@ def test_records_hold_no_places_and_no_names(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(content))
     record = plan_record(tmp_path / "plan.json")
     assert record == {"name": "tiny", "warnings": 1, "cases_per_fold": [{"train": 2, "val": 1}]}
-    picture = curves_picture(ROWS)
-    assert picture.startswith(b"\x89PNG")
-    page = run_page("<tiny>", ROWS, {"seed": 0, "packages": {}}, picture)
-    assert "&lt;tiny&gt;" in page
-    assert "<td>val_dice</td><td>0.5</td>" in page

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medseg.commands.fit import fit_bundle
 from medseg.commands.plan import plan_bundle
 from medseg.errors import BundleError
-from medseg.training.budget import choose_length
+from medseg.networks.presets import PRESETS, Preset
+from medseg.networks.recipe import Level, NetworkSpec
+from medseg.training.budget import Length, choose_length
 from medseg.training.budget_keeper import KeepBudget, missed
 from medseg.training.module import SegmentationModule
 from medseg.training.optimization import schedule_factor
@@ -125,3 +129,57 @@ def test_a_training_far_from_its_budget_says_why() -> None:
     ended = types.SimpleNamespace(should_stop=False, global_step=80)
     assert missed(length, 52.0, ended) is None  # type: ignore[arg-type]
     assert "took 64 s of a budget of 50 s: a step takes 0.5 s" in str(missed(length, 64.0, ended))  # type: ignore[arg-type]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at a step."""
+
+
+def test_a_stretched_training_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between and after two changes of the length; only what the clock says is fixed."""
+    levels = (Level(4, ("residual",), stride=1), Level(8, ("residual",), stride=2))
+    tiny = Preset(lambda size, dims: NetworkSpec(levels, drop_path=0.2), (), "of the tests", "none")
+    monkeypatch.setitem(PRESETS, "tiny", tiny)
+    for index in range(2):
+        make_case(tmp_path / "data", f"ball_{index}", shape=(16, 16, 16), radius=4.0, seed=index)
+    bundle = tmp_path / "balls"
+    plan_bundle(tmp_path / "data", bundle, preset="tiny", folds=2)
+    length = Length(60.0, 0.01, 0.01, max_epochs=4, steps_per_epoch=2, validation_cases=1, val_interval=2)
+    monkeypatch.setattr("medseg.training.budget.choose_length", lambda *_, **__: length)
+    monkeypatch.setattr("medseg.training.budget_keeper.DRIFT", 0.0)
+    monkeypatch.setattr(KeepBudget, "_affordable", lambda _, done, **__: {1: 8}.get(done, 5))
+    plain = SegmentationModule.training_step
+    rates: dict[int, float] = {}
+    deadly: list[int] = []
+
+    def step(self: SegmentationModule, *words: Any) -> Any:
+        if self.global_step in deadly:
+            raise Killed
+        rates[self.global_step] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return plain(self, *words)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", step)
+
+    def trained(place: Path, *, resume: bool = False) -> tuple[dict[str, torch.Tensor], list[Any], dict[int, float]]:
+        fit_bundle(place, overrides=FREE, budget_s=60.0, resume=resume)
+        state = torch.load(place / "models" / "fold_0" / "model.pt", weights_only=True)
+        rows = json.loads((place / "runs" / "fold_0" / "metrics.json").read_text())
+        return state, [{**row, "seconds": 0} for row in rows], dict(rates)
+
+    shutil.copytree(bundle, tmp_path / "whole")
+    state, rows, expected = trained(tmp_path / "whole")
+    assert len(rows) == 5
+    assert read(tmp_path / "whole", "result.json")["steps"] == 10
+    assert list(expected) == list(range(10))
+    rates.clear()
+    shutil.copytree(bundle, tmp_path / "killed")
+    for number in (3, 7):
+        deadly[:] = [number]
+        with pytest.raises(Killed):
+            fit_bundle(tmp_path / "killed", overrides=FREE, budget_s=60.0, resume=number > 3)
+    deadly.clear()
+    again, rows_again, rates_again = trained(tmp_path / "killed", resume=True)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+    assert rows_again == rows
+    assert rates_again == expected

@@ -84,6 +84,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(bundle: Pa
     ]  # fmt: skip
 
 
+@pytest.mark.slow  # a scenario of the endings is the quick form of it
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(bundle: Path) -> None:
     words = [*QUICK_WORDS, "max_epochs=4", "train::trainer::tracking=false"]
     command = [sys.executable, "-m", "medseg", "fit", str(bundle), *words]

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
+from medseg.errors import ConfigError
+from medseg.transforms.crops.sampling import SampleKey, Sampling, draw_case, draw_center, draw_labelled_case
 
 NOTHING = np.zeros((0, 4), dtype=np.int32)
 
@@ -41,3 +42,35 @@ def test_small_labels_are_centred_as_often_as_large_ones() -> None:
     foreground = np.concatenate([large, small]).astype(np.int32)
     centers = [draw_center(SampleKey(0, 0, i), (80, 80, 80), (8, 8, 8), foreground, share=1.0)[0] for i in range(200)]
     assert 70 <= sum(center > 40 for center in centers) <= 130
+
+
+HOLDERS = {1: list(range(9)), 2: [3]}
+
+
+def drawn(power: float) -> Counter[int]:
+    pairs = [draw_labelled_case(SampleKey(0, epoch, 0), HOLDERS, power) for epoch in range(600)]
+    assert all(case in HOLDERS[label] for label, case in pairs)
+    return Counter(label for label, _ in pairs)
+
+
+def test_a_label_is_drawn_first_in_proportion_to_a_power_of_how_many_cases_hold_it() -> None:
+    assert 0.4 < drawn(0.0)[2] / 600 < 0.6
+    assert 0.05 < drawn(1.0)[2] / 600 < 0.15
+    assert 0.85 < drawn(-1.0)[2] / 600 < 0.95
+
+
+def test_the_place_is_on_the_label_that_was_drawn() -> None:
+    foreground = np.array([[1, 20, 20, 20], [2, 60, 60, 60]], dtype=np.int32)
+    for index in range(20):
+        center = draw_center(SampleKey(0, 0, index), (80, 80, 80), (16, 16, 16), foreground, share=1.0, label=2)
+        assert np.allclose(center, 59.5)
+
+
+def test_settings_of_sampling_are_checked() -> None:
+    assert Sampling.of(None) == Sampling()
+    with pytest.raises(ConfigError, match="Did you mean power"):
+        Sampling.of({"powr": 1})
+    with pytest.raises(ConfigError, match="Known: case, label"):
+        Sampling.of({"by": "voxel"})
+    with pytest.raises(ConfigError, match="share"):
+        Sampling.of({"foreground": 2})

@@ -22,6 +22,7 @@ from medseg.layout import Layout
 from ..catalogue import find_bundle
 from ..configs.metadata import metadata_faults, place_schema, read_metadata
 from ..load import load_bundle
+from ..made_here import brings_own_code
 from ..weights import load_into, read_state_dict, sha256_of
 from .agreement import check_drift, check_formats, check_splits
 from .averages import check_evaluation, members_differ
@@ -197,12 +198,17 @@ def _on_configs(
     return run
 
 
+def _needs_trust(opened: Opened) -> list[str]:
+    """What this user would be asked about; not the code that this user's own commands put there."""
+    return [] if brings_own_code(opened.layout.folder) else _on_configs(check_safety)(opened)
+
+
 # In this order; a later check may rely on what an earlier one has found to be there.
 CHECKS: dict[str, Callable[[Opened], list[str]]] = {
     "metadata follows the schema": check_metadata,
     "logging.conf is plain": check_logging,
     "checksums hold": check_checksums,
-    "opens without trust": _on_configs(check_safety),
+    "opens without trust": lambda opened: _needs_trust(opened),
     "references are defined": _on_configs(check_references),
     "arguments are known": _on_configs(check_arguments),
     "properties are complete": _on_configs(property_faults),

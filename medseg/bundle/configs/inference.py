@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medseg.config import TARGET
 from medseg.planning.plan import Plan
 from medseg.transforms.classes import class_values, label_dtype
 
@@ -18,7 +19,12 @@ SHARED_KEYS = ("network_def", "preprocessing_def")
 
 
 def network_def(plan: Plan) -> dict[str, Any]:
-    """The network as a component; all arguments in sight, so that an override can name any of them."""
+    """The network as a component; all arguments in sight, so that an override can name any of them.
+
+    One of the user's own classes has the arguments that it has.
+    """
+    if TARGET in plan.network:
+        return dict(plan.network)
     arguments = {
         "spatial_dims": plan.spatial_dims,
         "in_channels": len(plan.channels),

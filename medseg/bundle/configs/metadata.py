@@ -80,7 +80,7 @@ def make_metadata(plan: Plan, *, version: str = "0.1.0") -> dict[str, Any]:
         "required_packages_version": {package: _version(package) for package in REQUIRED_PACKAGES},
         "supported_apps": {},
         "task": f"segmentation of {organs} in {modality}",
-        "description": f"A {plan.network.get('preset', '')} network that labels {organs} in {modality} volumes.",
+        "description": f"A {plan.network_name} network that labels {organs} in {modality} volumes.",
         "authors": "see docs/README.md",
         "copyright": "see LICENSE",
         "data_source": plan.reference or "not stated",

@@ -34,7 +34,7 @@ def train_config(plan: Plan) -> dict[str, Any]:
             "handlers": [],
         },
         "run": _run(),
-    }
+    } | ({"project": plan.project} if plan.project else {})
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -73,7 +73,12 @@ def _source(plan: Plan) -> dict[str, Any]:
         "fold": "@fold",
         "ignore_label": plan.ignore_label,
         "missing_channels": plan.missing_channels,
+        **_project(plan),
     }
+
+
+def _project(plan: Plan) -> dict[str, str]:
+    return {"project": "@project"} if plan.project else {}
 
 
 def _inferer(plan: Plan) -> dict[str, Any]:
@@ -107,6 +112,7 @@ def _module(plan: Plan) -> dict[str, Any]:
         "inferer": "@train::inferer",
         "seed": "@seed",
         **{key: settings[key] for key in MODULE_KEYS if key in settings},
+        **_project(plan),
     }
 
 

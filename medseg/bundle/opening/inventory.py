@@ -132,7 +132,7 @@ def take_inventory(folder: Path, *, private_copy: bool = False) -> Inventory:
         BundleError: a file cannot be read, or not copied.
     """
     root = folder.resolve()
-    copy = _private_folder(root.name) if private_copy else None
+    copy = private_folder(root.name) if private_copy else None
     files = {}
     try:
         for name, path in bundle_files(root):
@@ -146,7 +146,7 @@ def take_inventory(folder: Path, *, private_copy: bool = False) -> Inventory:
     return Inventory(root, files, copy)
 
 
-def _private_folder(name: str) -> Path:
+def private_folder(name: str) -> Path:
     """A new folder that only this user may enter (0700), of the bundle's own name; gone at the end of the process."""
     place = tempfile.mkdtemp(prefix="medseg-trusted-")
     atexit.register(shutil.rmtree, place, ignore_errors=True)

@@ -118,9 +118,15 @@ class _NothingHere:
 
 def _path_hook(entry: str) -> Any:
     """For `sys.path_hooks`: closed folders, all below them and zips in them hold no modules."""
-    if any(_inside(entry or ".", root) for root in _closed):
+    if _is_closed(entry):
         return _NothingHere()
     raise ImportError
+
+
+def _is_closed(entry: str) -> bool:
+    """Looks at the disk once, however many folders are closed: the import system asks for a thousand entries."""
+    found = Path(entry or ".").resolve()
+    return not _closed.isdisjoint((found, *found.parents))
 
 
 def _close(*folders: Path) -> None:
@@ -128,5 +134,5 @@ def _close(*folders: Path) -> None:
         sys.path_hooks.insert(0, _path_hook)
     _closed.update(folder.resolve() for folder in folders)
     for entry in list(sys.path_importer_cache):
-        if any(_inside(entry or ".", root) for root in _closed):
+        if _is_closed(entry):
             del sys.path_importer_cache[entry]

@@ -11,6 +11,7 @@ from medseg.documents_yaml import read_yaml
 from medseg.errors import BundleError, UntrustedBundleError, printable
 
 from .expressions import MAX_LIVE, walk
+from .own_packages import KEY
 from .reader import DISABLED, Reader, Refusal, plain
 from .stand_ins import Unused
 
@@ -18,6 +19,8 @@ from .stand_ins import Unused
 def check_config(config: Mapping[str, Any]) -> list[Refusal]:
     """Everything in a configuration that needs `--trust`; empty when it opens without. Nothing is run or imported."""
     refusals: dict[str, Refusal] = {}
+    if config.get(KEY):
+        refusals[KEY] = Refusal(KEY, str(config[KEY]), "is code that the bundle brings, which is not run without trust")
     try:
         reader = Reader(config, building=False)
         for number, (key, _) in enumerate(walk(config, inert=reader.inert)):

@@ -51,12 +51,12 @@ TRAINING: dict[str, Target] = {
         augmentation_device=words("auto", "cpu", "device"),
     ),
     "SegmentationModule": allowed(
-        "module", network=parts("network"), labels=DATA, inferer=parts("inferer"), regions=DATA, loss=NAME, optimizer=NAME,
-        learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER, seed=NUMBER,
+        "module", network=parts("network"), labels=DATA, inferer=parts("inferer"), regions=DATA, loss=either(NAME, DATA),
+        optimizer=NAME, learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER, seed=NUMBER,
     ),
     "TrainingDataset": allowed(
         "dataset", preprocessing=parts("preprocessing"), labels=DATA, roi_size=NUMBER, samples_per_epoch=NUMBER,
-        augmentation=DATA, seed=NUMBER, **_SOURCE,
+        augmentation=DATA, sampling=DATA, seed=NUMBER, **_SOURCE,
     ),
     "ValidationDataset": allowed("dataset", preprocessing=parts("preprocessing"), labels=DATA, **_SOURCE),
     "make_trainer": allowed(

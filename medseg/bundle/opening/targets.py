@@ -104,6 +104,8 @@ def target_of(component: Mapping[str, Any]) -> Target:
     if mode != "default" and not (mode == "callable" and row.callable):
         raise TargetError(f"has _mode_ {mode!r}, which hands a function to others")
     for name in component:
+        if name == "project" and name not in row.arguments:
+            raise TargetError("takes parts from code that the bundle brings (project), which is not run without trust")
         if name not in row.arguments and name not in COMPONENT_WORDS:
             raise TargetError(f"may not be given {name!r} without trust. {nearest(str(name), row.arguments)}")
     return row

@@ -1,4 +1,5 @@
-"""One self-contained HTML file: sections in, page out. No script, no address outside the file, nothing to install.
+"""One self-contained HTML file: sections in, page out. No address outside the file, nothing to install; no script but the
+viewer's, and that only where a section has volumes.
 
 write_report("report.html", "Demo", [scores_section(evaluation), timings_section({"training": 212.0})])
 """
@@ -17,6 +18,8 @@ from medseg.types import FilePath
 
 from ..digits import two_digits
 from .templates import markup, render
+from .viewer.panel import Panel, embedded
+from .viewer.volumes import ViewerCase
 
 
 @dataclass
@@ -25,6 +28,9 @@ class Section:
 
     title: str
     parts: list[str] = field(default_factory=list)
+    volumes: list[ViewerCase] = field(
+        default_factory=list
+    )  # what the viewer can show in place of this section's figures
 
     def text(self, words: str, *, quiet: bool = False) -> Section:
         """Add a paragraph."""
@@ -69,8 +75,17 @@ class Section:
 def write_report(path: FilePath, title: str, sections: Sequence[Section | None], *, subtitle: str = "") -> Path:
     """Write the page, atomically; None among the sections is left out. Returns the path."""
     kept = [section for section in sections if section is not None]
-    write_text(path, render("page", title=title, subtitle=subtitle, sections=kept, version=__version__))
+    volumes = [case for section in kept for case in section.volumes]
+    write_text(path, page_text(title, kept, subtitle=subtitle, panel=embedded(volumes) if volumes else None))
     return Path(path)
+
+
+def page_text(title: str, sections: Sequence[Section], *, subtitle: str = "", panel: Panel | None = None) -> str:
+    """The page as text; `panel` is the viewer's part of it."""
+    shown = "" if panel is None else render("viewer", viewer=panel, script=markup(panel.files.script))
+    return render(
+        "page", title=title, subtitle=subtitle, sections=sections, version=__version__, viewer=panel, panel=shown
+    )
 
 
 class Cell(NamedTuple):

@@ -18,7 +18,9 @@ from ..scores import BOUNDS, DEFINITIONS, METRICS, heading
 from . import charts
 from .page import Cell, Section, anchor_of
 from .slices import overlay
+from .viewer.volumes import Scan, viewer_case
 
+IN_VIEWER = 3  # cases whose volumes a page carries
 WIDEST = 8  # labels side by side in the table of cases
 
 
@@ -106,13 +108,27 @@ class Scene:
     affine: Affine
     scores: CaseScores | None = None
     stamp: str = ""
+    role: str = ""
+
+
+def showcase(evaluation: Evaluation, count: int, *, metric: str = "dice") -> list[tuple[str, CaseScores]]:
+    """Cases to show, each with its role: the worst, the median and the best one, then the next worst ones, `count` in all."""
+    ordered = evaluation.worst(len(evaluation.cases), metric=metric)
+    if not ordered:
+        return []
+    roles = {0: "worst case"}
+    roles.setdefault(len(ordered) // 2, "median case")
+    roles.setdefault(len(ordered) - 1, "best case")
+    first = [(role, ordered[place]) for place, role in roles.items()]
+    others = [("", case) for place, case in enumerate(ordered) if place not in roles]
+    return [*first, *others][:count]
 
 
 def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, title: str = "Overlays") -> Section:
-    """Three planes of each case; the prediction is filled, the reference a line."""
+    """Three planes of each case; the prediction is filled, the reference a line. The first `IN_VIEWER` can be looked into."""
     section = Section(title)
     for scene in scenes:
-        caption = scene.name
+        caption = f"{scene.role}: {scene.name}" if scene.role else scene.name
         if scene.scores is not None:
             dice = {label: scores.values.get("dice", math.nan) for label, scores in scene.scores.labels.items()}
             caption += ": Dice " + ", ".join(f"{label} {two_digits(value)}" for label, value in dice.items())
@@ -125,7 +141,12 @@ def overlays_section(scenes: Iterable[Scene], labels: Mapping[int, str], *, titl
             stamp=scene.stamp,
             name=scene.name,
         )
-        section.figure(picture, caption, anchor=anchor_of(scene.name))
+        anchor = anchor_of(scene.name)
+        section.figure(picture, caption, anchor=anchor)
+        if len(section.volumes) < IN_VIEWER:
+            scan = Scan(scene.image, scene.prediction, scene.reference, scene.affine)
+            notes = [scene.stamp] if scene.stamp else []
+            section.volumes.append(viewer_case(caption, anchor, scan, labels, notes=notes))
     return section.text(
         "First row: the image alone. Second: prediction filled, reference as a line. Third: what was missed and what is extra.",
         quiet=True,

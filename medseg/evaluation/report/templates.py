@@ -41,8 +41,42 @@ summary { cursor: pointer; }
 @media (max-width: 40rem) { th, td { padding: .2rem .35rem; font-size: .85em; } }
 @media print { details > * { display: block; } }
 """
-# Nothing is fetched and nothing runs, whatever a name in the page holds.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+# Nothing is fetched, and nothing runs but the viewer's two scripts, which a page with volumes names by their hashes.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none';"
+
+VIEWER = """
+<p id="viewer-failed" class="quiet" role="status" hidden></p>
+<div id="viewer" role="group" aria-label="viewer" hidden>
+<h3 id="viewer-title"></h3>
+<div id="viewer-stage"><canvas id="viewer-canvas" tabindex="0" role="img" aria-label="Planes through the volume"
+ aria-describedby="viewer-keys"></canvas></div>
+<p class="quiet"><strong>Radiological display: the patient's right is at the left</strong> of the axial and coronal planes;
+ in the sagittal plane the nose is at the left. The letters at the rims say it for each plane.</p>
+<p id="viewer-place"></p><p id="viewer-say" role="status"></p>
+<div id="viewer-side">
+<label><input type="checkbox" id="viewer-prediction" checked> prediction</label>
+<label><input type="checkbox" id="viewer-reference"> reference</label>
+<label><input type="checkbox" id="viewer-disagreement"> disagreement</label>
+<label>opacity <input type="range" id="viewer-opacity" min="0" max="1" step="0.05" value="0.45"></label>
+<label>window <select id="viewer-window"></select></label>
+<label>from <input type="number" id="viewer-low" step="any"></label>
+<label>to <input type="number" id="viewer-high" step="any"></label>
+<label>view <select id="viewer-view"></select></label>
+<label><input type="checkbox" id="viewer-crosshair" checked> crosshair</label>
+<label><input type="checkbox" id="viewer-picture"> picture below</label>
+</div>
+<div id="viewer-legend-box" tabindex="0" role="region" aria-label="labels"><table id="viewer-legend">
+<thead><tr><th>label</th><th>prediction</th><th>reference</th><th></th></tr></thead><tbody></tbody></table></div>
+<div id="viewer-notes" class="quiet"></div>
+<p id="viewer-keys" class="quiet">Keys in the planes: arrows and Page Up, Page Down move the crosshair by a voxel; p, r, d show
+ prediction, reference, disagreement; w next window, v next view, c crosshair. Tab leads to every control.</p>
+<details><summary>NiiVue 0.69.0: licences</summary><pre>{{ viewer.files.licences }}</pre></details>
+</div>
+<script type="application/json" id="viewer-cases">{{ viewer.cases }}</script>
+{% for name, text in viewer.blocks %}<script type="application/gzip" id="{{ name }}">{{ text }}</script>
+{% endfor %}<script type="application/gzip" id="viewer-engine">{{ viewer.files.engine }}</script>
+<script>{{ script }}</script>
+"""
 
 TEMPLATES = {
     "text": "<p{% if quiet %} class=quiet{% endif %}>{{ words }}</p>",
@@ -63,14 +97,17 @@ TEMPLATES = {
         "<table>{% for mark, name, text in rows %}"
         '<tr><td class="{{ mark }}">{{ name }}</td><td>{{ text }}</td></tr>{% endfor %}</table>'
     ),
+    "viewer": VIEWER,
     "page": (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="{{ policy }}"><title>{{ title }}</title>'
-        '<meta name="viewport" content="width=device-width"><style>{{ style }}</style></head><body>'
+        '<meta http-equiv="Content-Security-Policy" content="{{ policy }}{% if viewer %}{{ viewer.policy }}{% endif %}">'
+        "<title>{{ title }}</title>"
+        '<meta name="viewport" content="width=device-width"><style>{{ style }}{% if viewer %}{{ viewer.files.style }}{% endif %}'
+        "</style></head><body>"
         "<h1>{{ title }}</h1><p class=quiet>{{ subtitle }}</p>"
         "{% for section in sections %}<section><h2>{{ section.title }}</h2>"
         "{% for part in section.parts %}{{ part }}{% endfor %}</section>{% endfor %}"
-        "<p class=quiet>written by medseg {{ version }}; a research tool, not a medical device</p></body></html>"
+        "{{ panel }}<p class=quiet>written by medseg {{ version }}; a research tool, not a medical device</p></body></html>"
     ),
 }
 

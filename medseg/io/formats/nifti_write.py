@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,6 +51,14 @@ def write(path: Path, array: NDArray[Any], like: Header) -> None:
         else:
             file.write(head)
             write_first_axis_fastest(file, array)
+
+
+def nifti_bytes(array: NDArray[Any], affine: Affine, *, slope: float = 1.0, intercept: float = 0.0) -> bytes:
+    """A whole NIfTI file of (X, Y, Z) in memory; a number stands for `slope * number + intercept`."""
+    stream = io.BytesIO()
+    stream.write(_header_bytes(array.shape, array.dtype.newbyteorder("="), transform_of(affine), (slope, intercept)))
+    write_first_axis_fastest(stream, array)
+    return stream.getvalue()
 
 
 def gzip_writer(file: BinaryIO, size: int) -> BinaryIO:
@@ -133,7 +142,9 @@ def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([b, c, d]) * (1.0 if a >= 0 else -1.0)
 
 
-def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], stored: StoredTransform) -> bytes:
+def _header_bytes(
+    shape: tuple[int, ...], dtype: np.dtype[Any], stored: StoredTransform, scale: tuple[float, float] = (1.0, 0.0)
+) -> bytes:
     small = max(shape) <= np.iinfo(np.int16).max and _fits_float32(stored)
     record = HEADER_1 if small else HEADER_2
     fields = np.zeros((), dtype=record.newbyteorder("<"))
@@ -143,7 +154,7 @@ def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], stored: StoredTr
     fields["bitpix"] = 8 * dtype.itemsize
     fields["pixdim"] = [*stored.pixdim, 0, 0, 0, 0]
     fields["vox_offset"] = record.itemsize + 4
-    fields["scl_slope"], fields["scl_inter"] = 1.0, 0.0
+    fields["scl_slope"], fields["scl_inter"] = scale
     fields["xyzt_units"] = stored.units
     fields["qform_code"], fields["sform_code"] = stored.qform_code, stored.sform_code
     fields["quaternion"], fields["offset"], fields["srow"] = stored.quaternion, stored.offset, stored.srow

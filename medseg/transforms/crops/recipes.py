@@ -96,24 +96,24 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def build_recipe(preset: str = "default", **changes: Any) -> Recipe:
+def build_recipe(preset: str | Recipe = "default", **changes: Any) -> Recipe:
     """A recipe by name, with some of its values changed.
 
     Args:
-        preset: a key of `RECIPES`.
+        preset: a key of `RECIPES`, or a recipe.
         changes: fields of `Recipe`; lists (as JSON gives them) are taken for tuples.
 
     Raises:
         ConfigError: an unknown preset or field, a probability outside [0, 1], a range that is none.
     """
-    if preset not in RECIPES:
+    if not isinstance(preset, Recipe) and preset not in RECIPES:
         raise ConfigError(f"augmentation preset {preset!r} does not exist. {nearest(preset, RECIPES)}")
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     for name, value in changes.items():
         if name not in fields:
             raise ConfigError(f"augmentation has no setting {name!r}. {nearest(name, fields)}")
         changes[name] = tuple(value) if isinstance(value, list) else value
-    recipe = dataclasses.replace(RECIPES[preset], **changes)
+    recipe = dataclasses.replace(preset if isinstance(preset, Recipe) else RECIPES[preset], **changes)
     for name, field in fields.items():
         value = getattr(recipe, name)
         if field.type == "Range" and not (len(value) == 2 and value[0] <= value[1]):

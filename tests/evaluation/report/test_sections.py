@@ -28,6 +28,7 @@ from medseg.evaluation.report.sections import (
     paths_section,
     practice_section,
     scores_section,
+    showcase,
     timings_section,
     training_section,
 )
@@ -87,7 +88,7 @@ def test_page_is_self_contained_and_complete(tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     found = _Addresses(page)
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in found.addresses)
-    assert not {"script", "iframe", "link", "object"} & set(found.tags)
+    assert not {"iframe", "link", "object"} & set(found.tags)
     assert "@import" not in page
     assert page.count("<svg") == 3 + 2  # dice, hd95, nsd; loss and Dice curves
     for words in ("A &amp; B", "left &lt;ventricle&gt;", "14.0 s", "case_9", "no voxels", "95th percentile"):
@@ -269,6 +270,19 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 def test_what_no_template_made_is_escaped_in_a_section_too(tmp_path: Path) -> None:
     write_report(tmp_path / "a.html", "x", [Section("x", ["<b>1</b>"])])
     assert "&lt;b&gt;1&lt;/b&gt;" in (tmp_path / "a.html").read_text()
+
+
+def test_a_page_without_volumes_holds_no_script(tmp_path: Path) -> None:
+    page = write_report(tmp_path / "report.html", "A", [scores_section(_evaluation())]).read_text(encoding="utf-8")
+    assert "script" not in _Addresses(page).tags
+    assert "script-src" not in page
+
+
+def test_the_worst_the_median_and_the_best_case_come_first() -> None:
+    shown = [(role, case.name) for role, case in showcase(_evaluation(), 4)]
+    assert shown == [("worst case", "case_3"), ("median case", "case_1"), ("best case", "case_0"), ("", "case_2")]
+    assert [role for role, _ in showcase(_evaluation(), 2)] == ["worst case", "median case"]
+    assert showcase(Evaluation([], {"a": (1,)}, ScoreSettings()), 3) == []
 
 
 def test_a_case_of_the_table_leads_to_its_picture_and_every_text_can_be_read_in_both_themes(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ CASES = {
         grid=(2, 2, 3), channels=12, state=3, batch=1, traversals=("heads(raster; hilbert)", "snake"), groups=(4, 2),
         merge="weights", options="skip",
     ),
-    "three segments, two blocks": Case(grid=(2, 7, 10), channels=35, state=16, batch=1, traversals=("raster:YXZ",)),
+    "three segments, two blocks": Case(grid=(2, 7, 10), channels=35, state=5, batch=1, traversals=("raster:YXZ",)),
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def poisoned() -> float:
     """Largest error with every fresh buffer filled with NaN: an element that no kernel writes would show."""
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True)
-    case = Case(grid=(3, 3, 2), channels=5, state=3, traversals=("raster", WINDOWED), merge="weights", groups=(1, 5))
+    case = Case(grid=(3, 2, 1), channels=5, state=2, traversals=("raster", WINDOWED), merge="weights", groups=(1, 5))
     errors = worst(case, case.inputs(), triton_launch.forward, triton_launch.backward)
     torch.use_deterministic_algorithms(False)
     return max(errors.values())
@@ -55,7 +55,7 @@ def half_precision() -> float:
 
 def repeated() -> bool:
     """Two runs are bit-identical."""
-    case = Case(grid=(2, 3, 4), channels=4, state=4, traversals=("raster", "hilbert"))
+    case = Case(grid=(2, 3, 2), channels=4, state=2, batch=1, traversals=("raster", "hilbert"))
     given, runs = case.inputs(), []
     for _ in range(2):
         out, last, kept = triton_launch.forward(given, *case.settings(), True)

@@ -151,11 +151,10 @@ def make_data(folder: Path, cases: int = 4, shape: tuple[int, int, int] = (16, 1
     return folder
 
 
-def make_planned(folder: Path, data: Path) -> Path:
-    """A planned bundle of the tiny network, without weights."""
-    ran = Child(
-        ["plan", "--data", str(data), "--output", str(folder), "--preset", "tiny", "--quiet"], folder.parent / "log"
-    )
+def make_planned(folder: Path, data: Path, *more: str) -> Path:
+    """A planned bundle of the tiny network, without weights; `more` are options of `medseg plan`."""
+    words = ["plan", "--data", str(data), "--output", str(folder), "--preset", "tiny", "--quiet", *more]
+    ran = Child(words, folder.parent / "log")
     if ran.wait().code != 0:
         raise RuntimeError(ran.text)
     return folder

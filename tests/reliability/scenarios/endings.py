@@ -6,19 +6,22 @@ then run as they stand; they have to succeed and to leave what a command leaves 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shlex
 import shutil
 import signal
+import sqlite3
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .base import Child, Outcome, broken_files, digest, make_data, make_planned
+from .base import Child, Outcome, broken_files, digest, make_data, make_planned, make_predicting
 from .kill_fit import SETTINGS, result
 
 SENT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -51,6 +54,15 @@ def files(folder: Path, *patterns: str) -> dict[str, str]:
 def weights_and_curve(folder: Path) -> Any:
     state, rows = result(folder / "bundle")
     return {name: tensor.tolist() for name, tensor in state.items()}, rows
+
+
+def registered(folder: Path) -> Any:
+    """Names in the registry whose alias leads to a version that is ready."""
+    with contextlib.closing(sqlite3.connect(folder / "bundle" / "runs" / "mlflow.db")) as database:
+        return database.execute(
+            "select a.name, a.alias, v.status from registered_model_aliases a join model_versions v on a.name = v.name "
+            "and a.version = v.version"
+        ).fetchall()
 
 
 def verbs(pristine: Path, trained: Path, data: Path, zipped: Path) -> dict[str, Verb]:
@@ -86,7 +98,7 @@ def verbs(pristine: Path, trained: Path, data: Path, zipped: Path) -> dict[str, 
 
     return {
         "fit": Verb(fit("train::trainer::tracking=false"), copy_of(pristine), weights_and_curve),
-        "fit with MLflow": Verb(fit(), copy_of(pristine), weights_and_curve),
+        "fit_mlflow": Verb(fit(), copy_of(pristine), weights_and_curve),
         "cv": Verb(lambda folder: ["cv", str(folder / "bundle"), "--threads", "1"], copy_of(trained), choice),
         "predict": Verb(predict, nothing, labels),
         "plan": Verb(
@@ -105,6 +117,9 @@ def verbs(pristine: Path, trained: Path, data: Path, zipped: Path) -> dict[str, 
             nothing,
             lambda folder: files(folder / "installed"),
         ),
+        "verify": Verb(lambda folder: ["bundle", "verify", str(trained)], nothing, lambda folder: None),
+        "register": Verb(lambda folder: ["bundle", "register", str(folder / "bundle")], copy_of(trained), registered),
+        "networks": Verb(lambda folder: ["networks", "tiny", "--roi-size", "8,8,8"], nothing, lambda folder: None),
         "export": Verb(
             lambda folder: ["bundle", "export", str(trained), "--to", "torchscript", "-o", str(folder / "x.ts")],
             nothing,
@@ -144,7 +159,8 @@ def trial(name: str, verb: Verb, number: signal.Signals, moment: float, folder: 
     wanted = 130 if number == signal.SIGINT else 143
     outcome.expect(child.code == wanted, f"{label}: exit code {child.code}, expected {wanted}: {text[-600:]}")
     outcome.expect("Traceback" not in text, f"{label}: {text[-1200:]}")
-    outcome.expect(len(lines) == 1, f"{label}: {len(lines)} lines say how to go on: {text[-600:]}")
+    said = len(lines) == 1 and f"({number.name}); go on with: " in text
+    outcome.expect(said, f"{label}: {len(lines)} lines say how to go on: {text[-600:]}")
     left = [p.name for p in folder.rglob("*") if p.name.startswith((".medseg-tmp", ".unpacking_", ".fetching_"))]
     outcome.expect(not left, f"{label}: left {left}")
     outcome.expect(not (bad := broken_files(folder)), f"{label}: broken {bad}")
@@ -154,37 +170,48 @@ def trial(name: str, verb: Verb, number: signal.Signals, moment: float, folder: 
     outcome.expect(again.code == 0, f"{label}: {lines[0]} ended with {again.code}: {again.text[-600:]}")
 
 
-def run(times: int, seed: int, folder: Path) -> Outcome:
-    outcome, source = Outcome(), random.Random(seed)
-    data = make_data(folder / "data")
-    pristine = make_planned(folder / "pristine", data)
-    trained = folder / "trained"
+def make_trained(folder: Path, data: Path, *, folds: bool) -> Path:
+    """A bundle that predicts, with a training of every fold where that is asked for; the planned one lies beside it."""
+    pristine, trained = folder / "pristine", folder / "trained"
+    if not folds:
+        make_predicting(trained, data)
+        shutil.copytree(trained, pristine, ignore=shutil.ignore_patterns("model.pt"))
+        return trained
+    make_planned(pristine, data)
     shutil.copytree(pristine, trained)
     quick = ["max_epochs=1", "steps_per_epoch=2", *SETTINGS[2:], "train::trainer::tracking=false"]
-    for words in (
-        ["fit", str(trained), "--fold", "all", *quick],
-        ["bundle", "pack", str(trained), "-o", str(folder / "m.zip")],
-    ):
-        made = Child(words, folder / "log").wait()
-        assert made.code == 0, made.text
-    found = verbs(pristine, trained, data, folder / "m.zip")
-    chosen = {name: found[name] for name in ("fit", "predict", "install")} if times == 0 else found
-    for name, verb in chosen.items():
-        whole = folder / "whole"
+    made = Child(["fit", str(trained), "--fold", "all", *quick], folder / "log").wait()
+    assert made.code == 0, made.text
+    return trained
+
+
+def run(times: int, seed: int, folder: Path, parts: Sequence[str] = ()) -> Outcome:
+    """Signals at `times` moments of each verb, or of those in `parts`, for each kind of signal; 0 for one of two kinds."""
+    outcome, source = Outcome(), random.Random(seed)
+    data = make_data(folder / "data")
+    trained = make_trained(folder, data, folds=not parts or "cv" in parts)
+    packed = Child(["bundle", "pack", str(trained), "-o", str(folder / "m.zip")], folder / "log").wait()
+    assert packed.code == 0, packed.text
+    found = verbs(folder / "pristine", trained, data, folder / "m.zip")
+    for name in parts or found:
+        verb, whole = found[name], folder / "whole"
         shutil.rmtree(whole, ignore_errors=True)
         verb.start(whole)
         undisturbed = Child(verb.words(whole), folder / "log", in_folder(whole)).wait()
         assert undisturbed.code == 0, undisturbed.text
         expected = verb.outcome(whole)
-        for number in SENT:
+        for number in SENT if times else SENT[:2]:
             for _ in range(max(1, times)):
                 moment = source.uniform(BEGIN_S, max(2 * BEGIN_S, 0.95 * undisturbed.seconds))
                 # all trials of a verb work in one place, so that nothing but the disturbance differs
-                place = whole
-                trial(name, verb, number, moment, place, outcome)
+                trial(name, verb, number, moment, whole, outcome)
                 try:
-                    found = verb.outcome(place)
-                except (OSError, ValueError) as error:
-                    found = error
-                outcome.expect(found == expected, f"{name}, {number.name} after {moment:.2f} s: another result")
+                    same = verb.outcome(whole) == expected
+                except (OSError, ValueError):
+                    same = False
+                outcome.count("signals")
+                outcome.count("undisturbed result in the end", same)
+                outcome.expect(same, f"{name}, {number.name} after {moment:.2f} s: another result")
+        words = f"endings of {name} ({undisturbed.seconds:.1f} s): {len(outcome.faults)} faults"
+        print(words, file=sys.stderr, flush=True)
     return outcome

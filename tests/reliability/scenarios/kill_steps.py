@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from .base import Outcome, make_data, make_planned
 from .kill_fit import fit, result
 
 LOADERS = "num_workers=2"
-# Of ten steps, two per epoch: the first of all, inside an epoch, just after a checkpoint, the last one.
-STEPS = (0, 3, 6, 9)
+# Of ten steps, two per epoch: inside an epoch, the first of all, just after a checkpoint, the last one.
+STEPS = (3, 0, 6, 9)
 FOLDS = ("--fold", "all", "max_epochs=2")
 
 
@@ -51,22 +51,23 @@ def dies_between_folds() -> None:
 
 
 def run(times: int, seed: int, folder: Path) -> Outcome:
+    """The first `times` of the steps; two folds where that is one, else four."""
     outcome = Outcome()
     data = make_data(folder / "data")
-    pristine = make_planned(folder / "pristine", data)
-    _single(outcome, pristine, folder)
-    _folds(outcome, pristine, folder)
+    pristine = make_planned(folder / "pristine", data, "--folds", "2" if times == 1 else "4")
+    _single(outcome, pristine, folder, STEPS[:times])
+    _folds(outcome, pristine, folder, last=1 if times == 1 else 2)
     return outcome
 
 
-def _single(outcome: Outcome, pristine: Path, folder: Path) -> None:
+def _single(outcome: Outcome, pristine: Path, folder: Path, steps: Sequence[int]) -> None:
     import torch
 
     shutil.copytree(pristine, folder / "whole")
     undisturbed = fit(folder / "whole").wait()
     assert undisturbed.code == 0, undisturbed.text
     expected, curve = result(folder / "whole")
-    for step in STEPS:
+    for step in steps:
         bundle = folder / f"step_{step}"
         shutil.copytree(pristine, bundle)
         child = fit(bundle, LOADERS, before=dies_at(step)).wait()
@@ -81,8 +82,8 @@ def _single(outcome: Outcome, pristine: Path, folder: Path) -> None:
         outcome.count("steps resumed to bitwise equal weights", same)
 
 
-def _folds(outcome: Outcome, pristine: Path, folder: Path) -> None:
-    """`--fold all` with MLflow, killed between two folds, then within the third; one parent run with every fold below it."""
+def _folds(outcome: Outcome, pristine: Path, folder: Path, *, last: int) -> None:
+    """`--fold all` with MLflow, killed between two folds, then within fold `last`; one parent run with every fold below it."""
     import torch
 
     whole, bundle = folder / "all_whole", folder / "all"
@@ -90,7 +91,7 @@ def _folds(outcome: Outcome, pristine: Path, folder: Path) -> None:
         shutil.copytree(pristine, target)
     undisturbed = fit(whole, *FOLDS, tracking=True).wait()
     assert undisturbed.code == 0, undisturbed.text
-    for before in (dies_between_folds, dies_at(1, fold=2)):
+    for before in (dies_between_folds, dies_at(1, fold=last)):
         child = fit(bundle, *FOLDS, LOADERS, "--resume", before=before, tracking=True).wait()
         outcome.count("folds killed", child.code == -signal.SIGKILL)
         child.kill()

@@ -1,4 +1,8 @@
-"""Files of a bundle that a killed command was changing together: what it had decided is finished, see `together`."""
+"""Several files of a bundle that change together: after a kill at any moment all of them are the old ones or the new ones.
+
+What is to be written is first written whole under one name; from then on it counts. Whoever opens the bundle next finishes
+what a killed command began.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import BundleError
-from medseg.io.atomic import write_bytes
+from medseg.io.atomic import write_bytes, write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
@@ -22,6 +27,33 @@ _WEIGHTS = re.compile(r"models/(?:(?!\.)[^/\\]+/fold_\d+/)?model\.pt")
 def staged(path: Path) -> Path:
     """Where the new content of a weight file waits."""
     return path.with_name(path.name + STAGED)
+
+
+def noted(layout: Layout, files: Mapping[Path, Any], weights: Iterable[Path]) -> dict[str, Any]:
+    """What is written down before an exchange; the arguments are those of `exchange`. Raises ValueError as it does."""
+    names = {path.relative_to(layout.folder).as_posix(): content for path, content in files.items()}
+    content = {"files": names, "weights": [path.relative_to(layout.folder).as_posix() for path in weights]}
+    check_content(layout, content)
+    return content
+
+
+def exchange(layout: Layout, files: Mapping[Path, Any], weights: Iterable[Path] = ()) -> None:
+    """Exchange files of a bundle, all or none.
+
+    Args:
+        layout: of the bundle.
+        files: path of a configuration -> its new content, JSON-ready; in the order in which they are exchanged.
+        weights: weight files whose new content lies beside them as `staged(path)`.
+
+    Raises:
+        ValueError: a path that is not one of these.
+        ResourceError: the bundle cannot be written; nothing is changed then.
+    """
+    content = noted(layout, files, weights)
+    with alone_in(layout.files_lock):
+        finish(layout)
+        write_json(layout.unfinished, content)
+        finish(layout)
 
 
 def finish_interrupted(folder: Path) -> None:
@@ -54,6 +86,8 @@ def finish(layout: Layout) -> None:
         path = layout.folder / name
         with contextlib.suppress(FileNotFoundError):  # exchanged before the kill
             os.replace(staged(path), path)
+        if path == layout.weights:
+            layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     for name, value in content["files"].items():
         write_bytes(layout.folder / name, text_of(value))
     layout.unfinished.unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""Look at a volume and its label maps in a browser: read, check, thin out to what a browser takes, serve on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import DataError, printable
+from medseg.evaluation.report.page import Section, anchor_of, page_text
+from medseg.evaluation.report.slices import overlay
+from medseg.evaluation.report.viewer.panel import served
+from medseg.evaluation.report.viewer.volumes import Limits, Scan, thinned, viewer_case
+from medseg.io.geometry import grid_difference
+from medseg.io.header import Volume
+from medseg.io.resample import resample_to_grid
+from medseg.io.volume import case_name, read_image, read_label
+from medseg.server.app import PageServer
+from medseg.types import FilePath
+
+log = logging.getLogger(__name__)
+
+MOST_VOXELS = 40_000_000  # image and labels take some 25 bytes a voxel of a browser: 1 GB
+PICTURE_VOXELS = 5_000_000  # of the picture that stands there before the viewer, and without it
+LONGEST = 1024  # voxels along an axis: what the graphics of any machine take (2048 is usual)
+
+
+def open_view(
+    scan: FilePath,
+    label: FilePath | None = None,
+    *,
+    reference: FilePath | None = None,
+    names: Mapping[int, str] | None = None,
+    channel: int = 0,
+    port: int = 0,
+    most_voxels: int = MOST_VOXELS,
+) -> PageServer:
+    """A server, not yet serving, whose page shows the volume.
+
+    Args:
+        scan: any readable image: a file, or a folder with a DICOM series.
+        label: its label map; on another grid it is brought to the scan's by nearest neighbour, which is said.
+        reference: a second label map, to compare with.
+        names: label value -> name.
+        channel: of an image with several, counted from 0.
+        port: 0 for any that is free.
+        most_voxels: of the page; a larger volume is thinned out, which is said.
+
+    Raises:
+        DataError, UnreadableFileError, GeometryError, LabelError: what cannot be shown, and why.
+        ResourceError: the port is taken.
+    """
+    volume = read_image(scan)
+    notes = []
+    channels = len(volume.array)
+    if not 0 <= channel < channels:
+        raise DataError(f"{scan}: has {channels} channel(s), counted from 0; there is no channel {channel}.")
+    if channels > 1:
+        notes.append(f"Channel {channel} of {channels} (0 to {channels - 1}): another is chosen with --channel.")
+    image = volume.array[channel]
+    if float(image.min()) == float(image.max()):
+        notes.append(f"Every voxel of the image is {float(image.flat[0]):g}.")
+    maps = {}
+    for kind, path in (("prediction", label), ("reference", reference)):
+        maps[kind] = None if path is None else _on_grid_of(volume, read_label(path), notes)
+    for note in notes:
+        log.warning("%s", note)
+    return _server(image, maps, volume, names or {}, notes, Limits(most_voxels, LONGEST, 0, False, np.int16), port)
+
+
+def _on_grid_of(volume: Volume, label: Volume, notes: list[str]) -> NDArray[Any]:
+    difference = grid_difference(volume, label)
+    if difference:
+        name = printable(label.path.name)
+        label = resample_to_grid(label, volume, "nearest")
+        notes.append(f"{name} lies on another grid ({difference}); it is shown on the scan's, by nearest neighbour.")
+        if not label.array.any():
+            notes.append(f"No labelled voxel of {name} lies inside the scan: is it of another scan?")
+    return label.array
+
+
+def _server(
+    image: NDArray[Any],
+    maps: Mapping[str, NDArray[Any] | None],
+    volume: Volume,
+    names: Mapping[int, str],
+    notes: list[str],
+    limits: Limits,
+    port: int,
+) -> PageServer:
+    title = case_name(Path(volume.path))
+    anchor = anchor_of(title)
+    scan = Scan(image, maps["prediction"], maps["reference"], volume.affine)
+    case = viewer_case(title, anchor, scan, names, limits=limits, notes=notes)
+    small = thinned(scan, PICTURE_VOXELS)
+    picture = overlay(
+        small.image, small.prediction, small.reference, small.affine, labels=names, zoom=False, name=title
+    )
+    section = Section("Planes").figure(picture, title, anchor=anchor)
+    grid = " x ".join(map(str, volume.grid))
+    spacing = " x ".join(f"{mm:.4g}" for mm in volume.spacing)
+    facts = f"{grid} voxels of {spacing} mm, {volume.header.orientation}, {volume.header.format}"
+    addresses = {kind: f"volume/{kind}" for kind in case.volumes}
+    page = page_text(title, [section], subtitle=facts, panel=served(case, addresses))
+    return PageServer(page, {addresses[kind]: content for kind, content in case.volumes.items()}, port=port)
