@@ -12,6 +12,7 @@ from pathlib import Path
 from medseg.errors import ConfigError, printable
 
 from .main import EXIT_OK, EXIT_USAGE, add_common_arguments
+from .words import UsageError
 
 log = logging.getLogger(__name__)
 UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -54,8 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="zero: train cases that lack a channel file",
     )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key::path=value", help="values of plan.json to set, or project=FOLDER"
+    )
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="JSON file with such values")
     parser.add_argument("--explain", action="store_true", help="print each value with its reason")
-    add_common_arguments(parser, "device", "json", "quiet")
+    add_common_arguments(parser, "device", "json", "quiet", "trust")
 
 
 class BareNumber(float):
@@ -77,6 +82,10 @@ def parse_memory(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    bare = [word for word in arguments.overrides if "=" not in word]
+    if bare:
+        written = " ".join(f"{option} {word}" for option, word in zip(("--data", "--output"), bare, strict=False))
+        raise UsageError(f"unexpected word {bare[0]!r}: every input has an option here; write {written}")
     if arguments.apply is not None:
         return _apply(arguments)
     missing = [f"--{name}" for name in ("data", "output") if getattr(arguments, name) is None]
@@ -87,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return EXIT_USAGE
     from medseg.commands.plan import plan_bundle
+    from medseg.config import parse_overrides
 
     from .label_table import parse_region
 
@@ -108,6 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
         regions=dict(parse_region(text) for text in arguments.region),
         device=arguments.device,
         overwrite=arguments.overwrite,
+        overrides=parse_overrides(arguments.overrides),
+        files=[Path(file) for file in arguments.config],
     )
     if arguments.json:
         print(json.dumps(plan.to_dict()))
@@ -126,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _apply(arguments: argparse.Namespace) -> int:
     from medseg.commands.plan_apply import apply_plan
 
-    changes = apply_plan(arguments.apply)
+    changes = apply_plan(arguments.apply, trust=arguments.trust)
     if arguments.json:
         print(json.dumps({each.place: {"from": each.found, "to": each.planned} for each in changes}))
         return EXIT_OK

@@ -23,7 +23,7 @@ from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from medseg.selection.averaging import own_network, replaced_own
 
-from .fit_own import code_for_prediction, with_project
+from .own_words import code_for_prediction, with_project
 
 log = logging.getLogger(__name__)
 

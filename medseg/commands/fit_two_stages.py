@@ -7,11 +7,13 @@ When it is trained, `attach_low_resolution` copies network and weights into infe
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.bundle.low_resolution import KEY, WEIGHTS
+from medseg.bundle.made_here import brings_own_code, note_made
 from medseg.bundle.write import write_bundle
 from medseg.config import read_json
 from medseg.io.atomic import write_json
@@ -47,6 +49,9 @@ def low_resolution_bundle(folder: Path) -> Path | None:
     if not is_bundle(coarse):
         made = write_bundle(coarse, coarse_plan(plan))
         write_json(made.splits, read_json(layout.splits))
+        if plan.project and (folder / plan.project).is_dir():  # the same code, as much the user's own as there
+            shutil.copytree(folder / plan.project, coarse / plan.project)
+            note_made(coarse, code=brings_own_code(folder))
     return coarse
 
 

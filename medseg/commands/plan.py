@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from medseg.config import apply_overrides, read_json, steps_of
 from medseg.datasets import Dataset, open_dataset
 from medseg.datasets.regions import class_order
 from medseg.devices import choose_device
-from medseg.errors import ResourceError
+from medseg.errors import ConfigError, ResourceError
 from medseg.layout import check_name
-from medseg.networks import build_network
+from medseg.networks import PRESETS, build_network
 from medseg.planning.fingerprint import measure
 from medseg.planning.folds import check_splits, make_splits
 from medseg.planning.grid import choose_dimensions
@@ -26,6 +29,7 @@ from medseg.training.progress import progress_bar
 from medseg.transforms.classes import class_values
 from medseg.types import FilePath
 
+from .own_words import KEY, OwnWords, asks
 from .plan_place import check_place, put_bundle
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,8 @@ def plan_bundle(
     stages: int | None = None,
     missing_channels: str = "error",
     overwrite: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    files: Sequence[Path] = (),
 ) -> Plan:
     """Plan a dataset and write the bundle.
 
@@ -61,13 +67,16 @@ def plan_bundle(
         spatial_dims: 2 or 3; by default what the slices' thickness asks for.
         stages: 2 for a low-resolution network before the full one, 1 for none; by default where crops see little context.
         missing_channels: `zero` accepts cases that lack a channel file, `error` refuses them.
-
         overwrite: set an existing bundle aside, whatever it holds, as `NAME.previous_1`.
+        overrides: "key::path" of plan.json -> value, such as "optimization::loss"; `project` is a folder with code.
+        files: JSON files of the same, the overrides win.
 
     Raises:
         DataError: the dataset is faulty.
         BundleError: the output is no bundle and not empty, or a bundle that would lose weights or edits.
     """
+    own = OwnWords.of(overrides, [Path(file) for file in files])
+    project = None if own.project is None else own.project.name
     output = Path(output)
     gpu = choose_device(device).type == "cuda"
     given = {"preset": preset, "size": size, "regions": regions or None, "folds": folds if folds != FOLDS else None}
@@ -75,7 +84,7 @@ def plan_bundle(
     preset, size = preset or DEFAULT_PRESET, size or DEFAULT_SIZE
     name = bundle_name(output)
     check_place(output, overwrite=overwrite)
-    dataset = _with_regions(open_dataset(data, missing_channels=missing_channels), regions)
+    dataset = _with_regions(open_dataset(data, missing_channels=missing_channels, project=project), regions)
     labelled = [case for case in dataset.cases if case.label is not None]
     with progress_bar("measuring", len(labelled), unit="case") as advance:
         fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
@@ -85,16 +94,51 @@ def plan_bundle(
     request = {
         "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
         "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
-        "chosen": chosen, "folds": folds, "device": "" if device == "auto" else device,
-        "preset_strides": preset_strides(preset, size, dims, dataset),
+        "chosen": chosen, "folds": folds, "device": "" if device == "auto" else device, "project": project,
+        "preset_strides": preset_strides(preset, size, dims, dataset, project),
     }  # fmt: skip
 
     def make(bytes_per_voxel: float | None) -> Plan:
         return make_plan(dataset, fingerprint, splits, bytes_per_voxel=bytes_per_voxel, **request)
 
     plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
-    put_bundle(output, plan, dataset, keep_old=overwrite)
+    plan = _as_asked(plan, own)
+    put_bundle(output, plan, dataset, keep_old=overwrite, project=own.project, code=own.named)
     return plan
+
+
+def _as_asked(plan: Plan, own: OwnWords) -> Plan:
+    """The plan with the values that a person gave, each with that reason.
+
+    Raises:
+        ConfigError: an unknown key, with the nearest.
+        BundleError: the values contradict each other.
+    """
+    values, asked = plan.to_dict(), _asked(own)
+    if not asked:
+        return plan
+    changed = apply_overrides(values, asked)
+    for key, value in asked.items():
+        place = steps_of(key)[0]
+        said = "; ".join(
+            part for part in (changed["reasons"].get(place, ""), f"asked for: {key}={json.dumps(value)}") if part
+        )
+        changed["reasons"][place] = said
+    network = changed["network"]
+    if own.project is not None and asks(network):
+        network[KEY] = own.project.name
+    return Plan.of(changed, "what was asked for: ", "; give other values")
+
+
+def _asked(own: OwnWords) -> dict[str, Any]:
+    """Key -> value of the files and the command line, the project left out."""
+    found: dict[str, Any] = {}
+    for file in own.files:
+        content = read_json(file)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{file}: holds a {type(content).__name__}, expected an object of keys and values")
+        found |= {key: value for key, value in content.items() if key != KEY}
+    return found | dict(own.overrides)
 
 
 def bundle_name(output: Path) -> str:
@@ -105,7 +149,7 @@ def bundle_name(output: Path) -> str:
     return name
 
 
-def preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[list[int]]:
+def preset_strides(preset: str, size: str, dims: int, dataset: Dataset, project: str | None = None) -> list[list[int]]:
     """Steps per level and axis of a preset for a data set's channels and labels."""
     network = build_network(
         preset,
@@ -113,6 +157,7 @@ def preset_strides(preset: str, size: str, dims: int, dataset: Dataset) -> list[
         in_channels=len(dataset.channels),
         out_channels=len(dataset.regions) or len(class_values(dataset.labels)),
         size=size,
+        project=None if preset in PRESETS else project,
     )
     return [[int(step) for step in level] for level in network.strides]
 

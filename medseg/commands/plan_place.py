@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.made_here import note_made
+from medseg.bundle.opening.own_packages import Project
 from medseg.bundle.write import edited_files, write_bundle
 from medseg.errors import BundleError
 from medseg.interruption import run_to_the_end
@@ -59,12 +61,26 @@ def check_place(output: Path, *, overwrite: bool) -> None:
         )
 
 
-def put_bundle(output: Path, plan: Plan, dataset: Any, *, keep_old: bool) -> None:
-    """Write the bundle beside its place and move it there; what was there is kept as `NAME.previous_1` or removed."""
+def put_bundle(
+    output: Path, plan: Plan, dataset: Any, *, keep_old: bool, project: Project | None = None, code: bool = False
+) -> None:
+    """Write the bundle beside its place and move it there; what was there is kept as `NAME.previous_1` or removed.
+
+    Args:
+        output: its place.
+        plan, dataset: see `write_bundle`.
+        keep_old: keep what was there.
+        project: code of the user's own that goes into it.
+        code: the user named code, in a project or as a component.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output.parent)
     with vanishing(temporary_beside(output.resolve())) as fresh:
         write_bundle(fresh, plan, dataset)
+        if project is not None:
+            project.put(fresh)
+        if code:
+            note_made(fresh, code=True)
         run_to_the_end()
         if output.is_dir() and _content(output):
             if keep_old:

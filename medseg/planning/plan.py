@@ -112,9 +112,14 @@ class Plan:
             raise BundleError(f"{path} is missing: is this a bundle that `medseg plan` wrote?") from error
         except MedsegError as error:
             raise BundleError(str(error)) from error
+        return Plan.of(values, f"{path}: ", "; correct it, or plan anew with `medseg plan`")
+
+    @staticmethod
+    def of(values: dict[str, Any], whose: str, cure: str) -> Plan:
+        """A plan of what plan.json holds. Raises BundleError with `whose`, what is wrong, and the `cure`."""
         fault = plan_fault(values)
         if fault:
-            raise BundleError(f"{path}: {fault}; correct it, or plan anew with `medseg plan`")
+            raise BundleError(f"{whose}{fault}{cure}")
         for table in ("channels", "labels"):
             values[table] = {int(key): name for key, name in values[table].items()}
         known = {entry.name for entry in dataclasses.fields(Plan)}

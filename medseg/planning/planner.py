@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg.datasets import Dataset
+from medseg.networks import PRESETS
 from medseg.transforms.classes import class_values
 
 from .crops import BYTES_PER_VOXEL, choose_crops, choose_strides
@@ -54,6 +55,7 @@ class Request:
         missing_channels: `zero` trains cases that lack a channel, `error` refuses them.
         folds: how many were wanted, where the dataset brings none.
         device: the one that a person named; "" where the machine was looked at.
+        project: package of the user's own parts, see `medseg.own_parts`.
         chosen: which of these, and whether `regions`, a person gave, for the reasons; the others are defaults.
     """
 
@@ -69,6 +71,7 @@ class Request:
     missing_channels: str = "error"
     folds: int | None = None
     device: str = ""
+    project: str | None = None
     chosen: Sequence[str] = ()
 
 
@@ -114,6 +117,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str,
         reference=dataset.reference,
         regions=choose_regions(dataset),
         missing_channels=asked.missing_channels,
+        project=asked.project,
     )
 
 
@@ -134,13 +138,14 @@ def _sizes(grid: Grid, dims: int, asked: Request, dataset: Dataset, reasons: dic
         "out_channels": len(dataset.regions) or len(class_values(dataset.labels)),
         "size": asked.size,
         "mixer": None,
+        **({"project": asked.project} if asked.project and asked.preset not in PRESETS else {}),
     }
     outputs = "region" if dataset.regions else "label and background"
     reasons["network"] = f"{_why_network(asked)}; one output per {outputs}"
     if anisotropic:
         network["strides"] = strides
         reasons["network"] += "; strides spare the coarse axis until it is within 2x of the finest"
-    if has_fixed_patch(asked.preset, asked.size, dims):
+    if has_fixed_patch(asked.preset, asked.size, dims, asked.project):
         network["roi_size"] = list(roi_size)
         reasons["network"] += "; its weights belong to this patch, whose coarse maps have channels for tokens"
     return {"spacing": grid.spacing, "roi_size": roi_size, "batch_size": batch_size, "network": network}
@@ -211,9 +216,8 @@ def _training(
     dataset: Dataset, grid: Grid, dims: int, asked: Request, reasons: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Optimization and augmentation."""
-    optimization, reasons["optimization"] = default_optimization(
-        asked.gpu, has_tokens(asked.preset, asked.size, dims), asked.device
-    )
+    tokens = has_tokens(asked.preset, asked.size, dims, asked.project)
+    optimization, reasons["optimization"] = default_optimization(asked.gpu, tokens, asked.device)
     if dataset.regions:
         optimization["loss"] = "dice_bce"
         source = "--region asks for" if "regions" in asked.chosen else "the dataset declares"

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from medseg.datasets import Dataset
-from medseg.networks import MIXERS, PRESETS
+from medseg.networks.build import find_spec
+from medseg.networks.convolutions import CONVOLUTIONS
+from medseg.networks.mixers import CHANNEL_MIXERS
 from medseg.networks.recipe import Layer, Replace, TokensOrChannels
 
 from .fingerprint import Fingerprint
@@ -93,21 +95,21 @@ def default_optimization(gpu: bool, tokens: bool = True, device: str = "") -> tu
     )
 
 
-def has_tokens(preset: str, size: str, spatial_dims: int) -> bool:
+def has_tokens(preset: str, size: str, spatial_dims: int, project: str | None = None) -> bool:
     """Whether a preset mixes tokens (attention, scans, recurrences) anywhere, or is made of convolutions alone."""
-    spec = PRESETS[preset].build(size, spatial_dims)
+    spec = find_spec(preset, size, spatial_dims, project)
     return any(_mixes(layer) for level in (*spec.levels, *spec.second) for layer in level.layers)
 
 
-def has_fixed_patch(preset: str, size: str, spatial_dims: int) -> bool:
+def has_fixed_patch(preset: str, size: str, spatial_dims: int, project: str | None = None) -> bool:
     """Whether a preset's weights belong to one size of patch: channels are its tokens on coarse maps."""
-    spec = PRESETS[preset].build(size, spatial_dims)
+    spec = find_spec(preset, size, spatial_dims, project)
     return any(isinstance(layer, TokensOrChannels) for level in spec.levels for layer in level.layers)
 
 
 def _mixes(layer: Layer) -> bool:
     if isinstance(layer, str):
-        return layer in MIXERS
+        return layer not in CONVOLUTIONS and layer not in CHANNEL_MIXERS  # also a mixer of the user's own
     if isinstance(layer, TokensOrChannels):
         return True
     return isinstance(layer, Replace) or any(_mixes(name) for branch in layer.branches for name in branch)

@@ -57,7 +57,7 @@ OWN_FILES = {
     },
 }  # fmt: skip
 # files of other programs, or of the reader, that pages speak of
-ELSEWHERE = {"predict_from_raw_data.py", "default_resampling.py"}  # nnU-Net's
+ELSEWHERE = {"predict_from_raw_data.py", "default_resampling.py", "mixers.py"}  # nnU-Net's; a project's
 FAMILIES = sorted(path.parent for path in KERNELS.glob("*/op.py"))
 
 

@@ -89,7 +89,7 @@ def viewer_case(
     given = {"prediction": scan.prediction, "reference": scan.reference}
     maps = {kind: to_ras(np.asarray(array), scan.affine) for kind, array in given.items() if array is not None}
     affine, spacing = ras_affine(scan.affine, np.asarray(scan.image).shape), ras_spacing(scan.affine)
-    counts = {kind: _counts(array) for kind, array in maps.items()}
+    counts = {kind: _counts(np.asarray(array)) for kind, array in given.items() if array is not None}
     values = sorted(set().union(*counts.values()) - {0})
     focus, box = _focus(maps, image.shape, spacing, limits.cropped)
     budget = limits.voxels
@@ -179,9 +179,9 @@ def _pick(
     low, high = (float(part.min()), float(part.max())) if part.size else (0.0, 1.0)
     if stored is np.uint8:
         low, high = (float(end) for end in np.percentile(part.astype(np.float64), [0.05, 99.95]))
-    whole = stored is np.int16 and float(np.abs([low, high]).max()) < 32767 and bool(np.all(part == np.round(part)))
-    if whole:
-        picked, slope, intercept = part.astype(np.int16), 1.0, 0.0
+    picked = part.astype(np.int16) if stored is np.int16 and max(abs(low), abs(high)) < 32767 else part
+    if picked is not part and np.array_equal(picked, part):
+        slope, intercept = 1.0, 0.0
     else:
         top = 255 if stored is np.uint8 else 32767
         slope, intercept = (high - low or 1.0) / top, low
@@ -198,6 +198,10 @@ def _indices(array: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
     """Places in the legend, from 1; those beyond the last place share it."""
     if not values:
         return np.zeros(array.shape, np.uint8)
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:  # a table is ten times faster than a search
+        table = np.zeros(np.iinfo(array.dtype).max + 1, np.uint8)
+        table[list(values)] = np.minimum(np.arange(1, len(values) + 1), MOST_LABELS + 1)
+        return table[array]
     places = np.minimum(np.searchsorted(values, array) + 1, MOST_LABELS + 1).astype(np.uint8)
     return np.where(array == 0, np.uint8(0), places)
 
@@ -209,13 +213,13 @@ def _bytes(picked: _Picked, affine: Affine, cut: Sequence[slice]) -> list[bytes]
 
 
 def _counts(array: NDArray[Any]) -> dict[int, int]:
-    """Voxels per value; slab by slab, since sorting or widening a whole CT takes gigabytes."""
+    """Voxels per value; slab by slab and in the order of memory, since sorting, widening or turning a whole CT takes long."""
     counts: dict[int, int] = {}
-    axis = int(np.argmax(np.abs(array.strides)))
-    for begin in range(0, array.shape[axis], 64):
-        slab = np.take(array, range(begin, min(begin + 64, array.shape[axis])), axis=axis)
+    slabs = np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0)
+    for begin in range(0, len(slabs), 16):
+        slab = slabs[begin : begin + 16].ravel(order="K")
         if slab.dtype.kind == "u" and slab.dtype.itemsize <= 2:
-            found = np.bincount(slab.reshape(-1))
+            found = np.bincount(slab)
             values, numbers = np.flatnonzero(found), found[found > 0]
         else:
             values, numbers = np.unique(slab, return_counts=True)

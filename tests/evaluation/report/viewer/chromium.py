@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 
 SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-ALONE = ("--no-first-run", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND")
+ALONE = (
+    "--no-first-run",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
 READY = "#viewer[data-ready=yes], #viewer[data-ready=failed]"
 LISTEN = """
 window.violations = [];
@@ -83,9 +87,11 @@ class Seen:
         return re.split(r"   |$", self.page.text_content("#viewer-place").split(f"{kind}: ")[1])[0].strip()
 
 
-def visit(browser: Any, address: str, **options: Any) -> Seen:
-    """Open a page, listening from its first moment."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1500}, **options)
+def visit(
+    browser: Any, address: str, *, size: tuple[int, int] = (800, 700), until: Any = "load", **options: Any
+) -> Seen:
+    """Open a page in a window of `size` pixels, listening from its first moment; return at the event `until`."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page = context.new_page()
     page.add_init_script(LISTEN)
     seen = Seen(page)
@@ -93,5 +99,5 @@ def visit(browser: Any, address: str, **options: Any) -> Seen:
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
     page.on("dialog", lambda dialog: (seen.dialogs.append(dialog.message), dialog.dismiss()))
-    page.goto(address)
+    page.goto(address, wait_until=until)
     return seen

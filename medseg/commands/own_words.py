@@ -1,4 +1,4 @@
-"""Parts of the user's own in a training: a project folder, and components named on the command line or in a --config file.
+"""Parts of the user's own in a plan or a training: a project folder, and components named on the command line or in a --config file.
 
 What the bundle's own files say was judged before. What these words add counts as the user's own, and runs.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bundle.configs.inference import SHARED_KEYS
-from medseg.bundle.opening.own_packages import KEY, Project, named_project, project_of_files, run_files
+from medseg.bundle.opening.own_packages import KEY as KEY
+from medseg.bundle.opening.own_packages import Project, named_project, project_of_files, run_files
 from medseg.bundle.opening.parser import check_config
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import TARGET, look_up, read_json
@@ -72,7 +73,7 @@ class OwnWords:
             return made
         made = with_project(made, self.project.name) | {DIGEST: self.project.digest}
         network = made.get("network_def")
-        if isinstance(network, dict) and _asks(network):
+        if isinstance(network, dict) and asks(network):
             network[KEY] = self.project.name
         return made
 
@@ -110,9 +111,9 @@ def _names_component(value: Any) -> bool:
     return isinstance(value, list) and any(_names_component(part) for part in value)
 
 
-def _asks(network: Mapping[str, Any]) -> bool:
-    """Whether a network of ours takes its preset or its mixer from the project."""
-    if not str(network.get(TARGET, "")).endswith(".build_network"):
+def asks(network: Mapping[str, Any]) -> bool:
+    """Whether a network of ours (or a plan's, which names no target) takes its preset or its mixer from the project."""
+    if not str(network.get(TARGET, ".build_network")).endswith(".build_network"):
         return False
     return (network.get("mixer") or "identity") not in MIXERS or (network.get("preset") or "segmamba") not in PRESETS
 
