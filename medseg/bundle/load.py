@@ -18,7 +18,7 @@ from medseg.selection.averaging import members_of, own_network
 from .catalogue import find_bundle
 from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
-from .entrance import outputs_fault, refuse_disagreement
+from .entrance import outputs_fault, refuse_disagreement, refuse_other_channels
 from .made_here import own_code, refuse_planned_code
 from .opening.inventory import Inventory, take_inventory
 from .opening.listing import Shown, to_show
@@ -280,6 +280,7 @@ def load_bundle(path_or_name: str | Path, trust: Trust = False) -> Bundle:
         if trust is False and shown is None:
             refuse_planned_code(bundle.plan, layout)
         refuse_disagreement(bundle.plan, bundle.metadata, layout)
+        refuse_other_channels(bundle.plan, config.raw.get("network_def"), config.source, layout)
     return bundle
 
 
