@@ -53,9 +53,9 @@ class Request:
         preset_strides: of the preset in these dimensions, per level and axis.
         stages: 1 for full resolution only, 2 for a low-resolution network before it.
         missing_channels: `zero` trains cases that lack a channel, `error` refuses them.
-        project: package of the user's own parts, see `medseg.own_parts`.
         folds: how many were wanted, where the dataset brings none.
         device: the one that a person named; "" where the machine was looked at.
+        project: package of the user's own parts, see `medseg.own_parts`.
         chosen: which of these, and whether `regions`, a person gave, for the reasons; the others are defaults.
     """
 
@@ -69,9 +69,9 @@ class Request:
     preset_strides: Sequence[Sequence[int]] = DEFAULT_STRIDES
     stages: int | None = None
     missing_channels: str = "error"
-    project: str | None = None
     folds: int | None = None
     device: str = ""
+    project: str | None = None
     chosen: Sequence[str] = ()
 
 

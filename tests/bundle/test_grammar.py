@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.bundle.opening.bounded import FUNCTIONS, MAX_BITS, MAX_ITEMS, MAX_TEXT, GrammarError
+from medseg.bundle.opening.bounded import GrammarError
 from medseg.bundle.opening.expressions import evaluate, judged
 from medseg.bundle.opening.forms import LEFT_UNDONE
 from medseg.bundle.opening.grammar import imported_names, parse, references
@@ -63,36 +63,6 @@ VALUES: dict[str, Any] = {"a": torch.nn.ReLU(), "n": 10**9, "s": "abc", "l": [1]
 def test_everything_else_is_refused(expression: str) -> None:
     with pytest.raises(GrammarError):
         evaluate(expression, VALUES)
-
-
-NUMBERS = [0, -1, 10**9, 10**30, 1e300, float("inf"), float("nan"), True]
-HOSTILE: list[Any] = [
-    *NUMBERS, "", "9" * 9999, "%s" * 5000, None, [], [[0] * 5000] * 2, ["a"] * 9999, [10**30] * 9999, {"a": 1}, VALUES["a"], len,
-]  # fmt: skip
-
-
-def size(value: Any) -> int:
-    if isinstance(value, (list, tuple)):
-        return 1 + sum(size(item) for item in value)
-    return 2 * size(list(value.values())) if isinstance(value, dict) else 1
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_function_is_bounded_whatever_it_is_given(name: str) -> None:
-    """A number, text or list within the limits, or a refusal; never another exception."""
-    for count in (0, 1, 2):
-        for first in HOSTILE:
-            for second in HOSTILE[:: 5 if count == 2 else 99]:
-                values = {"x": first, "y": second}
-                text = f"{name}({', '.join(['@x', '@y'][:count])})"
-                try:
-                    result = evaluate(text, values)
-                except GrammarError:
-                    continue
-                assert size(result) <= 2 * MAX_ITEMS
-                assert not isinstance(result, int) or result.bit_length() <= MAX_BITS
-                assert not isinstance(result, str) or len(result) <= MAX_TEXT
-                assert result is None or type(result) in (bool, int, float, str, list, tuple, dict)
 
 
 def test_shared_lists_are_counted_each_time() -> None:

@@ -76,7 +76,8 @@ class Child:
                 before()
             from medseg.cli.main import main
 
-            code = main(words)
+            sys.argv = ["medseg", *words]
+            code = main()
         except BaseException:
             import traceback
 

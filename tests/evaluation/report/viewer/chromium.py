@@ -13,12 +13,19 @@ from typing import Any
 import pytest
 
 SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-ALONE = ("--no-first-run", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND")
+ALONE = (
+    "--no-first-run",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
 READY = "#viewer[data-ready=yes], #viewer[data-ready=failed]"
 LISTEN = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation",
   (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (entry.element?.tagName === "IMG") window.pictured ??= entry.startTime;
+}).observe({ type: "largest-contentful-paint", buffered: true });
 """
 
 
@@ -73,6 +80,10 @@ class Seen:
         self.page.wait_for_selector(READY, state="attached", timeout=seconds * 1000)
         return str(self.page.text_content("#viewer-failed"))
 
+    def pictured(self) -> float:
+        """When the first large picture was on the screen, as `time.time()` counts."""
+        return float(self.page.evaluate("(performance.timeOrigin + (window.pictured ?? NaN)) / 1000"))
+
     def place(self) -> list[float]:
         """Millimetres of the crosshair as the page says them."""
         words = self.page.inner_text("#viewer-place")
@@ -83,9 +94,11 @@ class Seen:
         return re.split(r"   |$", self.page.text_content("#viewer-place").split(f"{kind}: ")[1])[0].strip()
 
 
-def visit(browser: Any, address: str, **options: Any) -> Seen:
-    """Open a page, listening from its first moment."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1500}, **options)
+def visit(
+    browser: Any, address: str, *, size: tuple[int, int] = (800, 700), until: Any = "load", **options: Any
+) -> Seen:
+    """Open a page in a window of `size` pixels, listening from its first moment; return at the event `until`."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page = context.new_page()
     page.add_init_script(LISTEN)
     seen = Seen(page)
@@ -93,5 +106,5 @@ def visit(browser: Any, address: str, **options: Any) -> Seen:
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
     page.on("dialog", lambda dialog: (seen.dialogs.append(dialog.message), dialog.dismiss()))
-    page.goto(address)
+    page.goto(address, wait_until=until)
     return seen

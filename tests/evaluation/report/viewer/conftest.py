@@ -21,3 +21,12 @@ def start_browser() -> Iterator[Callable[..., Any]]:
 def browser(start_browser: Callable[..., Any]) -> Any:
     """A browser with software graphics."""
     return start_browser()
+
+
+@pytest.fixture(autouse=True)
+def _close_pages(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A page that stays open keeps its volumes in the graphics process."""
+    yield
+    if "browser" in request.fixturenames:
+        for context in request.getfixturevalue("browser").contexts:
+            context.close()
