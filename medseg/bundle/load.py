@@ -284,6 +284,19 @@ def load_bundle(path_or_name: str | Path, trust: Trust = False) -> Bundle:
     return bundle
 
 
+def let_code_be_found(bundle: Bundle) -> None:
+    """Let the modules of a bundle's project be imported: those that lie in it, where this user put or trusted them.
+
+    Raises:
+        UntrustedBundleError: nobody did.
+    """
+    opened = bundle.config
+    if not isinstance(opened, TrustedConfig):  # the network may need no code where the data do
+        opened = open_trusted(bundle.folder, bundle.layout.train, False)
+    if isinstance(opened, TrustedConfig):
+        opened.ready({})
+
+
 def open_trusted(folder: Path, file: Path, trust: Trust) -> SafeConfig:
     """Open a configuration; where it needs trust, ask the record of earlier decisions, or make one.
 
