@@ -61,7 +61,7 @@ _open: list[Step] = []
 
 @contextmanager
 def step(title: str, total: int | None = None, unit: str = "steps") -> Iterator[Step]:
-    """Open a step; the innermost open one is told of."""
+    """Open a step; the innermost open one is told of. One without a title waits for somebody, of which nothing is told."""
     one = Step(title, total, unit)
     _open.append(one)
     try:
@@ -78,7 +78,9 @@ def lines_in_the_log(verb: str, every: float = EVERY_S) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(every):
-            log.info("%s", (_open[-1:] or [whole])[0].line())
+            innermost = (_open[-1:] or [whole])[0]
+            if innermost.title:
+                log.info("%s", innermost.line())
 
     thread = threading.Thread(target=watch, name="progress", daemon=True)
     thread.start()

@@ -38,6 +38,7 @@ VERBS = {
     "evaluate": "score label maps against references",
     "view": "look at a volume and its label map in a browser",
     "bundle": "verify, export, pack, install, import or register a bundle",
+    "split": "train one network at sites that have different images of the same patients",
     "federate": "train one network at several sites that keep their images",
     "networks": "list the network presets with their size and cost",
     "demo": "run the whole path on a small dataset made on the spot",

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from medseg.heartbeat import step
+
 from .label_table import known_names, read_label_table
 from .main import EXIT_OK, add_common_arguments
 
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         channel=arguments.channel,
         port=arguments.port,
     )
-    with server:
+    with server, step(""):
         words = json.dumps({"address": server.address}) if arguments.json else f"{server.address}   (end with Ctrl-C)"
         print(words)
         sys.stdout.flush()

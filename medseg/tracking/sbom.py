@@ -22,6 +22,19 @@ from medseg import __version__
 
 ROOT = "medseg"
 SPECIFICATION = "1.5"
+# What lies in the package itself and is no Python package: the viewer of the reports, unchanged
+VENDORED = [
+    {
+        "type": "library",
+        "bom-ref": "pkg:npm/%40niivue/niivue@0.69.0",
+        "name": "@niivue/niivue",
+        "version": "0.69.0",
+        "purl": "pkg:npm/%40niivue/niivue@0.69.0",
+        "licenses": [{"expression": "BSD-2-Clause"}],
+        "description": "viewer of volumes in reports and in medseg view (dist/niivue.umd.js)",
+        "hashes": [{"alg": "SHA-256", "content": "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"}],
+    }
+]
 
 
 def installed() -> dict[str, importlib.metadata.Distribution]:
@@ -138,7 +151,7 @@ def make_sbom(*, everything: bool = False) -> dict[str, Any]:
                 {"name": "platform", "value": f"{platform.system()} {platform.machine()}"},
             ],
         },
-        "components": [component(name, package) for name, package in here.items() if name != ROOT],
+        "components": [component(name, package) for name, package in here.items() if name != ROOT] + VENDORED,
         "dependencies": [
             {"ref": reference(name, package), "dependsOn": [reference(one, known[one]) for one in needs(package, here)]}
             for name, package in here.items()

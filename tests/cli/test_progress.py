@@ -36,6 +36,12 @@ def test_the_innermost_open_step_is_told_of_and_the_verb_where_there_is_none(cap
     assert lines[-1].startswith("fit: ")
 
 
+def test_of_waiting_for_a_person_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), lines_in_the_log("view", every=0.02), step(""):
+        time.sleep(0.1)
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verb's own work is replaced by waiting: what is tested is that the line is there whatever the verb does."""
@@ -51,6 +57,7 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
         "plan": ["--data", "a", "--output", "b"],
         "evaluate": ["--prediction", "a", "--reference", "b"],
         "bundle": ["verify", "x"],
+        "federate": ["plan", "--sites", "a", "b", "--output", "c"],
         "networks": [],
         "demo": [],
         "doctor": [],

@@ -57,6 +57,11 @@ VERBS = {
         0,
         (*TRAINS, *COMPILES, *TABLES, *READERS, *DRAWS),
     ),
+    "view": (
+        ["view", "data/images/c0.nii.gz", "data/labels/c0.nii.gz", "--no-browser", "--port", "70000"],
+        1,
+        ("torch", *TRAINS, *COMPILES, *TABLES, *READERS, *DRAWS),
+    ),
     "cv": (["cv", BUNDLE, "--dry-run"], 1, (*TRAINS, *COMPILES, *READERS)),
     "fit": (["fit", BUNDLE, "no_such=1"], 1, (*TRAINS, *COMPILES, *TABLES, *READERS)),
     "networks": (["networks", "nosuch"], 1, (*TRAINS, *COMPILES, *TABLES, *READERS, *DRAWS)),

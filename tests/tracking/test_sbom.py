@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from medseg.cli.sbom import main
+from medseg.evaluation.report.viewer.niivue import ENGINE, ENGINE_SHA256
 from medseg.tracking.sbom import installed, make_sbom, normalised
 
 
@@ -22,7 +23,10 @@ def test_every_required_package_that_is_installed_is_listed(bill: dict) -> None:
     listed = {normalised(entry["name"]): entry["version"] for entry in bill["components"]}
     for name in ("torch", "monai", "numpy", "nibabel", "pytorch-lightning", "mlflow", "simpleitk", "safetensors"):
         assert listed[name] == importlib.metadata.version(name)
-    assert set(listed) <= set(installed())
+    assert set(listed) - {"@niivue/niivue"} <= set(installed())
+    (viewer,) = (entry for entry in bill["components"] if entry["name"] == "@niivue/niivue")
+    assert viewer["hashes"][0]["content"] == ENGINE_SHA256
+    assert viewer["version"] in ENGINE
 
 
 def test_it_is_shaped_as_cyclonedx_asks(bill: dict) -> None:
@@ -32,7 +36,7 @@ def test_it_is_shaped_as_cyclonedx_asks(bill: dict) -> None:
     assert len(references) == len(set(references))
     for entry in bill["components"]:
         assert entry["type"] == "library"
-        assert re.fullmatch(r"pkg:pypi/[a-z0-9-]+@[^+/ ]+", entry["purl"])
+        assert re.fullmatch(r"pkg:(pypi/[a-z0-9-]+|npm/%40niivue/niivue)@[^+/ ]+", entry["purl"])
         assert all(re.fullmatch("[0-9a-f]{64}", one["content"]) for one in entry.get("hashes", []))
     known = {*references, bill["metadata"]["component"]["bom-ref"]}
     for entry in bill["dependencies"]:

@@ -38,8 +38,13 @@
     if (!window.niivue) throw new Error("this browser does not run the viewer's code");
   }
 
+  // The pictures come first: nothing heavy begins before they are on the screen (in a hidden tab, where nothing is drawn, after a while).
+  const painted = () => new Promise((done) => { requestAnimationFrame(() => setTimeout(done)); setTimeout(done, 500); });
+
   async function begin() {
     if (!hasWebGL2()) throw new Error("this browser offers no WebGL2");
+    await $(cases[0].anchor)?.querySelector("img")?.decode().catch(() => {});
+    await painted();
     await startEngine();
     nv = new niivue.Niivue({
       isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: false, isOrientCube: true,

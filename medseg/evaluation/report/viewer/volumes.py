@@ -74,6 +74,7 @@ def viewer_case(
     *,
     limits: Limits = EMBEDDED,
     notes: Sequence[str] = (),
+    counts: Mapping[str, Mapping[int, int]] | None = None,
 ) -> ViewerCase:
     """A case as the viewer takes it.
 
@@ -84,13 +85,15 @@ def viewer_case(
         labels: value -> name; a value without a name is shown and called undeclared.
         limits: how much the page may carry.
         notes: further sentences below the planes.
+        counts: `voxel_counts` of each map, where they are known already.
     """
     image = to_ras(np.asarray(scan.image), scan.affine)
     given = {"prediction": scan.prediction, "reference": scan.reference}
     maps = {kind: to_ras(np.asarray(array), scan.affine) for kind, array in given.items() if array is not None}
     affine, spacing = ras_affine(scan.affine, np.asarray(scan.image).shape), ras_spacing(scan.affine)
-    counts = {kind: _counts(array) for kind, array in maps.items()}
-    values = sorted(set().union(*counts.values()) - {0})
+    if counts is None:
+        counts = {kind: voxel_counts(np.asarray(array)) for kind, array in given.items() if array is not None}
+    values = sorted({value for found in counts.values() for value in found} - {0})
     focus, box = _focus(maps, image.shape, spacing, limits.cropped)
     budget = limits.voxels
     while True:
@@ -131,7 +134,7 @@ def _focus(
     maps: Mapping[str, NDArray[Any]], shape: Sequence[int], spacing: Sequence[float], cropped: bool
 ) -> tuple[list[int], tuple[slice, ...]]:
     """The voxel to begin at, and the part to show; of a whole volume the former is sought in every `step`-th voxel."""
-    step = 1 if cropped else max(1, math.ceil((math.prod(shape) / ENOUGH) ** (1 / 3)))
+    step = 1 if cropped else _coarse(math.prod(shape))
     coarse = [array[::step, ::step, ::step] for array in maps.values()]
     place, box = where_to_look(coarse, [math.ceil(n / step) for n in shape], [mm * step for mm in spacing], cropped)
     return [at * step for at in place], box if cropped else tuple(slice(0, n) for n in shape)
@@ -179,9 +182,9 @@ def _pick(
     low, high = (float(part.min()), float(part.max())) if part.size else (0.0, 1.0)
     if stored is np.uint8:
         low, high = (float(end) for end in np.percentile(part.astype(np.float64), [0.05, 99.95]))
-    whole = stored is np.int16 and float(np.abs([low, high]).max()) < 32767 and bool(np.all(part == np.round(part)))
-    if whole:
-        picked, slope, intercept = part.astype(np.int16), 1.0, 0.0
+    picked = part.astype(np.int16) if stored is np.int16 and max(abs(low), abs(high)) < 32767 else part
+    if picked is not part and np.array_equal(picked, part):
+        slope, intercept = 1.0, 0.0
     else:
         top = 255 if stored is np.uint8 else 32767
         slope, intercept = (high - low or 1.0) / top, low
@@ -198,6 +201,10 @@ def _indices(array: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
     """Places in the legend, from 1; those beyond the last place share it."""
     if not values:
         return np.zeros(array.shape, np.uint8)
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:  # a table is ten times faster than a search
+        table = np.zeros(np.iinfo(array.dtype).max + 1, np.uint8)
+        table[list(values)] = np.minimum(np.arange(1, len(values) + 1), MOST_LABELS + 1)
+        return table[array]
     places = np.minimum(np.searchsorted(values, array) + 1, MOST_LABELS + 1).astype(np.uint8)
     return np.where(array == 0, np.uint8(0), places)
 
@@ -208,14 +215,14 @@ def _bytes(picked: _Picked, affine: Affine, cut: Sequence[slice]) -> list[bytes]
     return [image, *(nifti_bytes(array, place) for array in picked.maps.values())]
 
 
-def _counts(array: NDArray[Any]) -> dict[int, int]:
-    """Voxels per value; slab by slab, since sorting or widening a whole CT takes gigabytes."""
+def voxel_counts(array: NDArray[Any]) -> dict[int, int]:
+    """Voxels per value; slab by slab and in the order of memory, since sorting, widening or turning a whole CT takes long."""
     counts: dict[int, int] = {}
-    axis = int(np.argmax(np.abs(array.strides)))
-    for begin in range(0, array.shape[axis], 64):
-        slab = np.take(array, range(begin, min(begin + 64, array.shape[axis])), axis=axis)
+    slabs = np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0)
+    for begin in range(0, len(slabs), 16):
+        slab = slabs[begin : begin + 16].ravel(order="K")
         if slab.dtype.kind == "u" and slab.dtype.itemsize <= 2:
-            found = np.bincount(slab.reshape(-1))
+            found = np.bincount(slab)
             values, numbers = np.flatnonzero(found), found[found > 0]
         else:
             values, numbers = np.unique(slab, return_counts=True)
@@ -253,14 +260,30 @@ def _places(maps: Mapping[str, NDArray[np.uint8]]) -> dict[int, tuple[int, ...]]
     """Index of the legend -> a voxel inside that label, in the middle of its largest slice; the prediction's if it has one."""
     found: dict[int, tuple[int, ...]] = {}
     for kind in ("prediction", "reference"):
-        for index, box in enumerate(ndimage.find_objects(maps[kind]) if kind in maps else [], start=1):
-            if box is None or index in found:
-                continue
-            inside = maps[kind][box] == index
-            z = int(inside.sum(axis=(0, 1)).argmax())
-            x, y = np.argwhere(inside[:, :, z])[int(inside[:, :, z].sum()) // 2].tolist()
-            found[index] = tuple(part.start + at for part, at in zip(box, (x, y, z), strict=True))
+        if kind in maps:
+            # most labels of a large map are found in every few voxels of it, at a fraction of the time
+            for step in {_coarse(maps[kind].size): None, 1: None}:
+                found = {**_places_of(maps[kind][::step, ::step, ::step], step), **found}
+                if len(found) == int(maps[kind].max(initial=0)):
+                    break
     return found
+
+
+def _places_of(indices: NDArray[np.uint8], step: int) -> dict[int, tuple[int, ...]]:
+    found = {}
+    for index, box in enumerate(ndimage.find_objects(indices), start=1):
+        if box is None:
+            continue
+        inside = indices[box] == index
+        z = int(inside.sum(axis=(0, 1)).argmax())
+        x, y = np.argwhere(inside[:, :, z])[int(inside[:, :, z].sum()) // 2].tolist()
+        found[index] = tuple(step * (part.start + at) for part, at in zip(box, (x, y, z), strict=True))
+    return found
+
+
+def _coarse(voxels: int) -> int:
+    """Every how many voxels along each axis make `ENOUGH`."""
+    return max(1, math.ceil((voxels / ENOUGH) ** (1 / 3)))
 
 
 def _nearest(focus: Sequence[int], cut: Sequence[slice]) -> list[int]:
@@ -274,8 +297,7 @@ def _nearest(focus: Sequence[int], cut: Sequence[slice]) -> list[int]:
 
 def _windows(picked: _Picked, lowest: float) -> list[tuple[str, float, float]]:
     """Name, lower and upper end of the windows to choose from, the first to begin with."""
-    step = max(1, math.ceil((picked.image.size / ENOUGH) ** (1 / 3)))
-    some = (slice(None, None, step),) * 3
+    some = (slice(None, None, _coarse(picked.image.size)),) * 3
     values = picked.image[some] * np.float32(picked.slope) + np.float32(picked.intercept)
     least, most = float(values.min()), float(values.max())
     low, high = window_of(values)

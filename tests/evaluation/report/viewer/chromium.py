@@ -23,6 +23,9 @@ LISTEN = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation",
   (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (entry.element?.tagName === "IMG") window.pictured ??= entry.startTime;
+}).observe({ type: "largest-contentful-paint", buffered: true });
 """
 
 
@@ -77,6 +80,10 @@ class Seen:
         self.page.wait_for_selector(READY, state="attached", timeout=seconds * 1000)
         return str(self.page.text_content("#viewer-failed"))
 
+    def pictured(self) -> float:
+        """When the first large picture was on the screen, as `time.time()` counts."""
+        return float(self.page.evaluate("(performance.timeOrigin + (window.pictured ?? NaN)) / 1000"))
+
     def place(self) -> list[float]:
         """Millimetres of the crosshair as the page says them."""
         words = self.page.inner_text("#viewer-place")
@@ -87,8 +94,10 @@ class Seen:
         return re.split(r"   |$", self.page.text_content("#viewer-place").split(f"{kind}: ")[1])[0].strip()
 
 
-def visit(browser: Any, address: str, *, size: tuple[int, int] = (800, 700), **options: Any) -> Seen:
-    """Open a page in a window of `size` pixels, listening from its first moment."""
+def visit(
+    browser: Any, address: str, *, size: tuple[int, int] = (800, 700), until: Any = "load", **options: Any
+) -> Seen:
+    """Open a page in a window of `size` pixels, listening from its first moment; return at the event `until`."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page = context.new_page()
     page.add_init_script(LISTEN)
@@ -97,5 +106,5 @@ def visit(browser: Any, address: str, *, size: tuple[int, int] = (800, 700), **o
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
     page.on("dialog", lambda dialog: (seen.dialogs.append(dialog.message), dialog.dismiss()))
-    page.goto(address)
+    page.goto(address, wait_until=until)
     return seen
