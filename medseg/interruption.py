@@ -71,8 +71,9 @@ class Listener:
 
     def start(self) -> None:
         """Take the signals over; only the main thread can."""
-        self._before = {number: signal.signal(number, self._noted) for number in SIGNALS}
+        # first the pipe: a signal that found only the handler would be lost
         self._fd_before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._noted) for number in SIGNALS}
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def stop(self) -> None:

@@ -175,6 +175,16 @@ def make_predicting(folder: Path, data: Path) -> Path:
     return folder
 
 
+def listens(pid: int) -> bool:
+    """Whether a process has its own answers to signals; SIGUSR2 is the last that it takes over."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
+    return bool(caught >> (signal.SIGUSR2 - 1) & 1)
+
+
 def temporary_files(*folders: Path) -> list[str]:
     """Names of files and folders of ours in the making, below these folders."""
     return sorted(
