@@ -60,6 +60,7 @@ SPOKEN = {
     "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
     "view": ["view", "scan.nii.gz", "--no-browser"],
     "federate": ["federate", "run", "b", "--rounds", "2"],
+    "split": ["split", "run", "b"],
     "verify": ["bundle", "verify", "b"],
     "export": ["bundle", "export", "b", "--to", "onnx"],
     "pack": ["bundle", "pack", "b"],

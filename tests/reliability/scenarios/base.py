@@ -152,9 +152,9 @@ def make_data(folder: Path, cases: int = 4, shape: tuple[int, int, int] = (16, 1
     return folder
 
 
-def make_planned(folder: Path, data: Path, *more: str) -> Path:
-    """A planned bundle of the tiny network, without weights; `more` are options of `medseg plan`."""
-    words = ["plan", "--data", str(data), "--output", str(folder), "--preset", "tiny", "--quiet", *more]
+def make_planned(folder: Path, data: Path) -> Path:
+    """A planned bundle of the tiny network, without weights."""
+    words = ["plan", "--data", str(data), "--output", str(folder), "--preset", "tiny", "--quiet"]
     ran = Child(words, folder.parent / "log")
     if ran.wait().code != 0:
         raise RuntimeError(ran.text)

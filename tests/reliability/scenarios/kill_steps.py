@@ -51,12 +51,13 @@ def dies_between_folds() -> None:
 
 
 def run(times: int, seed: int, folder: Path) -> Outcome:
-    """The first `times` of the steps; two folds where that is one, else four."""
+    """The first `times` of the steps; with more than one the places between folds as well."""
     outcome = Outcome()
     data = make_data(folder / "data")
-    pristine = make_planned(folder / "pristine", data, "--folds", "2" if times == 1 else "4")
+    pristine = make_planned(folder / "pristine", data)
     _single(outcome, pristine, folder, STEPS[:times])
-    _folds(outcome, pristine, folder, last=1 if times == 1 else 2)
+    if times > 1:
+        _folds(outcome, pristine, folder)
     return outcome
 
 
@@ -82,8 +83,8 @@ def _single(outcome: Outcome, pristine: Path, folder: Path, steps: Sequence[int]
         outcome.count("steps resumed to bitwise equal weights", same)
 
 
-def _folds(outcome: Outcome, pristine: Path, folder: Path, *, last: int) -> None:
-    """`--fold all` with MLflow, killed between two folds, then within fold `last`; one parent run with every fold below it."""
+def _folds(outcome: Outcome, pristine: Path, folder: Path) -> None:
+    """`--fold all` with MLflow, killed between two folds, then within the third; one parent run with every fold below it."""
     import torch
 
     whole, bundle = folder / "all_whole", folder / "all"
@@ -91,7 +92,7 @@ def _folds(outcome: Outcome, pristine: Path, folder: Path, *, last: int) -> None
         shutil.copytree(pristine, target)
     undisturbed = fit(whole, *FOLDS, tracking=True).wait()
     assert undisturbed.code == 0, undisturbed.text
-    for before in (dies_between_folds, dies_at(1, fold=last)):
+    for before in (dies_between_folds, dies_at(1, fold=2)):
         child = fit(bundle, *FOLDS, LOADERS, "--resume", before=before, tracking=True).wait()
         outcome.count("folds killed", child.code == -signal.SIGKILL)
         child.kill()
