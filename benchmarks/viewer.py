@@ -4,7 +4,7 @@
 
 Chromium without a window, with software graphics (the worst case: a machine without a GPU), a new profile each time. The
 load of the machine is written down: seconds are worth keeping where it was below one half. Memory is the sum of the
-proportional set sizes of all processes of the browser, the graphics process among them, sampled while the page loads.
+proportional set sizes of all processes of the browser, the graphics process among them, sampled in a round of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import psutil
 
 from medseg.io.header import Header
 from medseg.io.volume import write_image, write_label
-from tests.evaluation.report.viewer.chromium import Seen, chromium, visit
+from tests.evaluation.report.viewer.chromium import chromium, visit
 from tests.evaluation.report.viewer.pages import forty_cases
 
 CT_SHAPE, CT_LABELS = (512, 512, 600), 117
@@ -35,28 +35,27 @@ LIMITS = {"report_bytes": 6e6, "report_ready_s": 4.0, "view_first_slice_s": 5.0,
 
 
 class Memory:
-    """The most that the browser below this process took, in bytes."""
+    """The most that the browser below this process takes while the block runs, in bytes."""
 
     def __init__(self) -> None:
-        self.most, self._running = 0, True
+        self.most, self._ended = 0, threading.Event()
+
+    def __enter__(self) -> Memory:
         threading.Thread(target=self._sample, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
 
     def _sample(self) -> None:
-        while self._running:
+        while not self._ended.wait(0.3):
             total = 0
             for process in psutil.Process().children(recursive=True):
-                try:
+                with suppress(psutil.Error, OSError):
                     if "chrom" in process.name():
-                        total += process.memory_full_info().pss
-                except (psutil.Error, OSError):
-                    continue
+                        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                        total += 1024 * int(rollup.partition("\nPss:")[2].split()[0])
             self.most = max(self.most, total)
-            time.sleep(0.2)
-
-    def stop(self) -> int:
-        """End; the most that was seen."""
-        self._running = False
-        return self.most
 
 
 def report(start: Callable[..., Any], folder: Path, rounds: int) -> dict[str, Any]:
@@ -64,23 +63,24 @@ def report(start: Callable[..., Any], folder: Path, rounds: int) -> dict[str, An
     place = folder / "Bericht für Ärzte"
     place.mkdir()
     address = forty_cases(place / "report 40.html")
-    seconds, pictures, seen = [], [], None
-    memory = Memory()
-    for _ in range(rounds):
+    seconds, pictures, memory = [], [], Memory()
+    for number in range(rounds + 1):
         browser = start()
-        begun = time.time()
-        seen = visit(browser, address)
-        failed = seen.ready()
+        with memory if number == rounds else nullcontext():
+            begun = time.time()
+            seen = visit(browser, address)
+            failed = seen.ready()
+            ready = time.time() - begun
         assert not failed, failed
-        seconds.append(time.time() - begun)
+        seconds.append(ready)
         pictures.append(seen.pictured() - begun)
         found = {"requests": len(seen.requests) - 1, "violations": len(seen.violations()), "errors": len(seen.errors)}
         browser.close()
     return {
         "bytes": (place / "report 40.html").stat().st_size,
-        "pictures_s": pictures,
-        "ready_s": seconds,
-        "browser_bytes": memory.stop(),
+        "pictures_s": pictures[:rounds],
+        "ready_s": seconds[:rounds],
+        "browser_bytes": memory.most,
         **found,
     }
 
@@ -122,26 +122,30 @@ def viewing(*words: str) -> Iterator[str]:
 
 def view(start: Callable[..., Any], scan: Path, label: Path, rounds: int) -> dict[str, Any]:
     """From the start of the command, its interpreter included, to the first planes and to the viewer."""
-    first, ready, served, most = [], [], [], []
-    seen: Seen
-    for _ in range(rounds):
-        browser, memory = start(), Memory()  # a person's browser runs already
-        begun = time.time()
-        with viewing(str(scan), str(label)) as address:
-            served.append(time.time() - begun)
-            seen = visit(browser, address, until="commit")
-            failed = seen.ready(300)
-            ready.append(time.time() - begun)
-            assert not failed, failed
-            first.append(seen.pictured() - begun)
-            notes = seen.page.inner_text("#viewer-notes")
-            rows = seen.page.locator("#viewer-legend tbody tr").count()
-            violations = len(seen.violations())
+    first, ready, served, memory = [], [], [], Memory()
+    for number in range(rounds + 1):
+        browser = start()  # a person's browser runs already
+        with memory if number == rounds else nullcontext():
+            begun = time.time()
+            with viewing(str(scan), str(label)) as address:
+                served.append(time.time() - begun)
+                seen = visit(browser, address, until="commit")
+                failed = seen.ready(300)
+                ready.append(time.time() - begun)
+                assert not failed, failed
+                first.append(seen.pictured() - begun)
+                rows = seen.page.locator("#viewer-legend tbody tr").count()
+                found = {"violations": len(seen.violations()), "notes": seen.page.inner_text("#viewer-notes")}
         browser.close()
-        most.append(memory.stop())
-    outside = [one for one in seen.requests if not one.startswith(address)]
-    return {"served_s": served, "first_planes_s": first, "viewer_ready_s": ready, "browser_bytes": max(most), "labels": rows,
-            "requests_elsewhere": outside, "violations": violations, "notes": notes}  # fmt: skip
+    return {
+        "served_s": served[:rounds],
+        "first_planes_s": first[:rounds],
+        "viewer_ready_s": ready[:rounds],
+        "browser_bytes": memory.most,
+        "labels": rows,
+        "requests_elsewhere": sum(not one.startswith(address) for one in seen.requests),
+        **found,
+    }
 
 
 def main() -> None:

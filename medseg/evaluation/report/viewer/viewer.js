@@ -38,8 +38,11 @@
     if (!window.niivue) throw new Error("this browser does not run the viewer's code");
   }
 
-  // The pictures come first: nothing heavy begins before they are on the screen (in a hidden tab, where nothing is drawn, after a while).
-  const painted = () => new Promise((done) => { requestAnimationFrame(() => setTimeout(done)); setTimeout(done, 500); });
+  // The pictures come first: nothing heavy begins before they are on the screen. A hidden tab draws nothing, so it does not wait.
+  const painted = () => new Promise((done) => {
+    new PerformanceObserver(() => setTimeout(done)).observe({ type: "paint", buffered: true });
+    setTimeout(done, document.hidden ? 0 : 3000);
+  });
 
   async function begin() {
     if (!hasWebGL2()) throw new Error("this browser offers no WebGL2");

@@ -82,6 +82,7 @@ class Seen:
 
     def pictured(self) -> float:
         """When the first large picture was on the screen, as `time.time()` counts."""
+        self.page.wait_for_timeout(500)  # the browser tells of it when it has nothing else to do
         return float(self.page.evaluate("(performance.timeOrigin + (window.pictured ?? NaN)) / 1000"))
 
     def place(self) -> list[float]:
