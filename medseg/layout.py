@@ -221,6 +221,11 @@ class Layout:
         return self.sites / "global.pt"
 
     @property
+    def leakage_report(self) -> Path:
+        """What `medseg split leakage` found; it shows patients' images, and is never packed."""
+        return self.runs / "report.html"
+
+    @property
     def collaboration(self) -> Path:
         """Which sites train this bundle together, and what was shared to plan it."""
         return self.runs / "collaboration.json"

@@ -49,6 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--poc", action="store_true", help="real processes with certificates")
         each.add_argument("--one-process", action="store_true", help="all sites in this process, without nvflare")
 
+    leakage = actions.add_parser("leakage", help="attack every site's features, with all halves on this machine")
+    leakage.add_argument("bundle", metavar="BUNDLE")
+    leakage.add_argument("--fold", type=int, default=0, help="whose unseen patients are rebuilt (default: 0)")
+    leakage.add_argument("--steps", type=int, default=200, help="of training the attack (default: 200)")
+    leakage.add_argument("--seeds", type=int, default=3, help="repetitions of the attack (default: 3)")
+    leakage.add_argument(
+        "--output", type=Path, metavar="FILE", help="page (default: report.html beside collaboration.json)"
+    )
+    add_common_arguments(leakage, "json", "quiet")
+
     join = actions.add_parser("join", help="one whole bundle of the halves; this discloses the encoders")
     join.add_argument("bundle", metavar="BUNDLE")
     join.add_argument("--halves", type=Path, metavar="DIR", help="a folder per site (default: the bundle's own)")
@@ -67,7 +77,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Dispatch to one function per action; returns the exit code."""
-    actions = {"plan": _plan, "run": _run, "predict": _predict, "join": _join, "export": _export}
+    actions = {"plan": _plan, "run": _run, "predict": _predict, "join": _join, "export": _export, "leakage": _leakage}
     return int(actions[arguments.action](arguments))
 
 
@@ -151,6 +161,22 @@ def _predict(arguments: argparse.Namespace) -> int:
         here=arguments.one_process,
     )  # fmt: skip
     _say(arguments, {"files": [str(path) for path in files]}, f"{len(files)} label maps in {arguments.output}")
+    return EXIT_OK
+
+
+def _leakage(arguments: argparse.Namespace) -> int:
+    from medseg.collaboration.leakage import HEADER, Attack
+    from medseg.commands.split import split_record
+    from medseg.commands.split_leakage import measure_leakage
+    from medseg.evaluation.digits import text_table
+
+    if min(arguments.steps, arguments.seeds) < 1:
+        raise ConfigError(f"--steps is {arguments.steps} and --seeds {arguments.seeds}; expected at least 1 of each")
+    layout, _ = split_record(arguments.bundle)
+    page = arguments.output or layout.leakage_report
+    leaks = measure_leakage(arguments.bundle, Attack(arguments.steps, arguments.seeds), page, fold=arguments.fold)
+    rows = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in leak.row()] for leak in leaks]
+    _say(arguments, {"rows": [leak.row() for leak in leaks]}, f"{text_table(HEADER, rows)}\n{page}")
     return EXIT_OK
 
 

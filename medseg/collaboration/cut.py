@@ -55,22 +55,20 @@ class Defence:
             cut = [x + sigma * torch.randn(x.shape, generator=generator).to(x.dtype) for x in cut]
         return cut
 
-    def words(self, items: int, delta: float = 1e-5) -> str:
+    def words(self, items: int | None = None, delta: float = 1e-5) -> str:
         """One line for people: what is done, and what may be called private of it.
 
         Args:
-            items: everything that the site releases. All of it counts for each patient, since the encoder that makes the
-                features of one has learnt from the others.
+            items: everything that the site releases; None to say nothing of privacy. All of it counts for each patient,
+                since the encoder that makes the features of one has learnt from the others.
             delta: of the statement.
         """
         parts = [f"dropout {self.dropout:g}"] if self.dropout else []
         parts += [f"clipped to an L2 norm of {self.clip:g} per item"] if self.clip is not None else []
-        if self.noise:
-            parts.append(f"Gaussian noise of {self.noise:g} x that norm")
+        parts += [f"Gaussian noise of {self.noise:g} x that norm"] if self.noise else []
+        if self.noise and items is not None:
             epsilon = epsilon_of(self.noise, items, delta)
-            parts.append(
-                f"over {items} released items (epsilon, delta) = ({epsilon:.3g}, {delta:g}) by zero-concentrated composition"
-            )
+            parts.append(f"(epsilon, delta) = ({epsilon:.3g}, {delta:g}) over {items} released items")
         return ", ".join(parts) or "nothing"
 
 
