@@ -26,6 +26,7 @@ HOMES = {
     "build_network": "medseg.networks.build",
     "build_nnunet": "medseg.networks.imported.nnunet",
     "build_segresnet_ds": "medseg.networks.imported.monai_segresnet",
+    "build_split_network": "medseg.networks.site_encoders",
     "case_names": "medseg.bundle.configs.inputs",
     "choose_device": "medseg.devices",
     "find_bundle_root": "medseg.bundle.catalogue",

@@ -27,6 +27,11 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 GRACE_S = {signal.SIGINT: 60.0, signal.SIGTERM: 8.0, **dict.fromkeys(EARLY, 110.0)}
 
 
+# What is unfinished is removed so often, so many seconds apart, while the main thread does not hear: inside a long computation
+# it writes nothing either, and on a busy machine it may not have had its turn.
+PASSES, PASS_S = 5, 0.3
+
+
 class Ended(BaseException):
     """A signal ended the work at a point where it can go on.
 
@@ -49,21 +54,26 @@ class Listener:
 
     Args:
         last_words: called with the signal's number when the process is about to end; says how to go on.
+        is_program: the process ends with the command: a signal that comes after it changes nothing any more.
     """
 
-    def __init__(self, last_words: Callable[[int], None]) -> None:
+    def __init__(self, last_words: Callable[[int], None], *, is_program: bool = False) -> None:
         self.last_words = last_words
+        self.is_program = is_program
+        self.code = 0
         self.received: int | None = None
         self.waits = False
         self.complete = self._cleaning = False
+        self._held = threading.Event()
         self._ending = threading.Lock()
         self._read, self._write = socket.socketpair()  # Windows cannot wait for a pipe
         self._write.setblocking(False)
 
     def start(self) -> None:
         """Take the signals over; only the main thread can."""
-        self._before = {number: signal.signal(number, _noted) for number in SIGNALS}
+        # first the pipe: a signal that found only the handler would be lost
         self._fd_before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._noted) for number in SIGNALS}
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def stop(self) -> None:
@@ -71,15 +81,27 @@ class Listener:
         self._claim_the_end()
         signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, self._leave if self.is_program else handler)
         with contextlib.suppress(OSError):
             self._write.send(b"\0")
         self._write.close()
 
+    def _noted(self, _: int, __: FrameType | None) -> None:
+        """In the main thread: the number went through the pipe already; once the process is ending, nothing more is done here."""
+        if self._cleaning:
+            self._held.set()
+            threading.Event().wait()
+
+    def _leave(self, _: int, __: FrameType | None) -> None:
+        """All is done, and what comes is Python's own end: it need not be waited for."""
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(self.code)
+
     def take_back(self) -> None:
         """Take the signals over again, after a library has put its own handlers in their place."""
         for number in SIGNALS:
-            signal.signal(number, _noted)
+            signal.signal(number, self._noted)
 
     def forget_in_child(self) -> None:
         """In a forked process: its signals are its own; Ctrl-C is the parent's to answer."""
@@ -129,19 +151,25 @@ class Listener:
         if self.complete:
             self._ending.release()
             return
+        self._hold_main_thread(number)
         _within(0.5, sys.stdout.flush)
         _within(25.0, lambda: self.last_words(number))
-        self._cleaning = True
-        _within(2.0, _clean_up)
+        _within(8.0, lambda: _clean_up(self._held))
         os._exit(exit_code(number))
+
+    def _hold_main_thread(self, number: int) -> None:
+        """Keep it from writing on into folders that are being removed, and from saying anything after the last words."""
+        self._cleaning = True
+        main = threading.main_thread()
+        if threading.current_thread() is main:
+            self._held.set()
+        elif hasattr(signal, "pthread_kill") and signal.getsignal(number) == self._noted and main.ident is not None:
+            signal.pthread_kill(main.ident, number)
+            self._held.wait(PASS_S)
 
 
 _listener: Listener | None = None
 _cleaning: list[Callable[[], Any]] = []
-
-
-def _noted(_: int, __: FrameType | None) -> None:
-    """The signal's number went to the listener's pipe already; Python asks for a handler beside."""
 
 
 def _within(seconds: float, action: Callable[[], Any]) -> None:
@@ -162,6 +190,13 @@ def run_to_the_end() -> None:
         _listener.run_to_the_end()
 
 
+def finished_with(code: int) -> int:
+    """Note the exit code that the command has come to; returns it."""
+    if _listener is not None:
+        _listener.code = code
+    return code
+
+
 def wait_if_ending() -> None:
     """To be called before something is begun that `at_the_end` would have to undo."""
     if _listener is not None:
@@ -180,27 +215,37 @@ def at_the_end(action: Callable[[], Any]) -> Callable[[], Any]:
     return action
 
 
-def _clean_up() -> None:
+def _clean_up(held: threading.Event) -> None:
+    """End what this process has started and remove what it has not finished.
+
+    Args:
+        held: set once the main thread does nothing more; before, things are removed again, since it may be making new ones.
+    """
     import psutil
 
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.terminate()
-    for _ in range(2):  # again, for a file that was just being opened
+    for _ in range(PASSES):
+        is_last = held.wait(PASS_S)
         for action in _cleaning:
             with contextlib.suppress(Exception):
                 action()
-        time.sleep(0.02)
+        if is_last:
+            break
 
 
 @contextlib.contextmanager
-def listening(last_words: Callable[[int], None]) -> Iterator[None]:
-    """End the process in good order when a signal comes in this block; nothing changes outside of the main thread."""
+def listening(last_words: Callable[[int], None], *, is_program: bool = False) -> Iterator[None]:
+    """End the process in good order when a signal comes in this block; nothing changes outside of the main thread.
+
+    The arguments are those of `Listener`.
+    """
     global _listener
     if _listener is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _listener = Listener(last_words)
+    _listener = Listener(last_words, is_program=is_program)
     _listener.start()
     try:
         yield

@@ -104,6 +104,11 @@ class SiteFolder:
         return self.folder / "half.pt"
 
     @property
+    def losses(self) -> Path:
+        """Of every step of a split training, at the label site."""
+        return self.folder / "losses.json"
+
+    @property
     def state(self) -> Path:
         """All that a split training needs to go on, one file a step."""
         return self.folder / "state"

@@ -193,6 +193,8 @@ NAMES = {
     "medseg.networks.sublayers.CONVOLUTIONS": "medseg.networks.convolutions.CONVOLUTIONS",
     "medseg.transforms.preprocessing.Preprocessd": "medseg.transforms.monai.Preprocessd",
     "medseg.transforms.preprocessing.RestoreLabeld": "medseg.transforms.monai.RestoreLabeld",
+    "medseg.training.datamodule.TrainingDataset": "medseg.training.case_datasets.TrainingDataset",
+    "medseg.training.datamodule.ValidationDataset": "medseg.training.case_datasets.ValidationDataset",
 }
 
 

@@ -73,13 +73,38 @@ def outputs_fault(settings: LabelSettings, plan: Plan | None) -> str | None:
         return None
     if settings.regions != bool(plan.regions):
         return "postprocessing: regions differs from plan.json, which " + ("has some" if plan.regions else "has none")
-    outputs = len(plan.regions) or int(plan.network.get("out_channels", len(plan.labels)))
+    outputs = outputs_of(plan)
     if len(values) != outputs:
         return f"postprocessing: labels has {len(values)} values, plan.json names {outputs} outputs"
     unknown = [value for value in values if value not in plan.labels]
     if unknown and outputs == len(plan.labels):
         return f"postprocessing: labels names {unknown[0]}, which plan.json does not"
     return None
+
+
+def outputs_of(plan: Plan) -> int:
+    """Channels that the network of a plan gives."""
+    return len(plan.regions) or int(plan.network.get("out_channels", len(plan.labels)))
+
+
+def refuse_other_channels(plan: Plan, network_def: Any, file: str, layout: Layout) -> None:
+    """The network of a configuration takes the channels and gives the outputs that plan.json names.
+
+    Args:
+        network_def: as the file has it; what is no table of plain values is not judged here.
+
+    Raises:
+        BundleError: it does not; names both values.
+    """
+    for key, what, count in (
+        ("in_channels", "channels", len(plan.channels)),
+        ("out_channels", "outputs", outputs_of(plan)),
+    ):
+        found = network_def.get(key, count) if isinstance(network_def, Mapping) else count
+        if is_number(found) and found != count:
+            raise BundleError(
+                f"{file}: network_def::{key} is {found}, {layout.plan} names {count} {what}; correct one of them, or plan anew"
+            )
 
 
 def refuse_disagreement(plan: Plan, metadata: Mapping[str, Any], layout: Layout) -> None:

@@ -18,7 +18,7 @@ from medseg.selection.averaging import members_of, own_network
 from .catalogue import find_bundle
 from .configs.deciding import label_settings, roi_size
 from .configs.metadata import read_metadata
-from .entrance import outputs_fault, refuse_disagreement
+from .entrance import outputs_fault, refuse_disagreement, refuse_other_channels
 from .made_here import own_code, refuse_planned_code
 from .opening.inventory import Inventory, take_inventory
 from .opening.listing import Shown, to_show
@@ -280,7 +280,21 @@ def load_bundle(path_or_name: str | Path, trust: Trust = False) -> Bundle:
         if trust is False and shown is None:
             refuse_planned_code(bundle.plan, layout)
         refuse_disagreement(bundle.plan, bundle.metadata, layout)
+        refuse_other_channels(bundle.plan, config.raw.get("network_def"), config.source, layout)
     return bundle
+
+
+def let_code_be_found(bundle: Bundle) -> None:
+    """Let the modules of a bundle's project be imported: those that lie in it, where this user put or trusted them.
+
+    Raises:
+        UntrustedBundleError: nobody did.
+    """
+    opened = bundle.config
+    if not isinstance(opened, TrustedConfig):  # the network may need no code where the data do
+        opened = open_trusted(bundle.folder, bundle.layout.train, False)
+    if isinstance(opened, TrustedConfig):
+        opened.ready({})
 
 
 def open_trusted(folder: Path, file: Path, trust: Trust) -> SafeConfig:

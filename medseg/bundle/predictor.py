@@ -56,6 +56,12 @@ def make_segmenter(
     return _locating(bundle, full) if options.fast else full
 
 
+def predictor_around(bundle: Bundle, network: torch.nn.Module, preprocessing: Any) -> Predictor:
+    """A predictor with the bundle's settings for a network of another place: one whose features come from other sites."""
+    execution = Execution(engine="eager", precision="fp32")
+    return Predictor(network, preprocessing, asked_settings(bundle, PredictOptions()), execution)
+
+
 def asked_settings(bundle: Bundle, options: PredictOptions) -> LabelSettings:
     """The bundle's settings with what a user asked for in their place.
 

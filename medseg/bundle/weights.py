@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from medseg.config import read_json
 from medseg.errors import BundleError, UntrustedBundleError
 from medseg.io.atomic import atomic_path
+from medseg.layout import Layout, is_bundle
 
 # Keys under which other tools nest the state dict.
 NESTED_KEYS = ("state_dict", "model", "network", "model_state_dict")
@@ -66,14 +68,24 @@ def read_tensors(path: Path) -> Any:
         ) from error
 
 
+def remedy_of(path: Path) -> str:
+    """How weights come to a path; those of a split bundle lie in halves at its sites."""
+    folder = next((one for one in path.parents if is_bundle(one)), None)
+    record = None if folder is None else Layout(folder).collaboration
+    if record is not None and record.is_file() and read_json(record).get("kind") == "split":
+        return (
+            "its halves lie at the sites; segment across them with `medseg split predict`, or make one network of them with "
+            "`medseg split join`, which discloses the encoders"
+        )
+    return "train the bundle with `medseg fit`, or put its weights there"
+
+
 def _refuse_kind(path: Path) -> None:
     """A folder, a pipe or a device in place of a file is named, and never waited for."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise BundleError(
-            f"{path} is missing: train the bundle first with `medseg fit`, or copy the weights there"
-        ) from None
+        raise BundleError(f"{path} is missing: {remedy_of(path)}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(mode):

@@ -21,7 +21,7 @@ from functools import partial
 from medseg import __version__
 from medseg.errors import MedsegError
 from medseg.heartbeat import lines_in_the_log
-from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, listening
+from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, finished_with, listening
 
 from .confined import run_confined, stranger_of
 from .endings import GOES_ON, goes_on_by_itself, say_last_words
@@ -38,6 +38,7 @@ VERBS = {
     "evaluate": "score label maps against references",
     "view": "look at a volume and its label map in a browser",
     "bundle": "verify, export, pack, install, import or register a bundle",
+    "split": "train one network at sites that have different images of the same patients",
     "federate": "train one network at several sites that keep their images",
     "networks": "list the network presets with their size and cost",
     "demo": "run the whole path on a small dataset made on the spot",
@@ -83,15 +84,15 @@ def main(words: Sequence[str] | None = None) -> int:
     0 ok, 1 nothing done, 2 usage, 3 some cases failed, 130 interrupted (SIGINT), 143 terminated (SIGTERM, SIGUSR1, SIGUSR2).
     """
     with safe_screen():
-        return _main(list(sys.argv[1:] if words is None else words))
+        return _main(list(sys.argv[1:] if words is None else words), is_program=words is None)
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], *, is_program: bool) -> int:
     verb = next((word for word in words if word in VERBS), "")
     last_words = partial(say_last_words, verb=verb, words=words, as_json="--json" in words)
-    with listening(last_words):
+    with listening(last_words, is_program=is_program):
         try:
-            return _run(words, verb)
+            return finished_with(_run(words, verb))
         except Ended as ended:
             end_now(ended.number)
             return exit_code(ended.number)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,8 +60,25 @@ def safe_screen() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+# Libraries whose notes on themselves are no words of ours; their errors are raised, and told by the verb.
+LIBRARIES = (
+    "alembic", "ignite", "lightning_fabric", "matplotlib", "mlflow", "monai", "nvidia", "nvimgcodec", "onnxscript", "openvino",
+    "pydicom", "pytorch_lightning", "torch", "torchmetrics",
+)  # fmt: skip
+
+
+def quiet_libraries() -> None:
+    """Libraries say nothing below an error, and warn of nothing; MEDSEG_DEBUG shows it all."""
+    if os.environ.get("MEDSEG_DEBUG"):
+        return
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=rf"({'|'.join(LIBRARIES)})(\.|\Z)")
+
+
 def log_to_screen(level: int) -> None:
     """Log lines go to stderr, each as one line."""
+    quiet_libraries()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])

@@ -16,6 +16,7 @@ from typing import Any
 
 from medseg.errors import BundleError, ConfigError, ResourceError
 
+from .opening import SplitJob
 from .rounds import Rounds
 from .sites import SITES_VARIABLE, forget_failures, read_failures
 
@@ -75,6 +76,20 @@ def average_recipe(job: Average, folder: Path) -> Any:
     if job.algorithm == "fedprox":
         return FedProxRecipe(**settings, fedprox_mu=job.mu)
     return FedAvgRecipe(**settings)
+
+
+def split_recipe(name: str, job: SplitJob) -> Any:
+    """NVFlare's recipe of a split job."""
+    from nvflare.collab import CollabRecipe
+
+    from .flare_sites import SplitClient, SplitServer
+
+    job.check()
+    facts = json.loads(json.dumps(dataclasses.asdict(job)))
+    return CollabRecipe(
+        job_name=name, server=SplitServer(facts), client=SplitClient(facts), min_clients=len(job.image_sites),
+        sync_task_timeout=max(60, int(job.timeout_s)),
+    )  # fmt: skip
 
 
 def environment(kind: str, sites: Sequence[str], workspace: Path) -> Any:

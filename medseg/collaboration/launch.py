@@ -9,21 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .jobs import Average, average_recipe, environment
+from .jobs import Average, average_recipe, environment, split_recipe
+from .opening import SplitJob
 from .rounds import Rounds
 
 
 def launch(facts: Mapping[str, Any]) -> None:
-    """Run a federated job to its end.
+    """Run a job to its end.
 
     Args:
-        facts: `job` (fields of `Average`), `environment` and `workspace`.
+        facts: `average` (fields of `Average`) or `split` (fields of `SplitJob`), `name`, `environment` and `workspace`.
     """
-    told = Rounds(**facts["job"]["told"])
-    job = Average(**{**facts["job"], "told": told})
     with tempfile.TemporaryDirectory() as scripts:
-        recipe = average_recipe(job, Path(scripts))
-        run = recipe.run(environment(facts["environment"], job.sites, Path(facts["workspace"])))
+        if "split" in facts:
+            job = SplitJob(**facts["split"])
+            recipe, sites = split_recipe(facts["name"], job), list(job.image_sites)
+        else:
+            average = Average(**{**facts["average"], "told": Rounds(**facts["average"]["told"])})
+            recipe, sites = average_recipe(average, Path(scripts)), list(average.sites)
+        run = recipe.run(environment(facts["environment"], sites, Path(facts["workspace"])))
         run.get_result()
         print("status:", run.get_status())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.load import Bundle, Trust, load_bundle
+from medseg.bundle.load import Bundle, Trust, let_code_be_found, load_bundle
 from medseg.bundle.predictor import grid_difference, make_fold_predictor
 from medseg.bundle.weights import sha256_of
 from medseg.config import read_json
@@ -292,10 +292,10 @@ def validation_cases(bundle: Bundle, folds: Sequence[int]) -> dict[int, list[Cas
         raise ConfigError(
             f"{bundle.layout.plan}: data_folder {bundle.plan.data_folder} does not exist; correct it to where the data lies"
         )
-    splits, dataset = (
-        read_splits(bundle.folder),
-        open_dataset(bundle.plan.data_folder, missing_channels=bundle.plan.missing_channels),
-    )
+    if bundle.plan.project:
+        let_code_be_found(bundle)
+    kinds = {"missing_channels": bundle.plan.missing_channels, "project": bundle.plan.project}
+    splits, dataset = read_splits(bundle.folder), open_dataset(bundle.plan.data_folder, **kinds)  # type: ignore[arg-type]
     check_splits(splits, dataset.cases)
     by_name = {case.name: case for case in dataset.cases}
     return {fold: [by_name[name] for name in splits[fold]["val"]] for fold in folds}

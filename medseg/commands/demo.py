@@ -213,7 +213,7 @@ def _write_report(demo: Demo, template: Path) -> None:
         "device": manifest["device"],
         "precision": manifest["precision"],
         "training": f"{manifest['training_cases']} subjects, {manifest['max_epochs']} epochs of {manifest['steps_per_epoch']} steps",
-        "left out": f"{len(evaluation.cases)} subject; mean Dice {np.nanmean(evaluation.values('dice')):.3f}",
+        "left out": f"{len(evaluation.cases)} subject; mean Dice {np.nanmean(evaluation.values('dice')):.2f}",
     }
     sections = [
         pages.facts_section("What was done", facts),

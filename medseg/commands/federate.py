@@ -161,7 +161,7 @@ def run_federation(bundle: str | Path, training: Training) -> Path:
     layout = Layout(folder)
     folders = {name: layout.site(name).folder for name in job.sites}
     facts = {
-        "job": dataclasses.asdict(job),
+        "average": dataclasses.asdict(job),
         "environment": "poc" if training.poc else "simulator",
         "workspace": str((layout.runs / "nvflare").resolve()),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from medseg.bundle.opening.parser import SafeConfig, checked_config
 from medseg.bundle.opening.trusted import TrustedConfig
 from medseg.config import apply_overrides, read_config, read_json
 from medseg.devices import choose_device
-from medseg.errors import BundleError, ConfigError, MedsegError
+from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
@@ -28,6 +28,7 @@ from medseg.planning.plan import Plan
 from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds, trained_with
 from medseg.tracking.run_record import read_run_id, write_run_id
 
+from .fit_built import build_first, run_trusted, told_as_raised
 from .fit_changes import tell_changes
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
@@ -285,7 +286,7 @@ def run_config(
         reader = checked_config(json.loads(json.dumps(dict(config))), layout.train)
     with claim_run(folder, fold):
         if reader is not None:
-            _of(reader, _build_first)
+            told_as_raised(reader, build_first)
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
             for number in later:
@@ -296,55 +297,7 @@ def run_config(
         if not is_helper() or trusted:
             write_json(run.config, dict(config))
         if reader is None:
-            result = _run_trusted(run.config, Layout(shown or folder).metadata)
+            result = run_trusted(run.config, Layout(shown or folder).metadata)
         else:
-            result = _of(reader, lambda built: built.get("run"))
+            result = told_as_raised(reader, lambda built: built.get("run"))
     return dict(result[0] if isinstance(result, list) else result)
-
-
-def _of(reader: SafeConfig, work: Callable[[SafeConfig], Any]) -> Any:
-    """What is done with a configuration; an error of ours inside MONAI's parser is told as it was raised.
-
-    Raises:
-        MedsegError: see `SafeConfig.get`.
-    """
-    try:
-        return work(reader)
-    except BundleError as error:
-        first = error.__cause__ and _first_cause(error.__cause__)
-        raise (first if isinstance(first, MedsegError) else error) from error.__cause__
-
-
-def _build_first(reader: SafeConfig) -> None:
-    """Seed, then build the network, the loss and the list of cases: what is wrong with them leaves an earlier run alone."""
-    if "initialize" in reader:
-        reader.get("initialize")
-    if "train::module" in reader:
-        reader.get("train::module")
-    for part in ("train", "validate"):
-        if f"{part}::dataset" in reader:
-            getattr(reader.get(f"{part}::dataset"), "cases", None)
-
-
-def _run_trusted(config: Path, metadata: Path) -> Any:
-    """The same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
-    from monai.bundle import ConfigWorkflow
-
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
-    workflow = ConfigWorkflow(
-        config_file=str(config), meta_file=str(metadata), logging_file=False, workflow_type="train"
-    )
-    try:
-        workflow.initialize()
-        result = workflow.run()
-        workflow.finalize()
-    except RuntimeError as error:
-        raise _first_cause(error) from error
-    return result
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """What really happened: MONAI wraps every error of a component in "Failed to instantiate ..."."""
-    while error.__cause__ is not None and "Failed to instantiate" in str(error):
-        error = error.__cause__
-    return error

@@ -221,12 +221,12 @@ def model_facts(bundle: Bundle, fold: int | None = None) -> dict[str, Any]:
     Raises:
         BundleError: a weight file is missing.
     """
-    from medseg.bundle.weights import sha256_of
+    from medseg.bundle.weights import remedy_of, sha256_of
 
     files = bundle.files_for(fold)
     missing = [path for path in files if not path.is_file()]
     if missing:
-        raise DataError(f"{missing[0]} is missing: train the bundle with `medseg fit`, or put its weights there")
+        raise DataError(f"{missing[0]} is missing: {remedy_of(missing[0])}")
     return {
         "name": bundle.name,
         "version": bundle.version,

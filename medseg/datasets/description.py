@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from pathlib import Path
@@ -170,7 +171,11 @@ def collect_labels(folder: Path, cases: list[Case]) -> dict[int, str]:
                 "image in the labels folder?"
             )
         values.update(int(value) for value in found)
-    log.warning(
-        "%s: no dataset.json names the labels; %s were found and named by their numbers.", folder, sorted(values - {0})
-    )
+    _tell_numbered(str(folder), tuple(sorted(values - {0})))
     return {0: "background", **{value: f"label_{value}" for value in sorted(values - {0})}}
+
+
+@functools.cache
+def _tell_numbered(folder: str, values: tuple[int, ...]) -> None:
+    """Once for a folder: a verb opens it several times."""
+    log.warning("%s: no dataset.json names the labels; %s were found and named by their numbers.", folder, list(values))

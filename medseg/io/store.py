@@ -230,18 +230,7 @@ class Store:
                 json.dump(record, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if self._is_whole(case):  # another process was quicker, on a drive without locks
-                return
-            if folder.exists():  # set aside by one rename: a kill never leaves half of an old case under its name
-                old = temporary_beside(folder)
-                with contextlib.suppress(FileNotFoundError):  # another process was quicker
-                    os.replace(folder, old)
-                shutil.rmtree(old, ignore_errors=True)
-            try:
-                os.replace(working, folder)
-            except OSError:
-                if not (folder / "case.json").exists():  # else another process finished the same case first
-                    raise
+            self._put(case, working, folder)
         except OSError as error:
             raise ResourceError(
                 f"case {case.name!r}: cannot write preprocessed arrays below {folder.parent}: {error.strerror or error}. "
@@ -249,6 +238,24 @@ class Store:
             ) from error
         finally:
             shutil.rmtree(working, ignore_errors=True)
+
+    def _put(self, case: Case, working: Path, folder: Path) -> None:
+        """Give a case's new folder its name, or leave what another process was quicker with, on a drive without locks."""
+        for pause in (0.02, 0.1, 0.5, None):
+            if self._is_whole(case):
+                return
+            if folder.exists():  # set aside by one rename: a kill never leaves half of an old case under its name
+                old = temporary_beside(folder)
+                with contextlib.suppress(FileNotFoundError):  # another process did that
+                    os.replace(folder, old)
+                shutil.rmtree(old, ignore_errors=True)
+            try:
+                os.replace(working, folder)
+                return
+            except OSError:  # a third process put or took one in between
+                if pause is None:
+                    raise
+                time.sleep(pause)
 
 
 def _built(case: Case, build: Callable[[Case], StoredArrays]) -> tuple[StoredArrays, list[dict[str, Any]]]:

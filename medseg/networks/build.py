@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -75,9 +75,51 @@ def build_network(
         >>> build_network("mambavision", spatial_dims=2).divisor
         (16, 16)
     """
-    given = options | {"padding": padding, "norm": norm}
-    form = settle(published, preset, size, spatial_dims, {k: v for k, v in given.items() if v is not None})
-    spec = form.adjust(find_spec(form.preset, form.size, spatial_dims, project), spatial_dims)
+    words = {
+        "preset": preset, "spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels, "size": size,
+        "mixer": mixer, "strides": strides, "roi_size": roi_size, "published": published, "padding": padding, "norm": norm,
+        "condition_width": condition_width, "checkpointing": checkpointing, "project": project, **options,
+    }  # fmt: skip
+    ground = lay_out(words)
+    encoder, decoder = assemble(ground.make, ground.steps)
+    network = SegmentationNetwork(
+        encoder, decoder, out_channels=out_channels, strides=ground.steps, deep_supervision=deep_supervision
+    )
+    network.configuration = plain({"deep_supervision": deep_supervision, **ground.words})
+    return network
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What stands before any part of a network is made.
+
+    Args:
+        make: builds levels.
+        steps: strides per level and axis.
+        words: arguments of `build_network` that say the same again.
+    """
+
+    make: "LevelBuilder"
+    steps: list[tuple[int, ...]]
+    words: dict[str, Any]
+
+
+def lay_out(words: Mapping[str, Any]) -> Ground:
+    """Settle the arguments of `build_network` but `deep_supervision`, and check that they fit together.
+
+    Raises:
+        ConfigError: see `build_network`.
+    """
+    known = {"preset": None, "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "size": None, "mixer": None}
+    known |= {"strides": None, "roi_size": None, "published": None, "condition_width": 0, "checkpointing": False}
+    asked = {**known, "project": None, **words}
+    options = {name: value for name, value in asked.items() if name not in known and name != "project"}
+    dims, mixer, roi_size, project = asked["spatial_dims"], asked["mixer"], asked["roi_size"], asked["project"]
+    given = {"padding": None, "norm": None, **options}
+    form = settle(
+        asked["published"], asked["preset"], asked["size"], dims, {k: v for k, v in given.items() if v is not None}
+    )
+    spec = form.adjust(find_spec(form.preset, form.size, dims, project), dims)
     spec = replace(spec, **check_options(spec, form.options))
     check_layers(spec, mixer)
     mixers = Parts("mixers", MIXERS, project)
@@ -85,39 +127,45 @@ def build_network(
         raise ConfigError(f"mixer: found {mixer!r}. {nearest(mixer, mixers)}")
     if form.padding not in ("masked", "published"):
         raise ConfigError(f"padding: found {form.padding!r}, expected masked or published")
-    if min(in_channels, out_channels) < 1:
-        raise ConfigError(f"channels: found {in_channels} in and {out_channels} out, expected at least 1 of each")
-    steps = resolve_strides(spec, spatial_dims, strides, roi_size)
-    patch = None if roi_size is None else per_axis(list(roi_size), spatial_dims, "roi_size")
-    make = LevelBuilder(
-        spec, spatial_dims, in_channels, mixer, form.padding, condition_width, checkpointing, patch, mixers
-    )
-    encoder, decoder = assemble(make, steps)
-    network = SegmentationNetwork(
-        encoder, decoder, out_channels=out_channels, strides=steps, deep_supervision=deep_supervision
-    )
-    network.configuration = plain(
-        {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels, "mixer": mixer,
-         "strides": steps, "roi_size": patch, "deep_supervision": deep_supervision, "condition_width": condition_width,
-         "checkpointing": checkpointing, "project": project, **form.words}
-    )  # fmt: skip
-    return network
+    ins, outs = asked["in_channels"], asked["out_channels"]
+    if min(ins, outs) < 1:
+        raise ConfigError(f"channels: found {ins} in and {outs} out, expected at least 1 of each")
+    steps = resolve_strides(spec, dims, asked["strides"], roi_size)
+    patch = None if roi_size is None else per_axis(list(roi_size), dims, "roi_size")
+    width, checkpointing = asked["condition_width"], asked["checkpointing"]
+    make = LevelBuilder(spec, dims, ins, mixer, form.padding, width, checkpointing, patch, mixers)
+    again = {"spatial_dims": dims, "in_channels": ins, "out_channels": outs, "mixer": mixer, "strides": steps,
+             "roi_size": patch, "condition_width": width, "checkpointing": checkpointing, "project": project,
+             **form.words}  # fmt: skip
+    return Ground(make, steps, again)
 
 
 def assemble(make: "LevelBuilder", steps: Sequence[tuple[int, ...]]) -> tuple[nn.Module, nn.Module]:
     """Encoder (both towers joined) and decoder of a specification."""
+    encoder, channels = encoder_of(make, steps)
+    return encoder, decoder_of(make, channels, steps)
+
+
+def encoder_of(make: "LevelBuilder", steps: Sequence[tuple[int, ...]]) -> tuple[nn.Module, list[int]]:
+    """The encoder of a specification, both towers joined, and the channels of each level."""
     spec = make.spec
-    encoder: nn.Module = make.encoder(spec.levels, steps)
+    encoder = make.encoder(spec.levels, steps)
     channels = [level.width for level in spec.levels]
-    if spec.second:
-        other = make.encoder(spec.second, steps, start=spec.second_from)
-        encoder = DualEncoder(encoder, other, channels, [level.width for level in spec.second], spec.second_from)
-        channels = encoder.channels
+    if not spec.second:
+        return encoder, channels
+    other = make.encoder(spec.second, steps, start=spec.second_from)
+    both = DualEncoder(encoder, other, channels, [level.width for level in spec.second], spec.second_from)
+    return both, both.channels
+
+
+def decoder_of(make: "LevelBuilder", channels: Sequence[int], steps: Sequence[tuple[int, ...]]) -> nn.Module:
+    """The decoder of a specification over features of these channels."""
+    spec = make.spec
     sites = [make.site(level, kernel) for level, kernel in zip(spec.levels, kernel_sizes(steps), strict=True)]
     decoder_options = dict(spec.decoder_options)
     if "layers" in decoder_options:
         decoder_options["bodies"] = make.bodies(decoder_options.pop("layers"), sites)
-    return encoder, DECODERS[spec.decoder](sites, channels, steps, **decoder_options)
+    return DECODERS[spec.decoder](sites, list(channels), steps, **decoder_options)
 
 
 def plain(value: Any) -> Any:

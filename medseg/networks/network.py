@@ -92,6 +92,48 @@ class DualEncoder(nn.Module):
         return joined
 
 
+class SiteEncoders(nn.Module):
+    """One encoder per site, each over its own image channels; per level the features of the sites that send it are joined.
+
+    Args:
+        encoders: site -> encoder, in the order of the image's channels.
+        channels: per site, image channels.
+        sent: per site, the levels that reach the decoder.
+        levels: of each encoder.
+
+    Source: the idea of Split-U-Net (arXiv 2208.10553): concatenation per level at the site with the labels.
+    """
+
+    levels: Final[int]
+
+    def __init__(self, encoders: Dict[str, nn.Module], channels: List[int], sent: List[List[int]], levels: int) -> None:
+        super().__init__()
+        self.sites = nn.ModuleDict(encoders)
+        self.channels, self.sent, self.levels = channels, sent, levels
+
+    def forward(
+        self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None
+    ) -> List[Tensor]:
+        found: List[List[Tensor]] = []
+        first = 0
+        for index, encoder in enumerate(self.sites.values()):
+            own = image[:, first : first + self.channels[index]]
+            first += self.channels[index]
+            found.append(encoder(own, condition, valid))
+        return self.join(found)
+
+    def join(self, found: List[List[Tensor]]) -> List[Tensor]:
+        """Features per site and level -> joined features per level; what a site does not send is not looked at."""
+        joined: List[Tensor] = []
+        for level in range(self.levels):
+            parts: List[Tensor] = []
+            for index, features in enumerate(found):
+                if level in self.sent[index]:
+                    parts.append(features[level])
+            joined.append(torch.cat(parts, dim=1))
+        return joined
+
+
 class SegmentationNetwork(nn.Module):
     """Image (B, C, X, Y[, Z]) in, logits (B, K, X, Y[, Z]) on the same grid out.
 
@@ -132,6 +174,11 @@ class SegmentationNetwork(nn.Module):
         self, image: Tensor, condition: Optional[Tensor] = None, valid: Optional[Tensor] = None
     ) -> List[Tensor]:
         """Logits at every decoded scale, finest first, for deep supervision."""
-        decoded = self.decoder(self.encoder(image, condition, valid))
+        return self.decode_scales(self.encoder(image, condition, valid))
+
+    @torch.jit.unused
+    def decode_scales(self, features: List[Tensor]) -> List[Tensor]:
+        """As `forward_scales`, from the encoder's features."""
+        decoded = self.decoder(features)
         coarse = [head(x) for head, x in zip(self.coarse_heads, decoded[1:], strict=False)]
         return [self.head(decoded[0]), *coarse]

@@ -49,9 +49,9 @@ class Progress(Callback):
 
     def _show(self, trainer: pl.Trainer) -> None:
         if self.step is not None:
-            for key, short in (("train_loss", "loss"), ("val_dice", "dice")):
+            for key, short, digits in (("train_loss", "loss", 3), ("val_dice", "dice", 2)):
                 if key in trainer.callback_metrics:
-                    self.shown[short] = f"{float(trainer.callback_metrics[key]):.3f}"
+                    self.shown[short] = f"{float(trainer.callback_metrics[key]):.{digits}f}"
             self.step.note = ", ".join(f"{name} {value}" for name, value in self.shown.items())
         if self.bar is not None:
             self.bar.set_postfix(self.shown, refresh=False)

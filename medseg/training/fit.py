@@ -21,7 +21,6 @@ from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
 from medseg.selection.averaging import average_finished
 from medseg.tracking.manifest import make_manifest
-from medseg.tracking.mlflow_logger import RunLogger
 from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_settings import run_settings
 
@@ -161,7 +160,7 @@ def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: Segmentat
     prepare_run_folder(folder, keep=False)
     if settings is not None:
         write_json(config, settings)
-    if isinstance(trainer.logger, RunLogger):
+    if hasattr(trainer.logger, "begin_anew"):  # the record in MLflow, which is not imported to be asked for
         trainer.logger.begin_anew()
     return replace(start, resume=False)
 

@@ -20,6 +20,7 @@ from medseg.layout import RunFolder
 
 from .callbacks import defined_metrics
 
+DIGITS = {"train_loss": 4, "val_dice": 2}  # more of a Dice are noise
 log = logging.getLogger(__name__)
 EVERY_S = 120.0  # between two drawings of the curves
 
@@ -37,8 +38,8 @@ class RunFiles(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        shown = {name: value for name, value in defined_metrics(trainer).items() if name in ("train_loss", "val_dice")}
-        figures = "".join(f", {name} {value:.4f}" for name, value in shown.items())
+        shown = {name: value for name, value in defined_metrics(trainer).items() if name in DIGITS}
+        figures = "".join(f", {name} {value:.{DIGITS[name]}f}" for name, value in shown.items())
         note(
             self.folder,
             f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {trainer.global_step}{figures}",

@@ -14,6 +14,7 @@ KERNELS = ROOT / "kernels" / "medseg_kernels"
 
 # basename -> why several files have it
 SAME_THING = {
+    "split.py": "the verb and its words",
     "plan.py": "the record (planning), the verb (commands), its words (cli)",
     "federate.py": "the verb and its words",
     "fit.py": "what runs inside Lightning (training), the verb, its words",

@@ -9,6 +9,7 @@ import pytest
 
 from medseg.bundle.load import load_bundle
 from medseg.bundle.low_resolution import settings_of
+from medseg.commands.fit import fit_bundle
 from medseg.errors import BundleError, ConfigError, MedsegError
 from medseg.layout import Layout
 
@@ -93,3 +94,38 @@ def test_mirror_axes_that_are_no_axes_are_refused(bundle: Layout) -> None:
     set_inference(bundle, allowed_mirror_axes=["x"])
     with pytest.raises(MedsegError, match=r"inference\.json: allowed_mirror_axes"):
         allowed_mirror_axes(load_bundle(bundle.folder).config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "planned"), [("in_channels", 2, "1 channels"), ("out_channels", 4, "3 outputs")]
+)
+def test_channels_of_the_network_are_those_of_the_plan(key: str, value: int, planned: str, bundle: Layout) -> None:
+    """At load for inference.json, before training for train.json; both values are named."""
+    for path in (bundle.inference, bundle.train):
+        content = json.loads(path.read_text())
+        content["network_def"][key] = value
+        path.write_text(json.dumps(content))
+    said = rf"inference\.json: network_def::{key} is {value}, .*plan\.json names {planned}"
+    with pytest.raises(BundleError, match=said) as caught:
+        load_bundle(bundle.folder)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(MedsegError, match=rf"network_def::{key}: plan\.json {planned[0]}, configs/train\.json {value}"):
+        fit_bundle(bundle.folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"0": "background", "1": "liver", "2": "posterior"}, 'labels::1: plan\\.json "anterior", configs/train\\.json "liver"'),
+        ({"0": "background", "1": "anterior"}, 'labels::2: plan\\.json "posterior", configs/train\\.json null'),
+        ({"0": "background", "1": "anterior", "2": "posterior", "3": "x"}, 'labels::3: plan\\.json null, configs/train\\.json "x"'),
+        ([1], "labels: plan\\.json .*anterior.*, configs/train\\.json \\[1\\]"),
+    ],
+    ids=["another name", "one less", "one more", "a list"],
+)  # fmt: skip
+def test_labels_of_the_training_are_those_of_the_plan(labels: Any, said: str, bundle: Layout) -> None:
+    content = json.loads(bundle.train.read_text())
+    bundle.train.write_text(json.dumps({**content, "labels": labels}))
+    with pytest.raises(MedsegError, match=said) as caught:
+        fit_bundle(bundle.folder, device="cpu")
+    assert "\n" not in str(caught.value)

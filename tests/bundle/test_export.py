@@ -18,6 +18,7 @@ from medseg.commands import export
 from medseg.commands.export import export_bundle
 from medseg.errors import BundleError, ConfigError
 from medseg.layout import Layout
+from tests.bundle.samples import make_bundle
 
 LOAD_WITHOUT_MEDSEG = """
 import sys
@@ -39,11 +40,20 @@ def places_in(path: Path, layout: Layout, data: Path) -> str | None:
     return Scan(Secrets(folders, {"case1": "", "case0": ""})).find(path.name, path.read_bytes())
 
 
+@pytest.fixture(scope="module")
+def scanning(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Path]:
+    """A bundle whose network has one scan, and its cases: exporters take several times as long for one made of scans.
+
+    Those are in test_export_real.py.
+    """
+    place = tmp_path_factory.mktemp("scanning")
+    network = {"preset": "umamba_bot", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+    return make_bundle(place / "tiny_mr_unet", place / "data", network=network), place / "data"
+
+
 @pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
-def test_export_equals_eager_and_opens_without_medseg(
-    to: str, bundle_and_data: tuple[Layout, Path], tmp_path: Path
-) -> None:
-    layout, data = bundle_and_data
+def test_export_equals_eager_and_opens_without_medseg(to: str, scanning: tuple[Layout, Path], tmp_path: Path) -> None:
+    layout, data = scanning
     target = tmp_path / f"model{export.SUFFIXES[to]}"
     result = export_bundle(layout.folder, to, output=target, image=data / "images" / "case1.nii.gz")
     assert result.largest_difference <= 1e-4
@@ -56,14 +66,24 @@ def test_export_equals_eager_and_opens_without_medseg(
     with torch.no_grad():
         expected = load_bundle(layout.folder).network()(image)
     torch.testing.assert_close(torch.load(tmp_path / "o.pt"), expected, atol=1e-4, rtol=1e-4)
+    if to == "torchscript":
+        takes_any_size_and_carries_the_configuration(target)
+
+
+def takes_any_size_and_carries_the_configuration(path: Path) -> None:
+    extra = {"inference.json": "", "metadata.json": ""}
+    network = torch.jit.load(str(path), _extra_files=extra)
+    assert network(torch.rand(2, 1, 37, 40, 33)).shape == (2, 3, 37, 40, 33)
+    assert json.loads(extra["metadata.json"])["name"] == "tiny_mr_unet"
+    assert "evaluator" in json.loads(extra["inference.json"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_export_to_runtimes_equals_eager(to: str, bundle_and_data: tuple[Layout, Path], tmp_path: Path) -> None:
+def test_export_to_runtimes_equals_eager(to: str, scanning: tuple[Layout, Path], tmp_path: Path) -> None:
     if to == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("the package openvino is not installed")
-    layout, data = bundle_and_data
+    layout, data = scanning
     target = tmp_path / f"model{export.SUFFIXES[to]}"
     result = export_bundle(layout.folder, to, output=target, image=data / "images" / "case1.nii.gz")
     assert result.largest_difference <= 1e-4
@@ -71,17 +91,6 @@ def test_export_to_runtimes_equals_eager(to: str, bundle_and_data: tuple[Layout,
     assert places_in(target, layout, data) is None
     expected = {"model.onnx"} if to == "onnx" else {"model.xml", "model.bin"}
     assert {path.name for path in tmp_path.iterdir()} == expected
-
-
-def test_torchscript_takes_any_size_and_carries_the_configuration(
-    bundle_and_data: tuple[Layout, Path], tmp_path: Path
-) -> None:
-    result = export_bundle(bundle_and_data[0].folder, "torchscript", output=tmp_path / "model.ts")
-    extra = {"inference.json": "", "metadata.json": ""}
-    network = torch.jit.load(str(result.path), _extra_files=extra)
-    assert network(torch.rand(2, 1, 37, 40, 33)).shape == (2, 3, 37, 40, 33)
-    assert json.loads(extra["metadata.json"])["name"] == "tiny_mr_unet"
-    assert "evaluator" in json.loads(extra["inference.json"])
 
 
 def test_export_that_differs_is_not_kept(

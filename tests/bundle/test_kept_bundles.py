@@ -23,7 +23,7 @@ from tests.bundle.samples import make_bundle, make_dataset
 from tests.bundle.shipped import shipped
 
 KEPT = Path(__file__).with_name("kept")
-SHAPE = (43, 50, 38)  # two windows of the hippocampus bundles: this is about parts being found, not about blending
+SHAPE = (30, 38, 26)  # one window: this is about parts being found, not about blending
 OLD_NAMES = {
     "medseg.components.find_bundle_root": "medseg.bundle.layout.find_bundle_root",
     "medseg.components.choose_device": "medseg.config.choose_device",

@@ -63,7 +63,7 @@ def window_drifts(layout: Layout) -> None:
 
 
 def weights_of_another_network(layout: Layout) -> None:
-    write_state_dict(layout.weights, build_network("mednext", out_channels=3).state_dict())
+    write_state_dict(layout.weights, build_network("resenc_unet", out_channels=3).state_dict())
 
 
 def weights_with_nan(layout: Layout) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from medseg.cli.endings import continuing_words, goes_on_by_itself, last_line
 from medseg.cli.main import VERBS, main
+from tests.reliability.scenarios.base import listens
 
 UNTRACKED = "train::trainer::tracking=false"
 
@@ -73,16 +74,6 @@ SPOKEN = {
 
 # the command as it stands, but that its verb takes its time: these have nothing to work on and would end by themselves
 HELD = "import sys, time, medseg.cli.main as m; m._run = lambda *_: time.sleep(60); sys.exit(m.main())"
-
-
-def listens(pid: int) -> bool:
-    """Whether a process has its own answer to SIGTERM."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return False
-    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
-    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

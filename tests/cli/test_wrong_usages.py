@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.cli.main import main
+from medseg.cli.main import main, parse
 
 BUNDLE = "hippocampus_mr_mambavision"
 # words, exit code, what the line must hold: the fault, and the word that mends it
@@ -102,3 +103,43 @@ def test_a_wrong_usage_ends_in_one_line_with_a_way_out(
     assert says in said, said
     assert said.count("\n") == 1, said
     assert sorted(place.rglob("*")) == before
+
+
+# What the lines above say, followed: every option and value that they name, in commands that work.
+FOLLOWED = [
+    "predict BUNDLE -i image.nii.gz -o OUT/labels --format .nii.gz --overlap 0.5 --window-batch 1 --engine auto --precision fp32 "
+    "--mirror x --device auto --no-preview --quiet",
+    "plan --data data --output OUT/b --folds 2 --dims 3 --region organ=1 --quiet",
+    "fit BUNDLE --keys train::module::learning_rate=0.1 max_epochs=40 device::name=cpu --fold all",
+    "evaluate --prediction data/labels --reference data --labels 1=name --quiet",
+    "networks mambavision",
+    "--version",
+]
+ACCEPTED = [
+    "predict BUNDLE image.nii.gz --device cuda -o labels/ --max-memory 8GB --threads 2",
+    "plan --data data --output b --memory 8GB",
+    "fit BUNDLE max_epochs=3 --budget 2h --fold 0",
+    "bundle verify BUNDLE",
+    "bundle export BUNDLE --to torchscript",
+]
+
+
+@pytest.mark.usefixtures("_warm")
+@pytest.mark.parametrize("words", FOLLOWED)
+def test_a_way_out_that_is_followed_leads_out(
+    words: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert main(words.replace("BUNDLE", BUNDLE).replace("OUT", str(tmp_path)).split()) == 0
+
+
+@pytest.mark.parametrize("words", ACCEPTED)
+def test_a_way_out_of_words_is_accepted(words: str) -> None:
+    parse(words.split(), words.split()[0])
+
+
+def test_every_option_that_a_way_out_names_is_followed_here() -> None:
+    named = {option for _, _, says in USAGES for option in re.findall(r"--[a-z][a-z-]+", says)}
+    followed = " ".join([*FOLLOWED, *ACCEPTED]).split()
+    assert {option for option in named if option not in followed} <= {"--output"}  # written -o above
+    assert len(USAGES) >= 40

@@ -10,6 +10,7 @@ import pytest
 
 from medseg.bundle.load import load_bundle
 from medseg.cli.main import main
+from medseg.commands.cv import validation_cases
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from tests.volumes import make_case
@@ -95,5 +96,6 @@ def test_a_project_brings_a_preset_and_a_layout_of_datasets_and_trains_without_b
     )
     assert main(["fit", "b", *QUICK]) == 0
     bundle = load_bundle("b")
+    assert [len(cases) for cases in validation_cases(bundle, [0, 1]).values()] == [2, 1]
     coarse = bundle.config.raw["low_resolution"]["network_def"]
     assert (bundle.own_network_def["project"], coarse["project"]) == ("my_code", "my_code")

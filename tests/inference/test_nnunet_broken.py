@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,4 +142,66 @@ def test_a_broken_checkpoint_is_named(name: str, folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize("content", [b"", b"[1, 2]", DEEP.encode(), b"\0" * 99, b"null", b"PK\x03\x04", b"\x80\x02."])
 def test_a_file_of_something_else_is_named(file: str, content: bytes, folder: Path, tmp_path: Path) -> None:
     (folder / file).write_bytes(content)
+    refused(folder, tmp_path / "out")
+
+
+class Planted:
+    """What a pickled checkpoint would call when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch planted",)
+
+
+def cut(part: float) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * part)])
+
+    return change
+
+
+def in_place(make: Callable[[Path], Any]) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "missing": Path.unlink,
+    "cut at a third": cut(0.3),
+    "cut at its end": cut(0.98),
+    "a folder": in_place(Path.mkdir),
+    "a pipe": in_place(os.mkfifo),
+    "a device": in_place(lambda path: path.symlink_to("/dev/zero")),
+    "a link to nothing": in_place(lambda path: path.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("file", ["plans.json", "dataset.json", "fold_0/checkpoint_final.pth"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_file_that_is_missing_cut_or_no_file_is_named(file: str, name: str, folder: Path, tmp_path: Path) -> None:
+    CHANGES[name](folder / file)
+    refused(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_pickled_checkpoint_is_refused_and_runs_nothing(
+    whole: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        Planted() if whole else {"network_weights": {"a": Planted()}}, folder / "fold_0" / "checkpoint_final.pth"
+    )
+    refused(folder, tmp_path / "out")
+    assert not (tmp_path / "planted").exists()
+
+
+def test_a_folder_without_its_fold_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / "fold_0")
+    refused(folder, tmp_path / "out")
+    (folder / "fold_0").mkdir()
+    refused(folder, tmp_path / "out")
+    (folder / "fold_1").write_text("no folder")
     refused(folder, tmp_path / "out")

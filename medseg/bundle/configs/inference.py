@@ -31,6 +31,8 @@ def network_def(plan: Plan) -> dict[str, Any]:
         "out_channels": len(plan.regions) or len(plan.labels),
         **plan.network,
     }
+    if "sites" in plan.network:
+        return {"_target_": "medseg.components.build_split_network", **arguments}
     return {"_target_": "medseg.components.build_network", **arguments}
 
 

@@ -99,6 +99,10 @@ PREDICTION: dict[str, Target] = {
         strides=SIZE, roi_size=SIZE, deep_supervision=FLAG, padding=NAME, condition_width=SIZE, checkpointing=FLAG,
         published=NAME, **_OPTIONS,
     ),
+    "build_split_network": allowed(
+        "network", sites=DATA, sent=DATA, preset=NAME, spatial_dims=SIZE, in_channels=SIZE, out_channels=SIZE, size=NAME,
+        mixer=NAME, strides=SIZE, roi_size=SIZE, deep_supervision=FLAG, padding=NAME, checkpointing=FLAG, **_OPTIONS,
+    ),
     "build_nnunet": allowed("network", network_class=NAME, arguments=DATA, in_channels=SIZE, out_channels=SIZE),
     "build_segresnet_ds": allowed(
         "network", spatial_dims=SIZE, in_channels=SIZE, out_channels=SIZE, init_filters=SIZE, norm=NAME,

@@ -21,12 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .base import Child, Outcome, broken_files, digest, make_data, make_planned, make_predicting
+from .base import Child, Outcome, broken_files, digest, listens, make_data, make_planned, make_predicting
 from .kill_fit import SETTINGS, result
 
 SENT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-# the shortest moment: before it, the fork has not called the command's main yet
-BEGIN_S = 0.03
 LENGTHS = ["max_epochs=5", "steps_per_epoch=4", *SETTINGS[2:]]
 
 
@@ -146,6 +144,8 @@ def trial(name: str, verb: Verb, number: signal.Signals, moment: float, folder: 
     verb.start(folder)
     label = f"{name}, {number.name} after {moment:.2f} s"
     child = Child(verb.words(folder), folder.parent / "log", in_folder(folder))
+    while child.running() and not listens(child.pid):
+        time.sleep(0.001)
     time.sleep(moment)
     if child.running():
         os.kill(child.pid, number)
@@ -202,7 +202,7 @@ def run(times: int, seed: int, folder: Path, parts: Sequence[str] = ()) -> Outco
         expected = verb.outcome(whole)
         for number in SENT if times else SENT[:2]:
             for _ in range(max(1, times)):
-                moment = source.uniform(BEGIN_S, max(2 * BEGIN_S, 0.95 * undisturbed.seconds))
+                moment = source.uniform(0, 0.95 * undisturbed.seconds)
                 # all trials of a verb work in one place, so that nothing but the disturbance differs
                 trial(name, verb, number, moment, whole, outcome)
                 try:

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .base import Child, Outcome, make_data, make_planned
-from .endings import BEGIN_S, LENGTHS, weights_and_curve
+from .base import Child, Outcome, listens, make_data, make_planned
+from .endings import LENGTHS, weights_and_curve
 
 SENT = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
@@ -55,7 +55,9 @@ def run(times: int, seed: int, folder: Path) -> Outcome:
         shutil.copytree(pristine, bundle / "bundle")
         words[1] = str(bundle / "bundle")
         child = Child(words, folder / "log", job(tools, 0))
-        time.sleep(source.uniform(BEGIN_S, 0.9 * undisturbed.seconds))
+        while child.running() and not listens(child.pid):
+            time.sleep(0.001)
+        time.sleep(source.uniform(0, 0.9 * undisturbed.seconds))
         if child.running():
             os.kill(child.pid, number)
         child.wait(60)

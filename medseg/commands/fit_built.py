@@ -1,0 +1,62 @@
+"""A resolved train.json becomes objects: as data by our reader, or as it says by MONAI's workflow; errors are told as raised."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medseg.bundle.opening.parser import SafeConfig
+from medseg.errors import BundleError, MedsegError
+
+
+def told_as_raised(reader: SafeConfig, work: Callable[[SafeConfig], Any]) -> Any:
+    """What is done with a configuration; an error of ours inside MONAI's parser is told as it was raised.
+
+    Raises:
+        MedsegError: see `SafeConfig.get`.
+    """
+    try:
+        return work(reader)
+    except BundleError as error:
+        cause = error.__cause__
+        if cause is None or "Failed to instantiate" not in str(cause):
+            raise
+        first = _first_cause(cause)
+        raise (first if isinstance(first, MedsegError) else error) from cause
+
+
+def build_first(reader: SafeConfig) -> None:
+    """Seed, then build the network, the loss and the list of cases: what is wrong with them leaves an earlier run alone."""
+    if "initialize" in reader:
+        reader.get("initialize")
+    if "train::module" in reader:
+        reader.get("train::module")
+    for part in ("train", "validate"):
+        if f"{part}::dataset" in reader:
+            getattr(reader.get(f"{part}::dataset"), "cases", None)
+
+
+def run_trusted(config: Path, metadata: Path) -> Any:
+    """The same `ConfigWorkflow` that `python -m monai.bundle run` builds."""
+    from monai.bundle import ConfigWorkflow
+
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that we bring our own logging
+    workflow = ConfigWorkflow(
+        config_file=str(config), meta_file=str(metadata), logging_file=False, workflow_type="train"
+    )
+    try:
+        workflow.initialize()
+        result = workflow.run()
+        workflow.finalize()
+    except RuntimeError as error:
+        raise _first_cause(error) from error
+    return result
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What really happened: MONAI wraps every error of a component in "Failed to instantiate ..."."""
+    while error.__cause__ is not None and "Failed to instantiate" in str(error):
+        error = error.__cause__
+    return error
