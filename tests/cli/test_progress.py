@@ -58,6 +58,7 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
         "evaluate": ["--prediction", "a", "--reference", "b"],
         "bundle": ["verify", "x"],
         "federate": ["plan", "--sites", "a", "b", "--output", "c"],
+        "split": ["join", "x"],
         "networks": [],
         "demo": [],
         "doctor": [],
