@@ -18,9 +18,12 @@ import pytest
 
 from medseg.bundle.checks.verify import verify_bundle
 from medseg.bundle.load import load_bundle
+from medseg.cli.label_table import read_label_table
 from medseg.commands.cv import cross_validate
 from medseg.commands.export import export_bundle
 from medseg.commands.fit import fit_bundle
+from medseg.commands.pack import pack_bundle
+from medseg.commands.plan_apply import apply_plan
 from medseg.commands.predict import predict_bundle
 from medseg.errors import MedsegError
 from medseg.layout import Layout
@@ -55,6 +58,12 @@ VERBS: dict[str, Callable[[Layout, Path], object]] = {
     "export": lambda layout, data: export_bundle(layout.folder, "torchscript", output=layout.folder / "x.ts"),
     "predict": lambda layout, data: predict_bundle(layout.folder, [data / "images"], layout.folder / "out"),
 }
+# these read a bundle's files and build nothing of them: they may end well
+READERS: dict[str, Callable[[Layout], object]] = {
+    "evaluate --labels": lambda layout: read_label_table(str(layout.folder)),
+    "plan --apply": lambda layout: apply_plan(layout.folder),
+    "bundle pack": lambda layout: pack_bundle(layout.folder, layout.folder / "out" / "packed.zip"),
+}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -64,7 +73,7 @@ def test_an_attack_is_refused_by_every_verb(
     monkeypatch.setenv("MEDSEG_FOREIGN", "inside")  # the child process is tests/commands/test_contained.py
     (tmp_path / "planted_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    layout = Layout(Path(shutil.copytree(bundle_and_data[0].folder, tmp_path / "tiny_mr_unet")))
+    layout = Layout(Path(shutil.copytree(bundle_and_data[0].folder, tmp_path / "home" / "tiny_mr_unet")))
     monkeypatch.setattr(tempfile, "tempdir", str(layout.folder))  # our own temporary files
     canary = tmp_path / "elsewhere" / "canary"
     canary.parent.mkdir()
@@ -76,6 +85,13 @@ def test_an_attack_is_refused_by_every_verb(
                 outcomes[verb] = run(layout, bundle_and_data[1])
             except MedsegError as error:
                 outcomes[verb] = error
+        assert broken == [], verb
+    for verb, read in READERS.items():
+        with watch.watching(layout.folder.parent) as broken:  # the folder itself may be made where it is not
+            try:
+                read(layout)
+            except MedsegError as error:
+                assert "\n" not in str(error), verb  # noqa: PT017  (it need not be raised)
         assert broken == [], verb
     assert not canary.exists()
     assert not (tmp_path / "canary").exists()
