@@ -80,7 +80,8 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDSEG_TRUSTED", str(place / "trusted.json"))
         patch.setenv("MEDSEG_STORE", str(place / "store"))
-        folder = make_bundle(place / "own", place / "data", folds=2, splits=SPLITS).folder
+        scans = {"preset": "mambavision", "size": "nano", "spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+        folder = make_bundle(place / "own", place / "data", folds=2, splits=SPLITS, network=scans).folder
         Layout(folder).weights.unlink()
         own = [f"project={project}", "network_def::mixer=mean", "train::module::loss=squared"]
         assert main(["fit", str(folder), *own, *QUICK]) == 0

@@ -65,6 +65,7 @@ BY_TARGET: dict[str, dict[str, Any]] = {
     "SEResNet50": {"spatial_dims": 2, "in_channels": 1, "num_classes": 2, "layers": [1, 1, 1, 1]},
     "DenseNet121": {"init_features": 4, "growth_rate": 2, "block_config": [1, 1], "bn_size": 1},
     "build_network": {**NET, "preset": "mambavision", "size": "nano"},
+    "build_split_network": {**NET, "preset": "mambavision", "sites": {"a": 1}, "sent": {"a": [0, 1, 2, 3, 4]}},
     "build_segresnet_ds": {**NET, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
     "build_nnunet": {
         "network_class": "PlainConvUNet",
