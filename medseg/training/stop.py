@@ -31,9 +31,20 @@ class StopOnSignal(Callback):
         self._began = 0.0
         self._validation_s = float("inf")
 
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._take_back(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._take_back(trainer)
+
+    def _take_back(self, trainer: pl.Trainer) -> None:
+        """Lightning puts its handlers in place after `on_fit_start`; on SIGTERM they raise at the end of an epoch.
+
+        A signal that came in between went to ours as well, so what Lightning noted of it is forgotten.
+        """
         if self.deferral is not None:
-            self.deferral.take_back()  # Lightning answers SIGTERM with exit code 0
+            self.deferral.take_back()
+            trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
