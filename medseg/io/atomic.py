@@ -22,6 +22,8 @@ from medseg.errors import MedsegError, ResourceError
 from medseg.interruption import at_the_end, wait_if_ending
 from medseg.types import FilePath
 
+# What SQLite writes beside a database
+_DATABASE_ENDS = ("-journal", "-wal", "-shm")
 _PREFIX = ".medseg-tmp"
 _in_the_making: set[Path] = set()
 _TEMPORARY = re.compile(r"^\.medseg-tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}-")
@@ -88,6 +90,8 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+            for end in _DATABASE_ENDS if is_temporary(path) else ():
+                path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 @at_the_end

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import ResourceError
-from medseg.io.atomic import atomic_path, is_temporary, remove_leftovers, write_bytes, write_json, write_text
+from medseg.io.atomic import (
+    atomic_path,
+    is_temporary,
+    remove_leftovers,
+    temporary_beside,
+    vanishing,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 pytestmark = pytest.mark.requirement("R7")
 
@@ -107,3 +116,14 @@ def test_a_refused_write_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ):
         write_text(tmp_path / "a.txt", "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_database_in_the_making_leaves_no_journal_and_a_file_of_others_keeps_theirs(tmp_path: Path) -> None:
+    with vanishing(temporary_beside(tmp_path / "mlflow.db")) as made:
+        for end in ("", "-journal", "-wal", "-shm"):
+            made.with_name(made.name + end).touch()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "scan.nii-journal").touch()
+    with vanishing(tmp_path / "scan.nii") as other:
+        other.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii-journal"]
