@@ -109,6 +109,11 @@ class SiteFolder:
         return self.folder / "losses.json"
 
     @property
+    def predictions(self) -> Path:
+        """Label maps that the label site made across the sites."""
+        return self.folder / "predictions"
+
+    @property
     def state(self) -> Path:
         """All that a split training needs to go on, one file a step."""
         return self.folder / "state"

@@ -67,11 +67,11 @@ def note_made(folder: Path, coming: Mapping[Path, bytes] | None = None, *, code:
         code: it also put the code there that the bundle brings, because the user named that.
     """
     digest = configurations_digest(folder, coming)
-    for record in (_record(), *((_record(code=True),) if code else ())):
-        known = _known(code=record != _record())
-        if digest not in known:
+    for of_code in (False, True) if code else (False,):
+        record = _record(of_code)
+        if digest not in _known(of_code):
             with contextlib.suppress(OSError, ValueError), alone_in(record.with_suffix(".lock")):
-                write_json(record, [*known, digest][-MOST:])
+                write_json(record, [*_known(of_code), digest][-MOST:])
 
 
 def is_ours(folder: Path) -> bool:

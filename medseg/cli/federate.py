@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from medseg.errors import ConfigError, printable
 
 from .main import EXIT_OK, add_common_arguments
+from .screen import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     if arguments.describe is not None:
         message = describe_site(arguments.describe, arguments.output, folds=arguments.folds)
-        _say(
+        say(
             arguments, message, f"{arguments.output}: {message['fingerprint']['cases']} cases; look at it, then send it"
         )
         return EXIT_OK
@@ -64,7 +64,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     wanted = Wanted(arguments.preset, arguments.size, arguments.folds, dims, arguments.device, arguments.overwrite)
     plan = plan_federation(sources_of(arguments.sites), arguments.output, wanted)
     text = f"bundle {arguments.output}: {printable(plan.reasons['sites'])}\nnext: medseg federate run {arguments.output} --rounds 5"
-    _say(arguments, plan.to_dict(), text)
+    say(arguments, plan.to_dict(), text)
     return EXIT_OK
 
 
@@ -97,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from medseg.commands.federate import run_federation
 
     weights = run_federation(arguments.bundle, _training(arguments, poc=arguments.poc))  # type: ignore[arg-type]
-    _say(arguments, {"weights": str(weights)}, f"{weights}: averaged over {arguments.rounds} rounds")
+    say(arguments, {"weights": str(weights)}, f"{weights}: averaged over {arguments.rounds} rounds")
     return EXIT_OK
 
 
@@ -105,12 +105,5 @@ def _export(arguments: argparse.Namespace) -> int:
     from medseg.commands.federate import export_federation
 
     job = export_federation(arguments.bundle, _training(arguments), arguments.output)  # type: ignore[arg-type]
-    _say(arguments, {"job": str(job)}, f"{job}: submit it with NVFlare; each site needs its folder of runs/sites")
+    say(arguments, {"job": str(job)}, f"{job}: submit it with NVFlare; each site needs its folder of runs/sites")
     return EXIT_OK
-
-
-def _say(arguments: argparse.Namespace, facts: object, text: str) -> None:
-    if arguments.json:
-        print(json.dumps(facts))
-    elif not arguments.quiet:
-        print(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import logging
 import os
 import re
@@ -82,3 +84,11 @@ def log_to_screen(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def say(arguments: argparse.Namespace, facts: object, text: str) -> None:
+    """A verb's result: `facts` as JSON with --json, else `text`, unless --quiet."""
+    if arguments.json:
+        print(json.dumps(facts))
+    elif not arguments.quiet:
+        print(text)

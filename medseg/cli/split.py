@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import ConfigError, printable
 
 from .main import EXIT_OK, add_common_arguments
+from .screen import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +129,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     plan = plan_split(arguments.data, channels_of(arguments.sites), arguments.label_site, arguments.output, wanted)
     text = f"bundle {arguments.output}: {printable(plan.reasons['sites'])}\nnext: medseg split run {arguments.output}"
-    _say(arguments, plan.to_dict(), text)
+    say(arguments, plan.to_dict(), text)
     return EXIT_OK
 
 
@@ -149,7 +149,7 @@ def _run(arguments: argparse.Namespace) -> int:
     text = (
         f"{len(losses)} steps, last loss {losses[-1]:.4f}; each site has its half. Next: medseg split predict, or join"
     )
-    _say(arguments, {"losses": losses}, text)
+    say(arguments, {"losses": losses}, text)
     return EXIT_OK
 
 
@@ -160,7 +160,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.bundle, arguments.output, _names_in(arguments.cases), fold=arguments.fold, poc=arguments.poc,
         here=arguments.one_process,
     )  # fmt: skip
-    _say(arguments, {"files": [str(path) for path in files]}, f"{len(files)} label maps in {arguments.output}")
+    say(arguments, {"files": [str(path) for path in files]}, f"{len(files)} label maps in {arguments.output}")
     return EXIT_OK
 
 
@@ -176,7 +176,7 @@ def _leakage(arguments: argparse.Namespace) -> int:
     page = arguments.output or layout.leakage_report
     leaks = measure_leakage(arguments.bundle, Attack(arguments.steps, arguments.seeds), page, fold=arguments.fold)
     rows = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in leak.row()] for leak in leaks]
-    _say(arguments, {"rows": [leak.row() for leak in leaks]}, f"{text_table(HEADER, rows)}\n{page}")
+    say(arguments, {"rows": [leak.row() for leak in leaks]}, f"{text_table(HEADER, rows)}\n{page}")
     return EXIT_OK
 
 
@@ -185,7 +185,7 @@ def _join(arguments: argparse.Namespace) -> int:
 
     weights = join_split(arguments.bundle, arguments.halves)
     text = f"{weights}: the encoders of all sites; whoever has this file can try to rebuild images from features"
-    _say(arguments, {"weights": str(weights)}, text)
+    say(arguments, {"weights": str(weights)}, text)
     return EXIT_OK
 
 
@@ -193,12 +193,5 @@ def _export(arguments: argparse.Namespace) -> int:
     from medseg.commands.split import export_split
 
     job = export_split(arguments.bundle, arguments.output, _overrides(arguments), fold=arguments.fold)
-    _say(arguments, {"job": str(job)}, f"{job}: submit it with NVFlare; the label site runs the server")
+    say(arguments, {"job": str(job)}, f"{job}: submit it with NVFlare; the label site runs the server")
     return EXIT_OK
-
-
-def _say(arguments: argparse.Namespace, facts: object, text: str) -> None:
-    if arguments.json:
-        print(json.dumps(facts))
-    elif not arguments.quiet:
-        print(text)

@@ -20,8 +20,6 @@ from .image_site import ImageSite
 from .opening import SplitJob, open_image_site, open_label_site
 from .sites import note_failure, site_folder
 
-PREDICTIONS = "predictions"
-
 
 class SplitServer:
     """The label site.
@@ -54,7 +52,7 @@ class SplitServer:
             references = label.references(names)
             for other in others.values():
                 other.geometry(references, job.allow_missing)
-            predict_across(label, others, names, folder / PREDICTIONS)
+            predict_across(label, others, names, SiteFolder(folder).predictions)
             return
         first = begin(label, others, names, allow_missing=job.allow_missing)
         print(f"from step {first} of {label.settings.steps}", flush=True)

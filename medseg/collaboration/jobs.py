@@ -21,6 +21,7 @@ from .rounds import Rounds
 from .sites import SITES_VARIABLE, forget_failures, read_failures
 
 ALGORITHMS = ("fedavg", "fedprox")
+LAUNCHER = "medseg.collaboration.launch"  # whose `__main__` takes the facts as one JSON word
 SCRIPT = '''"""One site of a federated medseg training; made by `medseg federate`."""
 import json
 from medseg.collaboration.rounds import take_part
@@ -111,12 +112,11 @@ def export(recipe: Any, output: Path) -> Path:
     return output
 
 
-def run_apart(module: str, facts: Mapping[str, Any], folders: Mapping[str, Path], log: Path) -> None:
+def run_apart(facts: Mapping[str, Any], folders: Mapping[str, Path], log: Path) -> None:
     """Run a job in a process of its own, its words in a log file.
 
     Args:
-        module: the module whose `__main__` takes the facts as one JSON word.
-        facts: JSON-ready.
+        facts: what `launch` takes, JSON-ready.
         folders: site -> its folder, where a cause of failure may lie afterwards.
         log: the file.
 
@@ -130,7 +130,7 @@ def run_apart(module: str, facts: Mapping[str, Any], folders: Mapping[str, Path]
     with tempfile.TemporaryDirectory(prefix="medseg-poc-") as poc, open(log, "wb") as words:
         surroundings.setdefault("NVFLARE_POC_WORKSPACE", poc)
         process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(dict(facts))],
+            [sys.executable, "-m", LAUNCHER, json.dumps(dict(facts))],
             stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=surroundings, start_new_session=True,
         )  # fmt: skip
         try:

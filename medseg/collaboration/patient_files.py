@@ -8,9 +8,8 @@ from pathlib import Path
 from medseg.datasets import open_dataset
 from medseg.errors import DataError
 from medseg.io.datalist import Case
-
-LABEL_WORDS = ("label", "labels", "seg", "mask", "segmentation")
-VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
+from medseg.io.layouts import LABEL_WORDS
+from medseg.io.volume import case_name, is_volume_file
 
 
 def find_patients(folder: Path, channels: Sequence[str], *, labels: bool = False) -> dict[str, Case]:
@@ -44,7 +43,7 @@ def find_patients(folder: Path, channels: Sequence[str], *, labels: bool = False
 
 
 def _in_folder(name: str, folder: Path, channels: Sequence[str], labels: bool) -> Case | None:
-    files = {path: _stem(path) for path in sorted(folder.iterdir()) if path.name.lower().endswith(VOLUMES)}
+    files = {path: case_name(path).lower() for path in sorted(folder.iterdir()) if is_volume_file(path)}
     images, missing = [], []
     for number, channel in enumerate(channels):
         word = channel.lower()
@@ -71,8 +70,3 @@ def _label_of(channel: str, files: Mapping[Path, str]) -> Path | None:
             if (stem == end or stem.endswith(f"_{end}")) and (owner in (channel, stem) or owner not in stems):
                 return path
     return None
-
-
-def _stem(path: Path) -> str:
-    name = path.name.lower()
-    return next(name.removesuffix(end) for end in VOLUMES if name.endswith(end))

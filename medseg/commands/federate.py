@@ -33,7 +33,6 @@ from .plan import DEFAULT_PRESET, DEFAULT_SIZE, bundle_name, preset_strides
 from .plan_place import check_place, put_bundle
 
 log = logging.getLogger(__name__)
-LAUNCHER = "medseg.collaboration.launch"
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def run_federation(bundle: str | Path, training: Training) -> Path:
     }
     averaged = layout.global_weights
     averaged.unlink(missing_ok=True)
-    run_apart(LAUNCHER, facts, folders, layout.runs / "nvflare.log")
+    run_apart(facts, folders, layout.runs / "nvflare.log")
     if not averaged.is_file():
         raise ConfigError(f"the job left no averaged weights; NVFlare's words are in {layout.runs / 'nvflare.log'}")
     _adopt(layout, averaged, job)

@@ -21,13 +21,10 @@ from medseg.collaboration.split_settings import read_settings
 from medseg.config import read_json
 from medseg.errors import BundleError, ConfigError
 from medseg.io.atomic import write_json
-from medseg.layout import Layout
+from medseg.layout import Layout, SiteFolder
 from medseg.planning.folds import read_splits
 from medseg.selection.averaging import average_finished
 from medseg.training.checkpoint_io import write_weights
-
-LAUNCHER = "medseg.collaboration.launch"
-PREDICTIONS = "predictions"
 
 
 def split_record(bundle: str | Path) -> tuple[Layout, dict[str, Any]]:
@@ -73,7 +70,7 @@ def _run(layout: Layout, job: SplitJob, *, poc: bool, here: bool) -> None:
             "split": dataclasses.asdict(job), "name": layout.folder.resolve().name,
             "environment": "poc" if poc else "simulator", "workspace": str((layout.runs / "nvflare").resolve()),
         }  # fmt: skip
-        run_apart(LAUNCHER, facts, folders, layout.runs / "nvflare.log")
+        run_apart(facts, folders, layout.runs / "nvflare.log")
         return
     label = open_label_site(folders[job.label_site], job)
     others = {name: open_image_site(folders[name], job) for name in job.image_sites}
@@ -82,7 +79,7 @@ def _run(layout: Layout, job: SplitJob, *, poc: bool, here: bool) -> None:
 
         for other in others.values():
             other.geometry(label.references(job.cases), job.allow_missing)
-        predict_across(label, others, job.cases, folders[job.label_site] / PREDICTIONS)
+        predict_across(label, others, job.cases, SiteFolder(folders[job.label_site]).predictions)
         return
     first = begin(label, others, job.cases, allow_missing=job.allow_missing)
     write_json(layout.site(job.label_site).losses, train(label, others, first))
@@ -124,7 +121,7 @@ def predict_split(
     job = dataclasses.replace(job, purpose="predict", cases=names)
     _run(layout, job, poc=poc, here=here)
     output.mkdir(parents=True, exist_ok=True)
-    made = _folders(layout, job)[job.label_site] / PREDICTIONS
+    made = SiteFolder(_folders(layout, job)[job.label_site]).predictions
     return [Path(shutil.copy(made / f"{name}.nii.gz", output / f"{name}.nii.gz")) for name in names]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from medseg.collaboration.leakage import HEADER, Attack, Leak, attack_site
 from medseg.collaboration.opening import open_image_site, open_label_site
 from medseg.errors import DataError
+from medseg.evaluation.overlap import dice, joint_histogram, label_counts
 from medseg.evaluation.report.page import Section, write_report
 from medseg.io.atomic import write_json
 from medseg.io.volume import read_label
@@ -54,8 +55,7 @@ def measure_leakage(bundle: str | Path, attack: Attack, output: Path, *, fold: i
         party.load()
         party.geometry(references, job.allow_missing)
         leaks += attack_site(party, splits["train"], splits["val"], attack)
-    dice = mean_dice(bundle, splits["val"], fold)
-    _write(leaks, dice, attack, output)
+    _write(leaks, mean_dice(bundle, splits["val"], fold), attack, output)
     return leaks
 
 
@@ -69,15 +69,14 @@ def mean_dice(bundle: str | Path, names: Sequence[str], fold: int) -> dict[str, 
             source = label.cases[name].label
             assert source is not None
             found, wanted = read_label(path).array, read_label(source).array
-            values = sorted({*np.unique(found), *np.unique(wanted)} - {0})
-            each = [
-                2 * ((found == v) & (wanted == v)).sum() / ((found == v).sum() + (wanted == v).sum()) for v in values
-            ]
+            values = [0, *sorted({int(value) for each in (found, wanted) for value in np.unique(each)} - {0})]
+            counts = joint_histogram(wanted, found, values)
+            each = [dice(label_counts(counts, [place])) for place in range(1, len(values))]
             scores[name] = float(np.mean(each)) if each else float("nan")
     return scores
 
 
-def _write(leaks: Sequence[Leak], dice: dict[str, float], attack: Attack, output: Path) -> None:
+def _write(leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, output: Path) -> None:
     told = (
         f"{attack.steps} steps, {attack.seeds} seeds, {attack.crops} crops a patient, {attack.repeats} repeated queries"
     )
@@ -88,7 +87,7 @@ def _write(leaks: Sequence[Leak], dice: dict[str, float], attack: Attack, output
         .text(told, quiet=True)
     )
     scores = Section("Dice of unseen patients").text("Predicted across the sites, with their defences on.")
-    scores.table(["patient", "mean Dice"], [[f"patient {n}", value] for n, value in enumerate(dice.values(), 1)])
+    scores.table(["patient", "mean Dice"], [[f"patient {n}", value] for n, value in enumerate(scored.values(), 1)])
     pictures = Section("Rebuilt beside the original")
     for leak in leaks:
         caption = f"{leak.site}, level {leak.level}, defence: {leak.defence}; original left, rebuilt right"
@@ -100,7 +99,7 @@ def _write(leaks: Sequence[Leak], dice: dict[str, float], attack: Attack, output
         for leak in leaks
     ]
     write_json(
-        output.with_suffix(".json"), {"attack": dataclasses.asdict(attack), "rows": rows, "dice": list(dice.values())}
+        output.with_suffix(".json"), {"attack": dataclasses.asdict(attack), "rows": rows, "dice": list(scored.values())}
     )
 
 

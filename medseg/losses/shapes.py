@@ -6,6 +6,7 @@ Kervadec et al. 2019.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from .dice_ce import DiceCELoss
 
 
-class ShapeLoss(DiceCELoss):
+class ShapeLoss(DiceCELoss, ABC):
     """Dice, cross-entropy, and a term of shape; the term's formula is a subclass's.
 
     Args:
@@ -39,9 +40,9 @@ class ShapeLoss(DiceCELoss):
         probabilities, truth, counted = (part[:, 1:] for part in (log_probabilities.exp(), truth, counted))
         return overlap + self.shape_weight * self._shape(probabilities, truth * counted, counted)
 
+    @abstractmethod
     def _shape(self, probabilities: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
         """The term of foreground labels: all (B, K - 1, *space), `counted` zero where nothing is known."""
-        raise NotImplementedError
 
 
 class DiceCLDiceLoss(ShapeLoss):

@@ -15,6 +15,15 @@ from medseg.bundle.write import write_bundle
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 
+# words of the shortest training there is
+QUICK = [
+    "max_epochs=1",
+    "steps_per_epoch=1",
+    "batch_size=1",
+    "num_workers=0",
+    "train::trainer::tracking=false",
+    "--quiet",
+]
 LABELS = {0: "background", 1: "anterior", 2: "posterior"}
 # anisotropic, oblique and left-handed: what a scanner gives
 TURN = np.array([[np.cos(0.1), -np.sin(0.1), 0], [np.sin(0.1), np.cos(0.1), 0], [0, 0, 1]])

@@ -16,16 +16,8 @@ from medseg.cli.main import main
 from medseg.errors import UntrustedBundleError
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
-from tests.bundle.samples import make_bundle
+from tests.bundle.samples import QUICK, make_bundle
 
-QUICK = [
-    "max_epochs=1",
-    "steps_per_epoch=1",
-    "batch_size=1",
-    "num_workers=0",
-    "train::trainer::tracking=false",
-    "--quiet",
-]
 MIXERS = """
 from typing import Tuple
 

@@ -125,7 +125,7 @@ def test_fedavg_on_hippocampus_equals_the_plain_loop(tmp_path: Path, real_data: 
     compare(sources, tmp_path, "fedavg of hippocampus", TINY)
 
 
-def test_fedprox_keeps_nearer_to_the_start_and_a_failing_site_is_named(tmp_path: Path) -> None:
+def test_fedprox_runs_and_is_recorded_and_a_failing_site_is_named(tmp_path: Path) -> None:
     sources = {"small": tmp_path / "a", "large": tmp_path / "b"}
     for folder, count in zip(sources.values(), (3, 4), strict=True):
         make_dataset(folder, count, (24, 24, 20))

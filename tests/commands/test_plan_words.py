@@ -13,16 +13,9 @@ from medseg.cli.main import main
 from medseg.commands.cv import validation_cases
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
+from tests.bundle.samples import QUICK
 from tests.volumes import make_case
 
-QUICK = [
-    "max_epochs=1",
-    "steps_per_epoch=1",
-    "batch_size=1",
-    "num_workers=0",
-    "train::trainer::tracking=false",
-    "--quiet",
-]
 CODE = """
 from medseg.datasets import folder
 from medseg.networks.presets.scans import vim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -88,3 +89,19 @@ def test_other_ranks_wait_for_the_first_and_build_only_where_nobody_does(
     alone.await_all(cases, second)
     assert second.calls == 3
     assert not is_held(alone._lock(cases[0]))
+
+
+def test_a_folder_that_comes_and_goes_while_a_case_gets_its_name_is_waited_out(
+    tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, refused, replace = Store({"a": 1}, tmp_path / "s"), [], os.replace
+
+    def busy_once(source: str | Path, target: str | Path) -> None:
+        if Path(target) == store.case_folder(cases[0]) and not refused:
+            refused.append(target)
+            raise OSError(39, "Directory not empty")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", busy_once)
+    assert store.ensure(cases[0], Builder()).image.shape
+    assert len(refused) == 1

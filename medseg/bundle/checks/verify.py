@@ -208,7 +208,7 @@ CHECKS: dict[str, Callable[[Opened], list[str]]] = {
     "metadata follows the schema": check_metadata,
     "logging.conf is plain": check_logging,
     "checksums hold": check_checksums,
-    "opens without trust": lambda opened: _needs_trust(opened),
+    "opens without trust": _needs_trust,
     "references are defined": _on_configs(check_references),
     "arguments are known": _on_configs(check_arguments),
     "properties are complete": _on_configs(property_faults),
