@@ -84,18 +84,18 @@ class RMSNorm(nn.Module):
 
 
 def image_norm(kind: str, spatial_dims: int, channels: int, eps: float = 1e-5) -> nn.Module:
-    """A norm for channel-first images: `instance`, `batch`, `layer` (over channels) or `none`."""
-    if kind == "instance":
+    """A norm for channel-first images: `instance`, `instance_plain` (no gain), `batch`, `layer` (over channels) or `none`."""
+    if kind in ("instance", "instance_plain"):
         # Group norm with one channel per group is instance norm; it is the faster of the two on a CPU and accepts a
         # grid of a single voxel while training.
-        return nn.GroupNorm(channels, channels, eps=eps)
+        return nn.GroupNorm(channels, channels, eps=eps, affine=kind == "instance")
     if kind == "batch":
         return BATCH_NORM[spatial_dims](channels, eps=eps)
     if kind == "layer":
         return ImageLayerNorm(channels, eps=eps)
     if kind == "none":
         return nn.Identity()
-    raise ConfigError(f"norm: found {kind!r}, expected instance, batch, layer or none")
+    raise ConfigError(f"norm: found {kind!r}, expected instance, instance_plain, batch, layer or none")
 
 
 def token_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
