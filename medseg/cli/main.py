@@ -36,6 +36,7 @@ VERBS = {
     "cv": "compare bundles and folds, choose an ensemble and post-processing",
     "predict": "segment volumes with a bundle",
     "evaluate": "score label maps against references",
+    "compare": "say whether one system is better than another on the same cases",
     "view": "look at a volume and its label map in a browser",
     "bundle": "verify, export, pack, install, import or register a bundle",
     "split": "train one network at sites that have different images of the same patients",

@@ -107,6 +107,15 @@ def evaluate_pairs(
     return Evaluation(complete, found, settings, failed)
 
 
+def with_labels(evaluation: Evaluation, regions: Mapping[str, tuple[int, ...]]) -> Evaluation:
+    """The scores with a row for each of `regions`; what none of the maps scored here holds is undefined, with that reason."""
+    cases = [
+        dataclasses.replace(case, labels=_with_absent(case.labels, regions, evaluation.settings))
+        for case in evaluation.cases
+    ]
+    return dataclasses.replace(evaluation, cases=cases, regions=dict(regions))
+
+
 def pair_cases(
     prediction: FilePath, reference: FilePath, *, cases: Literal["all", "predicted", "common"] | Sequence[str] = "all"
 ) -> tuple[list[Pair], list[str]]:

@@ -34,7 +34,7 @@ FLOORS = {
         ),
         2: ("transforms", "networks", "io", "losses"),
         3: ("inference", "evaluation", "datasets", "tracking"),
-        4: ("planning", "cases", "selection"),
+        4: ("planning", "cases", "selection", "assurance"),
         5: ("bundle", "training"),
         6: ("collaboration",),
         7: ("server",),

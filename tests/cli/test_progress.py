@@ -56,6 +56,7 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
     words = {
         "plan": ["--data", "a", "--output", "b"],
         "evaluate": ["--prediction", "a", "--reference", "b"],
+        "compare": ["--prediction", "a", "--reference", "b"],
         "bundle": ["verify", "x"],
         "federate": ["plan", "--sites", "a", "b", "--output", "c"],
         "split": ["join", "x"],
