@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError, UnreadableFileError
 
+from .dicom_mosaic import check_unused
 from .dicom_slices import Slice, one_line, pydicom_module, read_dataset
 
 
@@ -22,14 +23,23 @@ def value_pieces(slices: Sequence[Slice]) -> Iterator[tuple[int, NDArray[np.floa
         by_file.setdefault(one.path, []).append(index)
     for path, indices in by_file.items():
         frames, rescaled = _pixels(path, table=slices[indices[0]].scaling == "table")
+        _check_mosaic(path, frames, [slices[index] for index in indices])
         for index in indices:
             one = slices[index]
             plane = frames if one.frame is None else frames[one.frame]
+            if one.tile is not None:
+                plane = plane[one.tile[0] : one.tile[0] + one.rows, one.tile[1] : one.tile[1] + one.columns]
             if plane.shape != (one.rows, one.columns):
                 raise UnreadableFileError(
                     f"{path}: its picture has {plane.shape} voxels, its header declares {(one.rows, one.columns)}; export it again."
                 )
             yield index, plane.astype(np.float32) if rescaled else (plane * one.slope + one.inter).astype(np.float32)
+
+
+def _check_mosaic(path: Path, picture: NDArray[Any], slices: Sequence[Slice]) -> None:
+    tiles = [one.tile for one in slices if one.tile is not None]
+    if tiles and picture.ndim == 2:
+        check_unused(path, picture, tiles, (slices[0].rows, slices[0].columns))
 
 
 def _pixels(path: Path, *, table: bool) -> tuple[NDArray[Any], bool]:
