@@ -15,6 +15,14 @@ from medseg.errors import DataError, UnreadableFileError
 from .dicom_mosaic import check_unused
 from .dicom_slices import Slice, one_line, pydicom_module, read_dataset
 
+# (types left out, little endian) -> transfer syntax of files that do not say theirs
+SYNTAX = {
+    (True, True): "1.2.840.10008.1.2",
+    (False, True): "1.2.840.10008.1.2.1",
+    (False, False): "1.2.840.10008.1.2.2",
+    (True, False): "1.2.840.10008.1.2",
+}
+
 
 def value_pieces(slices: Sequence[Slice]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """(index into `slices`, values (rows, columns) float32) in an order that opens each file once."""
@@ -50,6 +58,11 @@ def _pixels(path: Path, *, table: bool) -> tuple[NDArray[Any], bool]:
         table: the values stand in its modality LUT.
     """
     dataset = read_dataset(path, pixels=True)
+    if (
+        "TransferSyntaxUID" not in dataset.file_meta
+    ):  # a file without a preamble: the types are as they were found while reading
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = SYNTAX[bool(implicit), bool(little)]
     if "PixelData" not in dataset:
         raise UnreadableFileError(f"{path}: has no voxels; it is truncated. Copy or export it again.")
     try:
