@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.json:
         print(json.dumps({f"fold_{fold}": metrics for fold, metrics in results.items()}))
-    else:
+    elif not arguments.quiet:
         for fold, metrics in results.items():
             dice = {name: value for name, value in metrics.items() if name.startswith("val_dice")}
             print(f"fold {fold}: " + ", ".join(f"{name} {value:.2f}" for name, value in dice.items()))

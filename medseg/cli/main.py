@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from medseg import __version__
+from medseg.bars import no_bars
 from medseg.errors import MedsegError
 from medseg.heartbeat import lines_in_the_log
 from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, finished_with, listening
@@ -121,7 +122,8 @@ def _run(words: list[str], verb: str) -> int:
         stranger = stranger_of(arguments)
         if stranger is not None:
             return run_confined(words, stranger, arguments)  # its child tells how far it is
-        with _progress(arguments.verb):
+        quiet = getattr(arguments, "quiet", False) or getattr(arguments, "json", False)
+        with _progress(arguments.verb), no_bars() if quiet else nullcontext():
             return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
         if os.environ.get("MEDSEG_DEBUG"):

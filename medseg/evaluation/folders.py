@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from medseg.bars import notebook_bar
 from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.io.atomic import is_temporary
 from medseg.io.geometry import grid_difference, spacing_of
@@ -59,9 +60,12 @@ def evaluate_folders(
         DataError: no pairs, or a case without its partner, naming it.
     """
     pairs, skipped = pair_cases(prediction, reference, cases=cases)
-    evaluation = evaluate_pairs(
-        pairs, labels=labels, names=names, regions=regions, settings=settings, workers=workers, progress=progress
-    )
+    with notebook_bar("case") as shown:
+        if progress is None and shown is not None:
+            progress = lambda done, total, _: shown("scoring", done, total)  # noqa: E731
+        evaluation = evaluate_pairs(
+            pairs, labels=labels, names=names, regions=regions, settings=settings, workers=workers, progress=progress
+        )
     return dataclasses.replace(evaluation, skipped=skipped)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medseg.bars import progress_bar
 from medseg.errors import DataError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
@@ -26,7 +27,6 @@ from medseg.transforms.preprocessing import Preprocessing
 from .chosen_parts import choose_augmentation
 from .prepare import preprocess_case
 from .processes import is_first_here
-from .progress import progress_bar
 from .supervision import Watch
 
 log = logging.getLogger(__name__)

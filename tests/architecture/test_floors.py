@@ -20,6 +20,7 @@ FLOORS = {
             "layout",
             "record",
             "heartbeat",
+            "bars",
             "interruption",
             "renamed",
             "own_parts",
