@@ -29,18 +29,23 @@ help:
 	@echo "make bench         the tables of kernels/benchmarks and benchmarks (hours)"
 	@echo "make reliability   the full figures of docs/reliability.md"
 
+# $(1): bin folder of the environment. The CPU build is small; the plain one brings gigabytes of CUDA.
+define install_torch
+case "$(KIND)" in \
+  cpu) $(1)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+       || $(1)/pip install -q "torch==$(TORCH_VERSION)+cpu" --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
+       || { echo "note: no CPU build of torch $(TORCH_VERSION) found; the plain one is several gigabytes"; \
+            $(1)/pip install -q "torch==$(TORCH_VERSION)"; } ;; \
+  skip) echo "TORCH=skip: using the torch that $(1) has" ;; \
+  *) $(1)/pip install -q "torch==$(TORCH_VERSION)" ;; \
+esac
+endef
+
 $(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medseg needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Name another with PYTHON=python3.12"; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.base-* $(VENV)/.demo-* $(VENV)/.full-*
-	@case "$(KIND)" in \
-	  cpu) $(BIN)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
-	       || $(BIN)/pip install -q "torch==$(TORCH_VERSION)+cpu" --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
-	       || { echo "note: no CPU build of torch $(TORCH_VERSION) found; the plain one is several gigabytes"; \
-	            $(BIN)/pip install -q "torch==$(TORCH_VERSION)"; } ;; \
-	  skip) echo "TORCH=skip: using the torch that $(VENV) has" ;; \
-	  *) $(BIN)/pip install -q "torch==$(TORCH_VERSION)" ;; \
-	esac
+	@$(call install_torch,$(BIN))
 	@touch $@
 
 $(DEMO): $(BASE)
@@ -79,7 +84,7 @@ EXTRAS_DONE := $(EXTRAS)/.extras-$(KIND)-$(HASH)
 $(EXTRAS_DONE):
 	@[ -x $(EXTRAS)/bin/python ] || $(PYTHON) -m venv $(EXTRAS)
 	@rm -f $(EXTRAS)/.extras-*
-	@$(EXTRAS)/bin/pip install -q "torch==$(TORCH_VERSION)"
+	@$(call install_torch,$(EXTRAS)/bin)
 	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e '.[federated,dev]'
 	@touch $@
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from medseg.errors import DataError
 from medseg.io.datalist import Case
-from medseg.io.header import Volume
+from medseg.io.header import Header, Volume
+from medseg.io.resample import resample_to_grid
 from medseg.io.volume import read_header, read_image
 from medseg.transforms.crops.augmentation import apply, draw
 from medseg.transforms.crops.sampling import SampleKey
@@ -125,8 +126,9 @@ class SiteImages:
         matrix = np.linalg.inv(volume.affine) @ target
         ratio = np.linalg.norm(matrix[:3, :3], axis=1)  # own voxels per voxel of the target
         values = ndimage.gaussian_filter(values, np.where(ratio > 1.5, 0.4 * ratio, 0.0))
-        low = float(values.min())
-        return ndimage.affine_transform(values, matrix[:3, :3], matrix[:3, 3], tuple(shape), order=1, cval=low)
+        like = Header.of_array(tuple(int(extent) for extent in shape), target)
+        moved = resample_to_grid(Volume(values, volume.affine, volume.header), like, "linear")
+        return np.asarray(moved.array, dtype=np.float32)
 
     def batch(self, crops: Sequence[Crop]) -> Tensor:
         """(B, C, *roi) of this site's channels. Raises DataError for a patient whose geometry was not told."""
