@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--dropout", type=float, default=0.0, help="before anything leaves, also at prediction")
     plan.add_argument("--clip", type=float, default=None, metavar="NORM", help="largest norm of what one item sends")
     plan.add_argument("--noise", type=float, default=0.0, metavar="X", help="Gaussian, in units of --clip")
+    plan.add_argument(
+        "--spacing", type=float, nargs=3, metavar="MM", help="of the shared grid (default: the label site's images')"
+    )
     plan.add_argument("--cases", type=Path, metavar="FILE", help="names of the patients, one a line")
     plan.add_argument("--allow-missing", action="store_true", help="zeros for a missing image of a patient")
     plan.add_argument("--overwrite", action="store_true", help="set the bundle in --output aside and plan anew")
@@ -125,7 +128,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     wanted = WantedSplit(
         arguments.preset, arguments.size, arguments.finest, _levels_of(arguments.finest_of), arguments.folds, arguments.wire,
         Defence(arguments.dropout, arguments.clip, arguments.noise), _names_in(arguments.cases), arguments.allow_missing,
-        arguments.overwrite,
+        arguments.overwrite, arguments.spacing,
     )  # fmt: skip
     plan = plan_split(arguments.data, channels_of(arguments.sites), arguments.label_site, arguments.output, wanted)
     text = f"bundle {arguments.output}: {printable(plan.reasons['sites'])}\nnext: medseg split run {arguments.output}"
