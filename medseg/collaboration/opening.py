@@ -14,7 +14,7 @@ from .image_site import ImageSite
 from .label_site import LabelSite
 from .patient_files import find_patients
 from .site_images import SiteImages
-from .sites import check_definition, read_site
+from .sites import Site, check_definition, read_site
 from .split_settings import read_settings
 
 PURPOSES = ("train", "predict")
@@ -55,15 +55,26 @@ class SplitJob:
             )
 
 
+def _site(folder: Path, job: SplitJob, role: str) -> Site:
+    """What a folder says of its site, the same version and role as the job's."""
+    job.check()
+    site = read_site(folder)
+    check_definition(folder, job.digest, site.name)
+    if site.role != role:
+        raise ConfigError(
+            f"site {site.name!r} has the role {site.role!r} in its site.json, the job asks it for {role}; one site has the labels "
+            f"({job.label_site}), all others have images"
+        )
+    return site
+
+
 def open_image_site(folder: Path, job: SplitJob) -> ImageSite:
     """The party of a site without labels.
 
     Raises:
         BundleError: another version of the bundle; ConfigError: a job that asks for more than site.json lets go; DataError.
     """
-    job.check()
-    site = read_site(folder)
-    check_definition(folder, job.digest, site.name)
+    site = _site(folder, job, "images")
     settings = read_settings(folder, job.overrides)
     images = SiteImages(find_patients(Path(site.data_folder), site.channels), settings.place(site.name))
     defence = Defence(**site.settings.get("defence", {}))
@@ -73,9 +84,7 @@ def open_image_site(folder: Path, job: SplitJob) -> ImageSite:
 
 def open_label_site(folder: Path, job: SplitJob) -> LabelSite:
     """The party of the site with the labels. Raises as `open_image_site`."""
-    job.check()
-    site = read_site(folder)
-    check_definition(folder, job.digest, site.name)
+    site = _site(folder, job, "labels")
     settings = read_settings(folder, job.overrides)
     cases = find_patients(Path(site.data_folder), site.channels, labels=True)
     training = job.cases if job.purpose == "train" else ()
