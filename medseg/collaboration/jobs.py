@@ -95,11 +95,12 @@ def split_recipe(name: str, job: SplitJob) -> Any:
 
 def environment(kind: str, sites: Sequence[str], workspace: Path) -> Any:
     """`simulator` or `poc`."""
-    from nvflare.recipe.poc_env import PocEnv
     from nvflare.recipe.sim_env import SimEnv
 
     if kind == "poc":
-        return PocEnv(clients=list(sites))
+        from .poc import JoinedPoc
+
+        return JoinedPoc(sites)
     return SimEnv(clients=list(sites), workspace_root=str(workspace))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import ResourceError
+
 from .jobs import Average, average_recipe, environment, split_recipe
 from .opening import SplitJob
 from .rounds import Rounds
@@ -19,6 +21,9 @@ def launch(facts: Mapping[str, Any]) -> None:
 
     Args:
         facts: `average` (fields of `Average`) or `split` (fields of `SplitJob`), `name`, `environment` and `workspace`.
+
+    Raises:
+        ResourceError: a site did not join, or NVFlare reports another end than completion.
     """
     with tempfile.TemporaryDirectory() as scripts:
         if "split" in facts:
@@ -29,7 +34,10 @@ def launch(facts: Mapping[str, Any]) -> None:
             recipe, sites = average_recipe(average, Path(scripts)), list(average.sites)
         run = recipe.run(environment(facts["environment"], sites, Path(facts["workspace"])))
         run.get_result()
-        print("status:", run.get_status())
+        status = run.get_status()
+        print("status:", status)
+        if facts["environment"] == "poc" and status != "FINISHED:COMPLETED":
+            raise ResourceError(f"NVFlare's job ended as {status}")
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def _at_spacing(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> Fi
 
 
 def _why(plan: Plan, sites: Mapping[str, Sequence[str]], label_site: str, wanted: WantedSplit) -> str:
-    sizes = step_bytes(plan, wanted.wire)
+    sizes = step_bytes(plan.network, plan.roi_size, plan.batch_size, wanted.wire)
     sent = ", ".join(
         f"{site} sends levels {plan.network['sent'][site]}, {sizes[site] / 2**20:.2f} MiB a step each way"
         for site in sites
@@ -233,14 +233,19 @@ def _why(plan: Plan, sites: Mapping[str, Sequence[str]], label_site: str, wanted
     )
 
 
-def step_bytes(plan: Plan, wire: str) -> dict[str, int]:
-    """site -> bytes of features per step; as many of gradients come back."""
-    network = plan.network
-    known = ("sites", "sent", "in_channels", "out_channels")
+def step_bytes(network: Mapping[str, Any], roi_size: Sequence[int], batch_size: int, wire: str) -> dict[str, int]:
+    """site -> bytes of features per step; as many of gradients come back.
+
+    Args:
+        network: its words in plan.json, or `network_def` of train.json.
+        roi_size, batch_size: of a step.
+        wire: number format.
+    """
+    known = ("_target_", "sites", "sent", "in_channels", "out_channels")
     words = {key: value for key, value in network.items() if key not in known}
     channels, steps = level_channels(words), _strides(words)
     return {
-        site: bytes_each_way({level: channels[level] for level in levels}, steps, plan.roi_size, plan.batch_size, wire)
+        site: bytes_each_way({level: channels[level] for level in levels}, steps, roi_size, batch_size, wire)
         for site, levels in network["sent"].items()
     }
 
@@ -264,6 +269,7 @@ def _write_sites(
         Site(site, role, str(data.absolute()), tuple(channels), settings).write(folder)
     record = {
         "kind": "split", "label_site": label_site, "sites": {site: list(found) for site, found in sites.items()},
-        "wire": wanted.wire, "allow_missing": wanted.allow_missing, "bytes_each_way": step_bytes(plan, wanted.wire),
+        "wire": wanted.wire, "allow_missing": wanted.allow_missing,
+        "bytes_each_way": step_bytes(plan.network, plan.roi_size, plan.batch_size, wanted.wire),
     }  # fmt: skip
     write_json(layout.collaboration, record)
