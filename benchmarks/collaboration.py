@@ -30,7 +30,7 @@ from prediction_rows import Rows
 from medseg.collaboration.cut import Defence
 from medseg.collaboration.leakage import Attack
 
-FOLDS, STEPS = 5, 150
+FOLDS, STEPS = 5, 300
 ATTACK = Attack(steps=200, seeds=3, crops=4, repeats=16)
 # noise: standard deviations of 0.2, 1 and 4 per value, after all that an item sends was scaled to a norm of at most 100,
 # which is a third to a half of the norm that it has without

@@ -76,7 +76,7 @@ def dice_of_arm(bundle: Path, arm: Arm, fold: int) -> dict[str, float]:
         shutil.rmtree(Layout(bundle).site(site).state, ignore_errors=True)
     names = read_splits(bundle)[fold]["val"]
     if arm.kind == "split":
-        run_split(bundle, fold=fold, here=True)
+        run_split(bundle, fold=fold, here=True, keep_every=10**6)
         return mean_dice(bundle, names, fold)
     layout, job = split_job(bundle, {}, fold)
     split = open_label_site(layout.site(LABEL_SITE).folder, job)

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     run = actions.add_parser("run", help="train with all sites on this machine; goes on where it was ended")
     _add_job(run)
+    run.add_argument("--keep-every", type=int, default=1, metavar="N", help="steps between two states (default: 1)")
     run.add_argument("--timeout", type=float, default=600.0, metavar="S", help="of a site's answer (default: 600)")
     predict = actions.add_parser("predict", help="segment patients across the sites, without joining")
     _add_job(predict)
@@ -147,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     losses = run_split(
         arguments.bundle, _overrides(arguments), fold=arguments.fold, poc=arguments.poc, here=arguments.one_process,
-        timeout_s=arguments.timeout,
+        timeout_s=arguments.timeout, keep_every=arguments.keep_every,
     )  # fmt: skip
     text = (
         f"{len(losses)} steps, last loss {losses[-1]:.4f}; each site has its half. Next: medseg split predict, or join"

@@ -33,6 +33,7 @@ class SplitJob:
         wire: a name of `WIRES`.
         timeout_s: seconds that a site has for an answer.
         allow_missing: zeros for a patient's missing channels.
+        keep_every: steps between two states that every site keeps on its disk, to go on from.
     """
 
     digest: str
@@ -44,11 +45,14 @@ class SplitJob:
     wire: str = "float32"
     timeout_s: float = 600.0
     allow_missing: bool = False
+    keep_every: int = 1
 
     def check(self) -> None:
         """Refuse what no site would do. Raises ConfigError."""
         if self.wire not in WIRES:
             raise ConfigError(f"the wire's number format is {self.wire!r}; expected one of {', '.join(WIRES)}")
+        if self.keep_every < 1:
+            raise ConfigError(f"a state is kept every {self.keep_every} steps; expected 1 or more")
         if self.purpose not in PURPOSES:
             raise ConfigError(
                 f"the job asks for {self.purpose!r}; a site sends features and gradients to {' or '.join(PURPOSES)}, nothing else"
@@ -79,7 +83,9 @@ def open_image_site(folder: Path, job: SplitJob) -> ImageSite:
     images = SiteImages(find_patients(Path(site.data_folder), site.channels), settings.place(site.name))
     defence = Defence(**site.settings.get("defence", {}))
     levels = site.settings.get("levels", settings.sent[site.name])
-    return ImageSite(site.name, images, settings, wire=job.wire, defence=defence, folder=folder, levels=levels)
+    party = ImageSite(site.name, images, settings, wire=job.wire, defence=defence, folder=folder, levels=levels)
+    party.half.every = job.keep_every
+    return party
 
 
 def open_label_site(folder: Path, job: SplitJob) -> LabelSite:
@@ -88,4 +94,6 @@ def open_label_site(folder: Path, job: SplitJob) -> LabelSite:
     settings = read_settings(folder, job.overrides)
     cases = find_patients(Path(site.data_folder), site.channels, labels=True)
     training = job.cases if job.purpose == "train" else ()
-    return LabelSite(cases, settings, training, wire=job.wire, folder=folder)
+    party = LabelSite(cases, settings, training, wire=job.wire, folder=folder)
+    party.half.every = job.keep_every
+    return party

@@ -29,7 +29,7 @@ class JoinedPoc(PocEnv):
     """
 
     def __init__(self, sites: Sequence[str], join_s: float = JOIN_S) -> None:
-        super().__init__(clients=list(sites), extra={"login_timeout": LOGIN_S})
+        super().__init__(num_clients=len(sites), clients=list(sites), extra={"login_timeout": LOGIN_S})
         self.sites, self.join_s = list(sites), join_s
 
     def deploy(self, job: Any) -> str:

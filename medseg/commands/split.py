@@ -93,14 +93,15 @@ def run_split(
     poc: bool = False,
     here: bool = False,
     timeout_s: float = 600.0,
+    keep_every: int = 1,
 ) -> list[float]:
-    """Train with every site on this machine; goes on from the last whole step. Returns the losses of all steps.
+    """Train with every site on this machine; goes on from the last step whose state all sites kept. Returns all losses.
 
     Raises:
         ConfigError, BundleError, DataError, ResourceError: the site that failed and its cause are named.
     """
     layout, job = split_job(bundle, overrides or {}, fold, timeout_s)
-    _run(layout, job, poc=poc, here=here)
+    _run(layout, dataclasses.replace(job, keep_every=keep_every), poc=poc, here=here)
     return [float(loss) for loss in read_json(layout.site(job.label_site).losses)]
 
 
