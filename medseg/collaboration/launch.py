@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -25,13 +26,13 @@ def launch(facts: Mapping[str, Any]) -> None:
     Raises:
         ResourceError: a site did not join, or NVFlare reports another end than completion.
     """
-    with tempfile.TemporaryDirectory() as scripts:
+    with tempfile.TemporaryDirectory() as scripts, contextlib.chdir(scripts):
         if "split" in facts:
             job = SplitJob(**facts["split"])
             recipe, sites = split_recipe(facts["name"], job), list(job.image_sites)
         else:
             average = Average(**{**facts["average"], "told": Rounds(**facts["average"]["told"])})
-            recipe, sites = average_recipe(average, Path(scripts)), list(average.sites)
+            recipe, sites = average_recipe(average), list(average.sites)
         run = recipe.run(environment(facts["environment"], sites, Path(facts["workspace"])))
         run.get_result()
         status = run.get_status()

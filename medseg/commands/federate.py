@@ -187,10 +187,8 @@ def _adopt(layout: Layout, averaged: Path, job: Average) -> None:
 
 def export_federation(bundle: str | Path, training: Training, output: Path) -> Path:
     """Write the job for provisioned sites; each needs its folder of `runs/sites` and the variable MEDSEG_SITES."""
-    folder, job = _job(bundle, training)
-    scripts = Layout(folder).runs / "nvflare"
-    scripts.mkdir(parents=True, exist_ok=True)
-    return export(average_recipe(job, scripts), output)
+    _, job = _job(bundle, training)
+    return export(lambda: average_recipe(job), output)
 
 
 def _job(bundle: str | Path, training: Training) -> tuple[Path, Average]:

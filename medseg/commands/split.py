@@ -163,4 +163,5 @@ def export_split(
     """Write the NVFlare job for provisioned sites; the label site runs the server."""
     need_nvflare()
     layout, job = split_job(bundle, overrides or {}, fold)
-    return export(split_recipe(layout.folder.resolve().name, job), output)
+    name = layout.folder.resolve().name
+    return export(lambda: split_recipe(name, job), output)
