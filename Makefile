@@ -21,7 +21,7 @@ DEMO_OUTPUT ?= runs/demo
 help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
 	@echo "make test          lint, types and all quick tests (under 12 minutes on 2 cores)"
-	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras, which it makes; writes docs/collaboration.json"
+	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras and .venv-psi, which it makes; writes docs/collaboration.json"
 	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
 	@echo "make kernels-aot   compile every GPU kernel for every architecture, without a GPU"
@@ -88,8 +88,19 @@ $(EXTRAS_DONE):
 	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e '.[federated,dev]'
 	@touch $@
 
-test-extras: $(EXTRAS_DONE)
+# private intersection pins protobuf, which others of the extras want newer
+PSI ?= .venv-psi
+PSI_DONE := $(PSI)/.psi-$(KIND)-$(HASH)
+$(PSI_DONE):
+	@[ -x $(PSI)/bin/python ] || $(PYTHON) -m venv $(PSI)
+	@rm -f $(PSI)/.psi-*
+	@$(call install_torch,$(PSI)/bin)
+	@$(PSI)/bin/pip install -q -c constraints.txt -e '.[psi,dev]'
+	@touch $@
+
+test-extras: $(EXTRAS_DONE) $(PSI_DONE)
 	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration -m "not gpu"
+	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(PSI)/bin/python -m pytest -q tests/collaboration/test_shared_names.py
 
 fuzz: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.fuzz_bundles --mutations 200000 --output docs/fuzz_bundles.json

@@ -47,16 +47,26 @@ PAYS = ("alone", "level-2", "pooled")
 
 
 def wanted() -> list[tuple[str, ...]]:
-    """All rows, the most telling first: what the arms leak, then what they bring, then more folds of the arms with a defence."""
+    """All rows, the most telling first: what MR leaks, what the arms bring, what CT leaks, then more folds."""
     arms = [name for name in ARMS if ARMS[name].kind == "split"]
-    attacks = {name: [("attack", name, site, str(ARMS[name].finest)) for site in ("mr", "ct")] for name in arms}
-    bare, defended = [n for n in arms if n.count("-") == 1], [n for n in arms if n.count("-") > 1]
+    first = [
+        "level-0",
+        "level-2",
+        "level-2-dropout",
+        "level-2-noise-1",
+        "level-1",
+        "level-0-dropout",
+        "level-0-noise-1",
+    ]
+    arms = [*first, *(name for name in arms if name not in first)]
     rows: list[tuple[str, ...]] = []
-    for name in (*bare, *defended[:4]):
-        rows += [("dice", name, "0"), *attacks[name]]
+    for name in arms[:5]:
+        rows += [("dice", name, "0"), ("attack", name, "mr", str(ARMS[name].finest))]
+    rows += [("dice", name, "0") for name in PAYS]
+    rows += [("attack", name, "ct", str(ARMS[name].finest)) for name in arms[:5]]
+    for name in arms[5:]:
+        rows += [("dice", name, "0"), *(("attack", name, site, str(ARMS[name].finest)) for site in ("mr", "ct"))]
     rows += [("dice", name, str(fold)) for fold in range(FOLDS) for name in PAYS]
-    for name in defended[4:]:
-        rows += [("dice", name, "0"), *attacks[name]]
     rows += [("dice", name, str(fold)) for fold in range(1, FOLDS) for name in arms]
     return list(dict.fromkeys(rows))
 

@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--overwrite", action="store_true", help="set the bundle in --output aside and plan anew")
     add_common_arguments(plan, "json", "quiet")
 
+    shared = actions.add_parser("intersect", help="the patients that all sites have, by private set intersection")
+    shared.add_argument("--sites", nargs="+", required=True, metavar="NAME=DIR", help="each site's folder of patients")
+    shared.add_argument("--output", type=Path, required=True, metavar="FILE", help="names, for --cases of plan")
+    shared.add_argument("--poc", action="store_true", help="real processes with certificates")
+    add_common_arguments(shared, "json", "quiet")
+
     run = actions.add_parser("run", help="train with all sites on this machine; goes on where it was ended")
     _add_job(run)
     run.add_argument("--keep-every", type=int, default=1, metavar="N", help="steps between two states (default: 1)")
@@ -82,6 +88,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Dispatch to one function per action; returns the exit code."""
     actions = {"plan": _plan, "run": _run, "predict": _predict, "join": _join, "export": _export, "leakage": _leakage}
+    actions["intersect"] = _intersect
     return int(actions[arguments.action](arguments))
 
 
@@ -134,6 +141,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     plan = plan_split(arguments.data, channels_of(arguments.sites), arguments.label_site, arguments.output, wanted)
     text = f"bundle {arguments.output}: {printable(plan.reasons['sites'])}\nnext: medseg split run {arguments.output}"
     say(arguments, plan.to_dict(), text)
+    return EXIT_OK
+
+
+def _intersect(arguments: argparse.Namespace) -> int:
+    from medseg.commands.split_intersect import shared_patients
+
+    from .federate import sources_of
+
+    names = shared_patients(sources_of(arguments.sites), arguments.output, poc=arguments.poc)
+    text = f"{len(names)} patients in common, in {arguments.output}. Next: medseg split plan --cases {arguments.output}"
+    say(arguments, {"cases": names}, text)
     return EXIT_OK
 
 

@@ -68,7 +68,7 @@ def average_recipe(job: Average) -> Any:
 
     from .persistor import GlobalWeights
 
-    script = Path("medseg_rounds.py")
+    script = Path("medseg_rounds").with_suffix(".py")
     script.write_text(SCRIPT.format(settings=json.dumps(dataclasses.asdict(job.told))), encoding="utf-8")
     settings: dict[str, Any] = {
         "name": job.name,

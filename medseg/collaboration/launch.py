@@ -21,13 +21,19 @@ def launch(facts: Mapping[str, Any]) -> None:
     """Run a job to its end.
 
     Args:
-        facts: `average` (fields of `Average`) or `split` (fields of `SplitJob`), `name`, `environment` and `workspace`.
+        facts: `average` (fields of `Average`), `split` (fields of `SplitJob`) or `names` (of sites, whose patients are
+            intersected), with `name`, `environment` and `workspace`.
 
     Raises:
         ResourceError: a site did not join, or NVFlare reports another end than completion.
     """
     with tempfile.TemporaryDirectory() as scripts, contextlib.chdir(scripts):
-        if "split" in facts:
+        if "names" in facts:
+            from .shared_names import names_recipe
+
+            sites = list(facts["names"])
+            recipe = names_recipe(facts["name"], sites)
+        elif "split" in facts:
             job = SplitJob(**facts["split"])
             recipe, sites = split_recipe(facts["name"], job), list(job.image_sites)
         else:
