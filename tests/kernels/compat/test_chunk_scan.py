@@ -154,4 +154,4 @@ def test_what_is_not_known_is_refused_by_its_name() -> None:
     with pytest.raises(UnknownOptionError, match="mamba_chunk_scan_combined has no option state_dtype"):
         mamba_chunk_scan_combined(**t, chunk_size=4, state_dtype=torch.float32)
     with pytest.raises(ValueError, match="expected a batch of 1 and cu_seqlens"):
-        mamba_chunk_scan_combined(**t, chunk_size=4, return_varlen_states=True)
+        mamba_chunk_scan_combined(**t, chunk_size=4, dt_softplus=True, return_varlen_states=True)
