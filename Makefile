@@ -10,17 +10,18 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # the version that CUDA builds of this torch bring along; on a CPU it only serves the interpreter in the tests
 TRITON_VERSION ?= 3.7.1
 BIN := $(VENV)/bin
-HASH := $(shell cat pyproject.toml constraints.txt Makefile 2>/dev/null | cksum | cut -d' ' -f1)
+HASH := $(shell cat pyproject.toml kernels/pyproject.toml constraints.txt Makefile 2>/dev/null | cksum | cut -d' ' -f1)
 KIND := $(if $(filter auto,$(TORCH)),$(shell if [ "$$(uname -s)" = Darwin ]; then echo plain; elif nvidia-smi -L >/dev/null 2>&1 || [ -e /dev/nvidia0 ]; then echo cuda; else echo cpu; fi),$(TORCH))
 BASE := $(VENV)/.base-$(KIND)-$(HASH)
 DEMO := $(VENV)/.demo-$(KIND)-$(HASH)
 FULL := $(VENV)/.full-$(KIND)-$(HASH)
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: demo test lint types unit test-extras fuzz test-slow kernels-aot gpu bench reliability clean help
+.PHONY: demo test lint types unit wheels test-extras fuzz test-slow kernels-aot gpu bench reliability clean help
 help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
 	@echo "make test          lint, types and all quick tests (under 12 minutes on 2 cores)"
+	@echo "make wheels        medseg-kernels and medseg as wheels in dist/"
 	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras and .venv-psi, which it makes; writes docs/collaboration.json"
 	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
@@ -50,12 +51,12 @@ $(BASE):
 
 $(DEMO): $(BASE)
 	@echo "installing medseg (a minute or two)"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,openvino]'
+	@$(BIN)/pip install -q -c constraints.txt -e kernels -e '.[demo,openvino]'
 	@touch $@
 
 $(FULL): $(BASE)
 	@echo "installing medseg with its test tools (two or three minutes)"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev,dicom,export,openvino,browser]'
+	@$(BIN)/pip install -q -c constraints.txt -e kernels -e '.[demo,dev,dicom,export,openvino,browser]'
 	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' \
 	  || $(BIN)/pip install -q "triton==$(TRITON_VERSION)"
 	@touch $@
@@ -78,6 +79,12 @@ unit: $(FULL)
 test: lint
 	@$(MAKE) --no-print-directory -j2 types unit
 
+# medseg-kernels is of use alone, beside torch; medseg needs both
+wheels: $(BASE)
+	@rm -rf dist build kernels/build
+	@$(BIN)/pip wheel -q --no-deps -w dist ./kernels .
+	@ls dist
+
 # nvflare brings web servers and pins of its own: an environment beside .venv, never in it
 EXTRAS ?= .venv-extras
 EXTRAS_DONE := $(EXTRAS)/.extras-$(KIND)-$(HASH)
@@ -85,7 +92,7 @@ $(EXTRAS_DONE):
 	@[ -x $(EXTRAS)/bin/python ] || $(PYTHON) -m venv $(EXTRAS)
 	@rm -f $(EXTRAS)/.extras-*
 	@$(call install_torch,$(EXTRAS)/bin)
-	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e '.[federated,dev]'
+	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e kernels -e '.[federated,dev]'
 	@touch $@
 
 # private intersection pins protobuf, which others of the extras want newer
@@ -95,7 +102,7 @@ $(PSI_DONE):
 	@[ -x $(PSI)/bin/python ] || $(PYTHON) -m venv $(PSI)
 	@rm -f $(PSI)/.psi-*
 	@$(call install_torch,$(PSI)/bin)
-	@$(PSI)/bin/pip install -q -c constraints.txt -e '.[psi,dev]'
+	@$(PSI)/bin/pip install -q -c constraints.txt -e kernels -e '.[psi,dev]'
 	@touch $@
 
 test-extras: $(EXTRAS_DONE) $(PSI_DONE)
@@ -124,4 +131,4 @@ reliability: $(FULL)
 	@$(BIN)/python -m tests.reliability.run
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info kernels/build kernels/*.egg-info

@@ -146,11 +146,11 @@ def test_kernels_import_nothing_of_medseg(path: Path) -> None:
         assert name.split(".")[0] != "medseg", f"{path.relative_to(ROOT)}:{line} imports {name}"
 
 
-def test_every_package_is_listed_for_the_wheel() -> None:
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = set()
-    for base, top in ((ROOT, "medseg"), (ROOT / "kernels", "medseg_kernels")):
-        found |= {".".join(p.parent.relative_to(base).parts) for p in (base / top).rglob("__init__.py")}
+@pytest.mark.parametrize(("folder", "top"), [(".", "medseg"), ("kernels", "medseg_kernels")])
+def test_every_package_is_listed_for_the_wheel(folder: str, top: str) -> None:
+    base = ROOT / folder
+    listed = set(tomllib.loads((base / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(p.parent.relative_to(base).parts) for p in (base / top).rglob("__init__.py")}
     assert found == listed - {"medseg._configs", "medseg._bundles"}
 
 

@@ -6,7 +6,7 @@ reads the state) and each exp(-cum_j) on one that is written at step j (k_j), so
 
     d cum_i = q_i dq_i + k_i (dk_i as read) - k_i (dk_i as written),    and at a chunk's last step  + <S_end, dS_end>,
 
-per key channel, summed over channels for a decay per head. Shapes as in `chunkwise`. See README.md for the derivation.
+per key channel. For a decay per head nothing is subtracted: `_passing`. Shapes as in `chunkwise`; derivation in README.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .chunked import decayed_scores, halves, start_states, state_pass, unit_lower_inverse
 from .layout import CHUNK, chunk_rows, chunk_table, gather_chunks, scatter_chunks
@@ -83,10 +84,14 @@ def chunkwise_backward(
 
     d_scores = torch.tril(d_output @ new_values.transpose(3, 4))
     d_queries, d_written = decayed_scores_backward(d_scores, queries, keys, cum)
-    d_queries = d_queries + read * (d_output @ starts.transpose(3, 4))
+    d_from_start = read * (d_output @ starts.transpose(3, 4))
+    d_queries = d_queries + d_from_start
     d_stored = left * (new_values @ d_ends.transpose(3, 4))
     d_written = d_written + d_stored
     d_read, d_strength, d_values = torch.zeros_like(keys), None, d_new
+    scalar = cum.shape[-1] == 1
+    across = d_scores * decayed_scores(queries, keys, cum) if scalar else None
+    reads = queries * d_from_start
     if strength is not None:
         overlap = torch.tril(decayed_scores(keys, keys, cum), -1)
         error = values - (keys * read) @ starts - overlap @ new_values  # what the state did not yet know
@@ -95,18 +100,28 @@ def chunkwise_backward(
         d_values = strength * adjoint
         d_overlap = -torch.tril(d_values @ new_values.transpose(3, 4), -1)
         d_read, d_overlap_written = decayed_scores_backward(d_overlap, keys, keys, cum)
-        d_read = d_read - read * (d_values @ starts.transpose(3, 4))
+        d_read_start = -read * (d_values @ starts.transpose(3, 4))
+        d_read = d_read + d_read_start
         d_written = d_written + d_overlap_written
+        reads = reads + keys * d_read_start
+        across = across + d_overlap * overlap if across is not None else None
+    stored = keys * d_stored
     d_keys = d_read + d_written
     if gate is not None and not delta:
         d_keys, d_strength = gate * d_keys, (plain_keys * d_keys).sum(-1, keepdim=True)
-    d_cum = queries * d_queries + keys * (d_read - d_written)
-    at_end = (keys * d_stored).sum(3) + keep.squeeze(3) * (starts * d_ends).sum(-1)
+    kept = keep.squeeze(3) * (starts * d_ends).sum(-1)
+    if across is not None:
+        decay = _passing(across, reads.sum(-1), stored.sum(-1), kept.sum(-1)).unsqueeze(-1)
+    else:
+        d_cum = queries * d_queries + keys * (d_read - d_written)
+        # a later step's cumulative sum holds all earlier decays: sum from the end, within the chunk only, so that rounding
+        # errors cannot pile up over a sequence of 100 000 steps
+        decay = d_cum.flip(3).cumsum(3).flip(3) + (stored.sum(3) + kept).unsqueeze(3)
     return Gradients(
         scatter_chunks(scale * d_queries, rows, size_n).to(q.dtype),
         scatter_chunks(d_keys, rows, size_n).to(k.dtype),
         scatter_chunks(d_values, rows, size_n).to(v.dtype),
-        None if g is None else _decay_gradient(d_cum, at_end, rows, g, size_n),
+        None if g is None else _decay_gradient(decay, rows, g, size_n),
         None
         if d_strength is None or beta is None
         else scatter_chunks(d_strength, rows, size_n).squeeze(-1).to(beta.dtype),
@@ -172,13 +187,26 @@ def decayed_scores_backward(d_scores: Tensor, left: Tensor, right: Tensor, cum: 
     return d_left, d_right
 
 
-def _decay_gradient(d_cum: Tensor, at_end: Tensor, rows: Tensor, g: Tensor, size_n: int) -> Tensor:
-    """From the gradient of the cumulative sums to that of the log decay, in the shape that was given."""
-    if g.dim() < 4:
-        d_cum, at_end = d_cum.sum(-1, keepdim=True), at_end.sum(-1, keepdim=True)
-    # a later step's cumulative sum holds all earlier decays: sum from the end, within the chunk only, so that rounding
-    # errors cannot pile up over a sequence of 100 000 steps
-    gradient = d_cum.flip(3).cumsum(3).flip(3) + at_end.unsqueeze(3)
+def _passing(across: Tensor, reads: Tensor, stored: Tensor, kept: Tensor) -> Tensor:
+    """The gradient of a log decay per step: the sum of all that passes over the step.
+
+    No term is subtracted. The identity that serves decays per channel subtracts what a step reads of its own write; where
+    decay is strong that is nearly everything, and what is left is noise.
+
+    Args:
+        across: (..., C, C), score times its gradient of every pair of a reading and an earlier or equal writing step.
+        reads: (..., C), what steps read of the state before the chunk, times its gradient.
+        stored: (..., C), what steps write that reaches the state after the chunk, likewise.
+        kept: (...), the state itself from before to after the chunk, likewise.
+    """
+    before, written = (functional.pad(x[..., :-1].cumsum(-1), (1, 0)) for x in (across, stored))  # of steps j < t
+    pairs = torch.tril(before).flip(-2).cumsum(-2).flip(-2).diagonal(dim1=-2, dim2=-1)
+    return pairs + reads.flip(-1).cumsum(-1).flip(-1) + written + kept.unsqueeze(-1)
+
+
+def _decay_gradient(gradient: Tensor, rows: Tensor, g: Tensor, size_n: int) -> Tensor:
+    """(B, H, N chunks, C, K or 1) as the gradient of the log decay in the shape that was given."""
+    gradient = gradient.sum(-1, keepdim=True) if g.dim() < 4 else gradient
     by_token = scatter_chunks(gradient, rows, size_n)
     if g.dim() == 1:
         return by_token.sum((0, 1), dtype=torch.float64).squeeze(-1).to(g.dtype)

@@ -91,13 +91,45 @@ void unfade(const Chunk& c, float* at_end) {
   }
 }
 
-// Write dq, dk, dv, dbeta and the decay's gradient by the identity d cum = q dq + k (dk_read - dk_write), see README.md.
+// to[t] += the sum of scores d_scores over all pairs of a step i >= t that reads and a step j < t that was written
+void add_pairs_across(const Room& m, const float* scores, const float* d_scores, int rows, float* to) {
+  for (int i = 1; i < rows; ++i) {
+    float before = 0;
+    for (int j = 0; j < i; ++j) {
+      before += scores[i * C + j] * d_scores[i * C + j];
+      to[j + 1] += before;
+    }
+  }
+}
+
+// The gradient of a decay per step is the sum of what passes over the step: pairs of the chunk, reads of the state before it,
+// writes that reach the state after it, and the state itself. No term is subtracted: where decay is strong, the identity that
+// serves the decay per channel subtracts what a step reads of its own write, nearly all that there is, and leaves noise.
+// After unfade() and before pair_backward(); `kept` is the state's own share.
+void scalar_decay_gradient(const Chunk& c, float kept, float* to) {
+  const Room& m = c.m;
+  const int kp = m.kp;
+  std::fill(to, to + c.rows, kept);
+  add_pairs_across(m, m.scores, m.d_scores, c.rows, to);
+  if (c.p.write == DELTA) add_pairs_across(m, m.overlap, m.d_overlap, c.rows, to);
+  float reads = 0, written = 0;
+  for (int i = c.rows - 1; i >= 0; --i) {
+    reads += dot(m.q + i * kp, m.dq + i * kp, kp);
+    if (c.p.write == DELTA) reads += dot(m.k + i * kp, m.dk_read + i * kp, kp);
+    to[i] += reads;
+  }
+  for (int i = 0; i < c.rows; ++i) {
+    to[i] += written;
+    written += dot(m.k + i * kp, m.dk_write + i * kp, kp);
+  }
+}
+
+// Write dq, dk, dv, dbeta and the decay's gradient; per channel by the identity d cum = q dq + k (dk_read - dk_write), see
+// README.md, per step as it was computed before (`later`).
 void store_gradients(const Chunk& c, float* later) {
   const Problem& p = c.p;
   Room& m = c.m;
   const int kp = m.kp, vp = m.vp;
-  float later_sum = 0;
-  if (p.decay == SCALAR) for (int e = 0; e < kp; ++e) later_sum += later[e];
   for (int i = c.count - 1; i >= 0; --i) {
     const float *q = m.q + i * kp, *k = m.k + i * kp, *dq = m.dq + i * kp, *dr = m.dk_read + i * kp, *dw = m.dk_write + i * kp;
     const float gate = p.write == GATE ? m.strength[i] : 1.f;
@@ -112,8 +144,7 @@ void store_gradients(const Chunk& c, float* later) {
       *c.grad_row(p.dbeta, 1, i) = sum;
     }
     if (p.decay == SCALAR) {
-      for (int e = 0; e < kp; ++e) later_sum += q[e] * dq[e] + k[e] * (dr[e] - dw[e]);
-      *c.grad_row(p.dg, 1, i) = later_sum;
+      *c.grad_row(p.dg, 1, i) = later[i];
     } else if (p.decay == VECTOR) {
       float* to = c.grad_row(p.dg, p.size_k, i);
       for (int64_t e = 0; e < p.size_k; ++e) to[e] = later[e] += q[e] * dq[e] + k[e] * (dr[e] - dw[e]);
@@ -147,9 +178,14 @@ bool backward_task(const Problem& p, Room& m, const Task& t) {
     if (state) {
       float* at_end = m.v_new_t;  // free again
       unfade(c, at_end);
-      for (int e = 0; e < kp; ++e) at_end[e] += m.keep[e] * dot(state + e * vp, m.d_state + e * vp, vp);
-      float* later = m.turned;
-      std::copy(at_end, at_end + kp, later);
+      float* later = p.decay == SCALAR ? m.gates : m.turned;  // C and K long; both free by now
+      if (p.decay == SCALAR) {
+        float kept = 0;
+        for (int e = 0; e < kp; ++e) kept += m.keep[e] * dot(state + e * vp, m.d_state + e * vp, vp);
+        scalar_decay_gradient(c, kept, later);
+      } else {
+        for (int e = 0; e < kp; ++e) later[e] = at_end[e] + m.keep[e] * dot(state + e * vp, m.d_state + e * vp, vp);
+      }
       c.pair_backward(m.d_scores, m.q, false, m.dq, m.dk_write);
       if (p.write == DELTA) c.pair_backward(m.d_overlap, m.k, true, m.dk_read, m.dk_write);
       store_gradients(c, later);
