@@ -22,6 +22,7 @@ FLOORS = {
             "heartbeat",
             "interruption",
             "renamed",
+            "ranks",
             "own_parts",
             "telemetry",
             "devices",
