@@ -23,6 +23,7 @@ from medseg.bars import no_bars
 from medseg.errors import MedsegError
 from medseg.heartbeat import lines_in_the_log
 from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, finished_with, listening
+from medseg.ranks import is_helper
 
 from .confined import run_confined, stranger_of
 from .endings import GOES_ON, goes_on_by_itself, say_last_words
@@ -139,7 +140,7 @@ def _run(words: list[str], verb: str) -> int:
 
 def _progress(verb: str) -> AbstractContextManager[None]:
     """Lines in the log where there is no terminal; one process of several speaks."""
-    if sys.stderr.isatty() or int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) != 0:
+    if sys.stderr.isatty() or is_helper():
         return nullcontext()
     return lines_in_the_log(verb)
 

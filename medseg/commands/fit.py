@@ -25,6 +25,7 @@ from medseg.io.locks import alone_in
 from medseg.layout import Layout
 from medseg.planning.folds import number_of_folds
 from medseg.planning.plan import Plan
+from medseg.ranks import is_helper
 from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds, trained_with
 from medseg.tracking.run_record import read_run_id, write_run_id
 
@@ -134,8 +135,9 @@ def fit_bundle(
             fit_bundle(
                 coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
             )
-            with alone_in(Layout(folder).files_lock), stays_ours(folder):
-                attach_low_resolution(folder, coarse)
+            if not is_helper():
+                with alone_in(Layout(folder).files_lock), stays_ours(folder):
+                    attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
         settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
         return _fit_folds(folder, folds, own, settings, nested=fold == "all", device=device, trusted=trusted)
@@ -171,7 +173,7 @@ def _fit_folds(
         refuse_mixture(folder, config, kept)
         tell_other_code(folder, number, config, kept)
         settings = config.get("train", {}).get("trainer", {})
-        if nested and settings.get("tracking"):
+        if nested and settings.get("tracking") and not is_helper():
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
         reader = own.config(folder, config, trusted) if own.runs(config) else None
@@ -182,7 +184,11 @@ def _fit_folds(
                 folder, number, config, resume=resume, shown=shown, trusted=trusted is not None, own=reader,
                 later=() if resume else folds[1:] if number == folds[0] else (),
             )  # fmt: skip
+        if is_helper():  # the first process writes for all
+            continue
         _describe_trained(folder, config, own)
+    if is_helper():
+        return results
     if not results:  # the last run may have been ended before it did this
         if not chosen_over_several(Layout(folder)):
             with stays_ours(folder):
@@ -276,7 +282,7 @@ def run_config(
         UntrustedBundleError: something in it needs trust that was not given.
     """
     from medseg.training.fit import prepare_run_folder
-    from medseg.training.processes import claim_run, is_helper
+    from medseg.training.processes import claim_run
 
     layout = Layout(folder)
     run = layout.run(fold)

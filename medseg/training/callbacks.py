@@ -153,3 +153,9 @@ class Ema(WeightAveraging):
 
         # Buffers are averaged as well: batch-norm statistics belong to the averaged weights.
         super().__init__(use_buffers=True, avg_fn=average)
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        trainer.precision_plugin.convert_module(
+            module
+        )  # Lightning does it later, and the average would stay in float32
+        super().setup(trainer, module, stage)

@@ -23,6 +23,7 @@ FLOORS = {
             "bars",
             "interruption",
             "renamed",
+            "ranks",
             "own_parts",
             "telemetry",
             "devices",

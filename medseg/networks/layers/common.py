@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from medseg.errors import ConfigError
 
+from .batch_rows import draw_uniform
 from .conv3d import Conv3d
 
 CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
@@ -141,7 +142,11 @@ class DropPath(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
             return branch
-        keep = torch.rand([branch.shape[0]] + [1] * (branch.ndim - 1), device=branch.device) >= self.rate
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            drawn = torch.rand(branch.shape[0], device=branch.device)
+        else:
+            drawn = draw_uniform(branch.shape[0], branch.device)
+        keep = (drawn >= self.rate).view([branch.shape[0]] + [1] * (branch.ndim - 1))
         return branch * keep.to(branch.dtype) / (1.0 - self.rate)
 
 
