@@ -7,10 +7,12 @@ device, and the environment that chooses backends. Only calls that launch triton
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import tape
@@ -69,6 +71,33 @@ class Prepared:
             self.tapes[key] = NEVER
             return self.function(*arguments)
         return found
+
+
+def once(check: Callable[..., None]) -> Callable[..., None]:
+    """A check that looks at shapes, types, devices and settings only: what passed is not looked at again."""
+    passed: set[Any] = set()
+
+    @functools.wraps(check)
+    def checked(*arguments: Any, **named: Any) -> None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return check(*arguments, **named)
+        key = (*map(_described, arguments), *map(_described, named.values()))
+        if key not in passed:
+            check(*arguments, **named)
+            if len(passed) >= MOST:
+                passed.clear()
+            passed.add(key)
+
+    return checked
+
+
+def _described(one: Any) -> Any:
+    if isinstance(one, Tensor):
+        return one.shape, one.dtype, one.device
+    kind = type(one)
+    if kind is list:
+        return tuple(one)
+    return tuple([(name, _described(value)) for name, value in one.items()]) if kind is dict else one
 
 
 def forget() -> None:

@@ -8,6 +8,7 @@ the launches with new addresses. Nothing is left out that reads or writes memory
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,8 @@ class Launch(NamedTuple):
 
     kernel: Any
     compiled: Any
+    run: Any  # of the compiled kernel, with its function and metadata, so that they are looked up once
+    head: tuple[Any, ...]
     grid: tuple[int, int, int]
     arguments: list[Any]
     addresses: list[tuple[int, int, int]]  # number of the argument, slot, offset
@@ -130,11 +133,11 @@ class _Recorder(TorchDispatchMode):
         name = str(function)
         if not isinstance(found, (Tensor, tuple, list)):
             raise Unrecordable(f"{name} gives a number")
-        made = [found] if isinstance(found, Tensor) else list(found)
+        made: list[Tensor] = [found] if isinstance(found, Tensor) else list(found)
         alias = function._schema.returns[0].alias_info if function._schema.returns else None
         if name.startswith(EMPTY):
-            slot = self.fresh(found)
-            self.memory[slot] = Memory(slot, tuple(found.shape), found.stride(), found.dtype)
+            slot = self.fresh(made[0])
+            self.memory[slot] = Memory(slot, tuple(made[0].shape), made[0].stride(), made[0].dtype)
         elif alias is not None and not alias.is_write:
             for tensor in made:
                 self._note_view(args[0], tensor)
@@ -148,7 +151,7 @@ class _Recorder(TorchDispatchMode):
         """A view lies where its base lies; an empty tensor has no address."""
         slot, offset = self.place(base)
         if id(tensor) not in self.places:
-            moved = (tensor.storage_offset() - base.storage_offset()) * base.element_size()
+            moved = int(tensor.storage_offset() - base.storage_offset()) * base.element_size()
             if tensor.dtype != base.dtype:
                 raise Unrecordable("a view of another type")
             self.places[id(tensor)] = Place(slot, offset + moved)
@@ -172,8 +175,10 @@ class _Recorder(TorchDispatchMode):
                 view = self.view(value)
                 arguments[number] = 0 if compiled is not None else view
                 addresses.append((number, *view.place))
-        whole = (*(int(side) for side in grid), 1, 1)[:3]
-        self._add(Launch(kernel, compiled, whole, arguments, addresses, options))  # type: ignore[arg-type]
+        whole: Any = (*(int(side) for side in grid), 1, 1)[:3]
+        run = None if compiled is None else compiled.run
+        head = () if compiled is None else (compiled.function, compiled.packed_metadata)
+        self._add(Launch(kernel, compiled, run, head, whole, arguments, addresses, options))
 
 
 @dataclass
@@ -204,20 +209,27 @@ class Tape:
             start = arena.data_ptr()
             for slot, offset in self.workspaces:
                 where[slot] = start + offset
-        stream = None
+        stream = self._stream()
         for step in self.steps:
             if type(step) is Operation:
                 _operate(step, found, where)
             else:
-                stream = _current_stream() if stream is None and step.compiled is not None else stream  # type: ignore[union-attr]
                 _start(step, found, where, stream)  # type: ignore[arg-type]
         return _each(self.outputs, View, lambda view: _at(found, view))
 
+    def _stream(self) -> int:
+        """Handle of the stream that is current on the device."""
+        if self.device.type != "cuda":
+            return 0
+        return int(torch._C._cuda_getCurrentRawStream(self.device.index))
 
-def _current_stream() -> int:
-    from triton.runtime import driver
 
-    return int(driver.active.get_current_stream(driver.active.get_current_device()))
+@functools.cache
+def _knobs() -> Any:
+    """Triton's settings of launches."""
+    from triton import knobs
+
+    return knobs.runtime
 
 
 def _each(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
@@ -247,23 +259,23 @@ def _operate(step: Operation, found: list[Any], where: list[int]) -> None:
         found[slot], where[slot] = tensor, tensor.data_ptr()
 
 
-def _start(step: Launch, found: list[Any], where: list[int], stream: int | None) -> None:
+def _start(step: Launch, found: list[Any], where: list[int], stream: int) -> None:
     if step.compiled is None:
         step.kernel[step.grid](*_each(step.arguments, View, lambda view: _at(found, view)), **step.options)
         return
     arguments = step.arguments.copy()
     for number, slot, offset in step.addresses:
         arguments[number] = where[slot] + offset
-    _run(step.compiled, step.grid, stream, arguments)
+    step.run(*step.grid, stream, *step.head, *_hooks(step, stream, arguments), *arguments)
 
 
-def _run(compiled: Any, grid: tuple[int, int, int], stream: int | None, arguments: list[Any]) -> None:
-    """As the last lines of triton's JITFunction.run."""
-    from triton import knobs
-
-    hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
-    metadata = compiled.launch_metadata(grid, stream, *arguments)
-    compiled.run(*grid, stream, compiled.function, compiled.packed_metadata, metadata, *hooks, *arguments)
+def _hooks(step: Launch, stream: int, arguments: list[Any]) -> tuple[Any, Any, Any]:
+    """Metadata and hooks, as the last lines of triton's JITFunction.run give them; nothing where no profiler listens."""
+    runtime = _knobs()
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    if not getattr(enter, "calls", enter) and not getattr(leave, "calls", leave):
+        return None, None, None
+    return step.compiled.launch_metadata(step.grid, stream, *arguments), enter, leave
 
 
 def record(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, Tape]:

@@ -135,7 +135,8 @@ class _Scan:
         if self.begins is not None:
             opens = _opens(self.traversals, self.grid, self.shape.span, self.shape.segments, device)
         launch(
-            carry_kernel, (triton.cdiv(self.size_s * self.size_c, 32), self.planes), rate=self.rate, start=self.or_u(start), opens=opens, ends=ends, sums=sums, starts=starts, last=last,
+            carry_kernel, (triton.cdiv(self.size_s * self.size_c, 32), self.planes),
+            rate=self.rate, start=self.or_u(start), opens=opens, ends=ends, sums=sums, starts=starts, last=last,
             rate_r=_step(self.rate, 0), count_r=self.count, size_c=self.size_c, size_s=self.size_s,
             count=self.shape.segments, heads=self.order.shape[1], HAS_START=start is not None,
             HAS_BEGINS=self.begins is not None, BACKWARD=backward, BLOCK=32, num_warps=1,
@@ -177,7 +178,8 @@ def forward(
     if merged:
         part = to[0].numel()
         launch(
-            merge_kernel, (triton.cdiv(part, 1024),), to, **{name: scan.arguments(merge_kernel, parts=to, out=out, part=part)[name] for name in ("z", "z_b", "z_n")},
+            merge_kernel, (triton.cdiv(part, 1024),),
+            to, **{name: scan.arguments(merge_kernel, parts=to, out=out, part=part)[name] for name in ("z", "z_b", "z_n")},
             out=out, part=part, size_n=size_n, size_c=size_c, count=count, HAS_Z=gated, BLOCK=1024, num_warps=4,
         )  # fmt: skip
     return out, last, kept

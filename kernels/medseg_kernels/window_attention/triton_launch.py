@@ -258,7 +258,8 @@ def _bias_gradients(common: _Launch, shared: dict[str, Any], found: Gradients) -
     rows, tokens = p.bias_table.shape[0], product(p.window)
     table = torch.empty_like(p.bias_table, memory_format=torch.contiguous_format)
     launch(
-        table_kernel, (-(-rows // 64), p.heads), total, common.codes.codes, common.codes.inverse, table, p.heads, tokens, p.tokens, bias_center(p.table_window), rows,
+        table_kernel, (-(-rows // 64), p.heads),
+        total, common.codes.codes, common.codes.inverse, table, p.heads, tokens, p.tokens, bias_center(p.table_window), rows,
         M=p.extra, BR=64, BI=32,
     )  # fmt: skip
     found.bias_table = table

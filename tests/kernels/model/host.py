@@ -78,8 +78,8 @@ def dry_launches() -> Iterator[list[tuple[Any, ...]]]:
     try:
         with (
             mock.patch.object(JITFunction, "_do_compile", compile_nothing),
-            mock.patch.object(dispatch, "refuse_triton", lambda *tensors: None),
-            mock.patch.object(dispatch, "interpreting", lambda: False),
+            mock.patch.object(dispatch, "refuse_triton", return_value=None),
+            mock.patch.object(dispatch, "interpreting", return_value=False),
             mock.patch.object(prepared, "everywhere", True),
         ):
             yield seen
@@ -116,8 +116,6 @@ def calls() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
     q = _leaf(1, 12, 12, 12, 2, 64)
     gate = torch.zeros(1, 12, 12, 12, 2).requires_grad_()
     weight = _leaf(3, 96, 4, dtype=torch.float32)
-    seed = torch.zeros(1, dtype=torch.int64)
-    del seed
     return {
         "window_attention": (lambda: kernels.window_attention(qkv, [3] * 3, [1] * 3, table), [qkv, table]),
         "selective_scan": (
@@ -139,16 +137,15 @@ def calls() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
 def measured(runs: int = 300) -> dict[str, dict[str, float]]:
     """Op -> microseconds of a forward without gradients, one with, and a backward; launches of each."""
     import medseg_kernels.gated_linear_recurrence  # noqa: F401
-    from medseg_kernels.gated_linear_recurrence import checks, triton_launch
+    from medseg_kernels.gated_linear_recurrence import triton_launch
 
     found: dict[str, dict[str, float]] = {}
     with (
         dry_launches() as seen,
         mock.patch.object(triton_launch, "workers", return_value=264),
         mock.patch.dict("os.environ", {"MEDSEG_BACKEND": "triton"}),
-        mock.patch("medseg_kernels.gated_linear_recurrence.op.check_values", lambda *tensors: None),
+        mock.patch("medseg_kernels.gated_linear_recurrence.op.check_values"),
     ):
-        del checks
         for name, (call, leaves) in calls().items():
             row: dict[str, float] = {}
             with torch.no_grad():
