@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..tape import launch
 from . import segments, triton_backward, triton_forward
 from .chunked_backward import Gradients
 from .layout import chunk_table
@@ -154,7 +155,7 @@ class Call:
         arguments = {name: known.get(name) for name in kernel.arg_names}
         filled = {name: self.q if value is None else value for name, value in arguments.items()}
         warps = warps_of(kernel, wide=self.q.dtype.itemsize > 2, hip=torch.version.hip is not None, **given)
-        kernel[grid](**filled, num_warps=warps, num_stages=stages(kernel is triton_backward.gradient_kernel))
+        launch(kernel, grid, **filled, num_warps=warps, num_stages=stages(kernel is triton_backward.gradient_kernel))
 
     def walk(
         self, start: Optional[Tensor], *, store: bool, values: bool = True
@@ -209,7 +210,8 @@ def chain(
     before, block = torch.empty_like(ends), min(16, block_of(call.size_v))
     pieces = owners[-1] + 1
     grid = (call.size_b * pieces, triton.cdiv(call.size_v, block), call.size_h)
-    triton_forward.chain_kernel[grid](
+    launch(
+        triton_forward.chain_kernel, grid,
         first, ends, transfers, before, edges(tuple(owners), str(call.device)), call.size_h, call.size_k, call.size_v,
         len(owners), pieces, DELTA=call.delta, BACKWARD=backward, BK=block_of(call.size_k), BV=block,
         num_warps=8 if call.delta else 1,

@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..tape import launch
 from .reference import step_shift
 from .tables import Settings, tables
 from .triton_backward import weight_kernel
@@ -44,7 +45,8 @@ class _Call:
         """x (B, R', N, C) -> out; `grad` as in conv_kernel; sign -1 turns the taps round and sums over traversals."""
         summed, up = sign < 0, x if grad is None else grad
         planes = self.size_b * (1 if summed else self.count)
-        conv_kernel[(triton.cdiv(self.size_n, TOKENS), self.blocks, planes)](
+        launch(
+            conv_kernel, (triton.cdiv(self.size_n, TOKENS), self.blocks, planes),
             x=x, weight=self.weight, bias=x if self.bias is None else self.bias, grad=up, out=out, x_b=x.stride(0),
             x_r=x.stride(1) if x.shape[1] > 1 else 0, x_n=x.stride(2), grad_b=up.stride(0), grad_r=up.stride(1),
             grad_n=up.stride(2), sign=sign, HAS_BIAS=self.bias is not None and not summed, SILU=silu, GRAD=grad is not None,
@@ -75,7 +77,8 @@ def backward(
     call.convolve(through, grad_x, None, -1, False)
     spans = triton.cdiv(call.size_n, SPAN)
     partial = torch.empty(spans, call.taps + 1, call.size_b, call.count, call.size_c, device=x.device)
-    weight_kernel[(spans * (call.taps + 1), call.blocks, call.size_b * call.count)](
+    launch(
+        weight_kernel, (spans * (call.taps + 1), call.blocks, call.size_b * call.count),
         x=call.x, through=through, partial=partial, x_b=call.x.stride(0), x_n=call.x.stride(1), spans=spans, span=SPAN,
         **call.common,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medseg_kernels import dispatch
 from medseg_kernels.dispatch import Backend
+from medseg_kernels.prepared import Prepared
 from medseg_kernels.straight import straight
 
 from .call import Problem, output_shapes
@@ -82,12 +83,14 @@ def attention_op(
     backend: str,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """(tokens, carriers, log-sum-exp (B, W, H, U)); see `problem.Problem` for the shapes."""
-    problem = _problem(
+    return _run_forward(  # type: ignore[no-any-return]
         qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias, seed, window_size, shift_size, radius,
         causal, geometry, pad_mode, bias_index, scale, dropout, backend,
     )  # fmt: skip
-    out, extra, lse = _run("forward", backend, problem)
-    return out, extra, lse
+
+
+def _forward(qkv: Tensor, *rest: Any) -> Any:
+    return _run("forward", rest[-1], _problem(qkv, *rest))
 
 
 @attention_op.register_fake
@@ -126,12 +129,17 @@ def attention_backward_op(
     backend: str,
 ) -> List[Tensor]:
     """Gradients of the eight differentiable tensors, empty for absent ones."""
-    problem = _problem(
-        qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias, seed, window_size, shift_size, radius,
-        causal, geometry, pad_mode, bias_index, scale, dropout, backend,
+    return _run_backward(  # type: ignore[no-any-return]
+        grad, grad_carriers, out, out_carriers, lse, qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias,
+        seed, window_size, shift_size, radius, causal, geometry, pad_mode, bias_index, scale, dropout, backend,
     )  # fmt: skip
-    found = _run("backward", backend, problem, out, out_carriers, lse, grad, grad_carriers)
-    return found.as_list(qkv.device)
+
+
+def _gradients(
+    grad: Tensor, grad_carriers: Tensor, out: Tensor, out_carriers: Tensor, lse: Tensor, qkv: Tensor, *rest: Any
+) -> List[Tensor]:
+    found = _run("backward", rest[-1], _problem(qkv, *rest), out, out_carriers, lse, grad, grad_carriers)
+    return list(found.as_list(qkv.device))
 
 
 @attention_backward_op.register_fake
@@ -157,12 +165,15 @@ def _backward(ctx: Any, grad: Tensor, grad_carriers: Tensor, _: Tensor) -> Tuple
     out, out_carriers, lse, *saved = ctx.saved_tensors
     rest = iter(saved)
     tensors = [next(rest) if there else None for there in ctx.present]
-    found = attention_backward_op(grad, grad_carriers, out, out_carriers, lse, *tensors, *ctx.options)
+    found = run_attention_backward(grad, grad_carriers, out, out_carriers, lse, *tensors, *ctx.options)
     gradients = [value if there else None for value, there in zip(found, ctx.present[:8], strict=True)]
     return (*gradients, None, *[None] * len(ctx.options))
 
 
 attention_op.register_autograd(_backward, setup_context=_setup)
 
-# what a caller without gradients or a compiler runs; see straight.py
-run_attention = straight(attention_op)
+_run_forward = Prepared(_forward, *dispatch.environment("window_attention"))
+_run_backward = Prepared(_gradients, *dispatch.environment("window_attention"))
+
+# what a caller without a compiler runs; see straight.py
+run_attention, run_attention_backward = straight(attention_op, _setup, _backward), straight(attention_backward_op)
