@@ -47,6 +47,7 @@ ORIGINS: dict[str, Origin] = {
     "gated_deltanet_h2": Origin("ooomm", "o", LANGUAGE),
     "gcvit": Origin("oppppp", "o", f"{CLASSIFIER}; masked padding unless `published=` is given"),
     "hvir": Origin("oommmm", "o", "the widths of the hierarchical form are not known"),
+    "hyena_unetr": Origin("oooom", "o", "a UNETR whose trunk is Hyena; no such network is published with its widths"),
     "mamba2_hybrid": Origin("ooomm", "o", LANGUAGE),
     "mambavision": Origin(
         "oppppp", "o", f"{CLASSIFIER}; instance norm, masked padding, one count of the step's bias and Mamba's initial steps "
