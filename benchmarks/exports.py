@@ -1,8 +1,8 @@
 """Every preset as .pt2, ONNX and OpenVINO: seconds beside our operators, and whether the labels stay; makes docs/exports.md.
 
-Nano size, a patch of 48 voxels per axis, random weights, float32, one core. A preset is recorded once by torch.export in a process of its
-own; the .pt2 is that program, ONNX is written from it, OpenVINO from the ONNX. Logits and labels are compared on two volumes of
-noise that the exporter has not seen. Continues where it ended: what results/exports-cpu.json holds is not run again.
+Nano size, a patch of 48 voxels per axis, random weights, float32, one core. A preset is recorded once by torch.export in a
+process of its own; the .pt2 is that program, ONNX is written from it, OpenVINO from the ONNX. Logits and labels are compared on two
+volumes of noise that the exporter has not seen. Continues where it ended: what results/exports-cpu.json holds is not run again.
 
     python benchmarks/exports.py [PRESET ...]        python benchmarks/exports.py page
 """
@@ -141,9 +141,8 @@ def cell(row: dict[str, Any], name: str) -> str:
     return f"{found['seconds']:.2f} s ({times:.1f}x), {100 * found['equal_labels']:.3f} %"
 
 
-def write_page() -> None:
+def page(content: dict[str, Any]) -> str:
     """docs/exports.md from what was measured."""
-    content = load()
     rows = content["rows"]
     good = {name: row for name, row in rows.items() if "failed" not in row}
     shares = [
@@ -151,12 +150,13 @@ def write_page() -> None:
     ]
     head = [
         "# Exports of every preset", "",
-        "`medseg bundle export NAME --to pt2|onnx|openvino` writes the network for other software; nothing of medseg is needed to run it.",
-        "Scans, recurrences and window attention become plain torch operations there, and a long convolution its direct form.",
+        "`medseg bundle export NAME --to pt2|onnx|openvino` writes the network for other software; nothing of medseg is needed to",
+        "run it. Scans, recurrences and window attention become plain torch operations there, a long convolution its direct form.",
         "",
-        f"Nano size, a patch of {content.get('side', SIDE)} voxels per axis, float32, one CPU core, torch {content.get('torch', '?')}, "
-        f"{content.get('date', '?')}. In brackets: times our own",
-        "operators on the same core. In percent: equal labels on noise that the exporter has not seen (wanted: at least 99.99 %).",
+        f"Nano size, a patch of {content.get('side', SIDE)} voxels per axis, float32, one CPU core, torch "
+        f"{content.get('torch', '?')}, {content.get('date', '?')}. In",
+        "brackets: times our own operators on the same core. In percent: equal labels on noise that the exporter has not seen",
+        "(wanted: at least 99.99 %).",
         "Command: `python benchmarks/exports.py`; it continues where it ended.", "",
         f"{len(good)} presets, {len(shares)} files; the smallest share of equal labels is {100 * min(shares, default=0):.3f} %.", "",
         "| preset | scan or recurrence | our operators | " + " | ".join(NAMES[name] for name in FORMATS) + " | recorded in |",
@@ -168,7 +168,12 @@ def write_page() -> None:
         for name, row in sorted(good.items())
     ]  # fmt: skip
     lines += [f"| `{name}` | failed: {row['failed']} |" for name, row in sorted(rows.items()) if "failed" in row]
-    PAGE.write_text("\n".join([*head, *lines, *remarks(good)]) + "\n")
+    return "\n".join([*head, *lines, *remarks(good)]) + "\n"
+
+
+def write_page() -> None:
+    """Make the page anew."""
+    PAGE.write_text(page(load()))
 
 
 def remarks(good: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..recipe import NetworkSpec
+from .ascan import ascan
 from .baselines import MEDNEXT_SIZES, RESENC_SIZES, mednext, resenc_unet
 from .fastervit import FASTERVIT_SIZES, fastervit
 from .gcvit import GCVIT_SIZES, gcvit
@@ -52,6 +53,7 @@ class Preset:
 
 OURS = ("base",)
 PRESETS: dict[str, Preset] = {
+    "ascan": Preset(ascan, OURS, "convolution and attention blocks in given patterns", "after Kag et al. 2024 (AsCAN)"),
     "axial": Preset(axial, OURS, "attention along one axis per group of heads", "Ho et al. 2019"),
     "cswin": Preset(cswin, tuple(CSWIN_SIZES), "attention in cross-shaped stripes", "Dong et al. 2022"),
     "fastervit": Preset(
