@@ -18,15 +18,21 @@ from torch.nn import Parameter
 
 
 def straight(
-    op: Any, setup: Callable[..., None] | None = None, backward: Callable[..., Any] | None = None
+    op: Any,
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    *,
+    function: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """A function that skips an operator when it is not needed.
 
     Args:
         op: of `torch.library.custom_op`.
         setup, backward: what its `register_autograd` was given; None where it has no gradients.
+        function: what runs instead of the operator, its own function by default; may give None where the operator, whose
+            results are all tensors, gives an empty one.
     """
-    function = getattr(op, "_init_fn", op)
+    function = function or getattr(op, "_init_fn", op)
     recorded = None if setup is None or backward is None else _differentiable(function, setup, backward)
 
     def call(*arguments: Any) -> Any:
@@ -62,15 +68,24 @@ def _differentiable(
 
 
 def _differentiated(arguments: tuple[Any, ...]) -> bool:
-    return any(isinstance(one, Tensor) and one.requires_grad for one in arguments)
+    for one in arguments:
+        kind = type(one)
+        if (kind is Tensor or kind is Parameter) and one.requires_grad:
+            return True
+    return False
 
 
 def _unwatched(arguments: tuple[Any, ...]) -> bool:
     """No transform, no mode, no profiler, only plain tensors."""
-    return (
-        torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
-        and not torch.autograd.profiler._is_profiler_enabled
-        and all(type(one) in (Tensor, Parameter) for one in arguments if isinstance(one, Tensor))
-    )
+    if (
+        torch._C._len_torch_dispatch_stack() != 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.autograd.profiler._is_profiler_enabled
+    ):
+        return False
+    for one in arguments:
+        kind = type(one)
+        if not (kind is Tensor or kind is Parameter) and isinstance(one, Tensor):
+            return False
+    return True

@@ -36,9 +36,10 @@ class Place(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor on a slot."""
+    """A tensor on a slot; whole where it is the very tensor that the slot was made as."""
 
     place: Place
+    whole: bool
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
@@ -67,6 +68,7 @@ class Operation(NamedTuple):
 
     function: Callable[..., Any]
     arguments: Any  # (positional, named), with a View for each tensor
+    fill: Callable[[list[Any]], Any]  # them with tensors
     results: list[int]
 
 
@@ -103,6 +105,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.places: dict[int, Place] = {}
+        self.made: dict[int, tuple[Any, ...]] = {}  # slot -> shape, strides, type
         self.alive: list[Tensor] = []  # as long as a tensor lives, no other has its id
         self.slots = 0
         self.memory: dict[int, Memory] = {}
@@ -114,6 +117,7 @@ class _Recorder(TorchDispatchMode):
     def fresh(self, tensor: Tensor) -> int:
         """A slot of its own for a tensor."""
         self.places[id(tensor)] = Place(self.slots, 0)
+        self.made[self.slots] = (tensor.shape, tensor.stride(), tensor.dtype)
         self.alive.append(tensor)
         self.slots += 1
         return self.slots - 1
@@ -126,7 +130,8 @@ class _Recorder(TorchDispatchMode):
 
     def view(self, tensor: Tensor) -> View:
         """A tensor as a step keeps it."""
-        return View(self.place(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        place, form = self.place(tensor), (tensor.shape, tensor.stride(), tensor.dtype)
+        return View(place, place.offset == 0 and form == self.made[place.slot], *form)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = function(*args, **(kwargs or {}))
@@ -144,7 +149,7 @@ class _Recorder(TorchDispatchMode):
         else:
             given = _each((args, kwargs or {}), Tensor, self.view)
             results = [] if alias is not None else [self.fresh(tensor) for tensor in made]
-            self._add(Operation(function, given, results))
+            self._add(Operation(function, given, _filler(given), results))
         return found
 
     def _note_view(self, base: Tensor, tensor: Tensor) -> None:
@@ -191,7 +196,7 @@ class Tape:
     steps: list[Operation | Launch]
     results: list[Memory]  # allocations that torch sees: each a tensor of its own
     constants: dict[int, Tensor]
-    outputs: Any  # the result, with a View for each tensor
+    outputs: Callable[[list[Any]], Any]  # the result
     arena: int = 0  # bytes of all workspaces together
     workspaces: list[tuple[int, int]] = field(default_factory=list)  # slot, bytes from the arena's start
 
@@ -215,7 +220,7 @@ class Tape:
                 _operate(step, found, where)
             else:
                 _start(step, found, where, stream)  # type: ignore[arg-type]
-        return _each(self.outputs, View, lambda view: _at(found, view))
+        return self.outputs(found)
 
     def _stream(self) -> int:
         """Handle of the stream that is current on the device."""
@@ -243,17 +248,32 @@ def _each(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return value
 
 
+def _filler(value: Any) -> Callable[[list[Any]], Any]:
+    """From the tensors of all slots to the value with its views as tensors."""
+    if type(value) is View:
+        slot = value.place.slot
+        return (lambda found: found[slot]) if value.whole else (lambda found: _at(found, value))
+    kind = type(value)
+    if kind is tuple or kind is list:
+        parts = [_filler(one) for one in value]
+        return lambda found: kind([part(found) for part in parts])
+    if kind is dict:
+        named = {name: _filler(one) for name, one in value.items()}
+        return lambda found: {name: part(found) for name, part in named.items()}
+    return lambda found: value
+
+
 def _at(found: list[Any], leaf: View) -> Tensor:
     """A view as a tensor."""
     base: Tensor = found[leaf.place.slot]
-    if leaf.place.offset == 0 and leaf.shape == base.shape and leaf.stride == base.stride():
+    if leaf.whole:
         return base
     begin = base.storage_offset() + leaf.place.offset // leaf.dtype.itemsize
     return base.as_strided(leaf.shape, leaf.stride, begin)
 
 
 def _operate(step: Operation, found: list[Any], where: list[int]) -> None:
-    args, kwargs = _each(step.arguments, View, lambda view: _at(found, view))
+    args, kwargs = step.fill(found)
     made = step.function(*args, **kwargs)
     for slot, tensor in zip(step.results, [made] if isinstance(made, Tensor) else made, strict=False):
         found[slot], where[slot] = tensor, tensor.data_ptr()
@@ -261,7 +281,7 @@ def _operate(step: Operation, found: list[Any], where: list[int]) -> None:
 
 def _start(step: Launch, found: list[Any], where: list[int], stream: int) -> None:
     if step.compiled is None:
-        step.kernel[step.grid](*_each(step.arguments, View, lambda view: _at(found, view)), **step.options)
+        step.kernel[step.grid](*_filler(step.arguments)(found), **step.options)
         return
     arguments = step.arguments.copy()
     for number, slot, offset in step.addresses:
@@ -319,7 +339,7 @@ def _tape(recorder: _Recorder, inputs: list[Tensor], outputs: Any) -> Tape:
     arena, workspaces = _arrange(spans)
     used = [memory for slot, memory in recorder.memory.items() if slot in seen_by_torch]
     return Tape(
-        len(inputs), recorder.slots, inputs[0].device, recorder.steps, used, recorder.constants, outputs, arena, workspaces,
+        len(inputs), recorder.slots, inputs[0].device, recorder.steps, used, recorder.constants, _filler(outputs), arena, workspaces,
     )  # fmt: skip
 
 

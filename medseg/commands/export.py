@@ -119,7 +119,8 @@ def _to_pt2(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle:
     return torch.export.load(str(path)).module()
 
 
-def _write_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+def write_onnx(network: Any, example: torch.Tensor, path: Path) -> None:
+    """An .onnx file of a network, or of its program that torch.export has recorded already."""
     import torch
 
     torch.onnx.export(
@@ -149,11 +150,16 @@ def _forget_onnx_sources(path: Path) -> None:
 
 
 def _to_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
+    write_onnx(network, example, path)
+    return run_onnx(path)
+
+
+def run_onnx(path: Path) -> Runner:
+    """What ONNX Runtime makes of a file on the CPU."""
     import numpy as np
     import onnxruntime
     import torch
 
-    _write_onnx(network, example, path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -166,18 +172,22 @@ def _to_onnx(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle
 
 
 def _to_openvino(network: torch.nn.Module, example: torch.Tensor, path: Path, bundle: Bundle) -> Runner:
+    onnx_path = path.with_suffix(".onnx")
+    try:
+        write_onnx(network, example, onnx_path)
+        return openvino_of(onnx_path, path)
+    finally:
+        onnx_path.unlink(missing_ok=True)
+
+
+def openvino_of(onnx_path: Path, path: Path) -> Runner:
+    """OpenVINO's .xml and .bin of an .onnx file, and what they compute on the CPU."""
     import torch
 
     from medseg.inference.engines.openvino import OPENVINO_SETTINGS, import_openvino
 
     openvino = import_openvino()
-    onnx_path = path.with_suffix(".onnx")
-    try:
-        _write_onnx(network, example, onnx_path)
-        model = openvino.convert_model(str(onnx_path))
-    finally:
-        onnx_path.unlink(missing_ok=True)
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    openvino.save_model(openvino.convert_model(str(onnx_path)), str(path), compress_to_fp16=False)
     # fp32 on purpose: on CPUs with matrix units OpenVINO would compute in bf16 by itself
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **OPENVINO_SETTINGS})
 

@@ -109,7 +109,25 @@ def linear_recurrence(q: Shape, k: Shape, v: Shape, g: Any, beta: Any, *rest: An
     return per_state * math.prod(q[:3]) * q[3] * v[3]
 
 
+def real_transform(real: Shape, axes: Sequence[int]) -> int:
+    """A Fourier transform of real numbers: 2.5 N log2 N for each of the signals of N values."""
+    points = math.prod(real[axis] for axis in axes)
+    return int(2.5 * math.prod(real) * math.log2(max(points, 1)))
+
+
+def to_frequencies(x: Shape, axes: Sequence[int], *rest: Any, **options: Any) -> int:
+    """aten's transform of a real tensor."""
+    return real_transform(x, axes)
+
+
+def from_frequencies(x: Shape, axes: Sequence[int], *rest: Any, out_shape: Shape, **options: Any) -> int:
+    """aten's transform to a real tensor."""
+    return real_transform(out_shape, axes)
+
+
 COUNTS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._fft_r2c: to_frequencies,
+    torch.ops.aten._fft_c2r: from_frequencies,
     torch.ops.medseg.window_attention: window_attention,
     torch.ops.medseg.short_conv: short_conv,
     torch.ops.medseg.selective_scan: selective_scan,

@@ -60,7 +60,8 @@ def test_without_the_mask_padding_would_be_seen(name: str) -> None:
 
 # Not those whose windows, pools or steps are laid out by the size of the grid.
 CUT = ["mambavision", "ssd", "gla", "gated_delta", "mlstm", "window_attention", "full_attention", "retention",
-       "sliding_window_attention", "axial_attention", "stripe_attention", "multi_head_scan", "time_attention"]  # fmt: skip
+       "sliding_window_attention", "axial_attention", "stripe_attention", "multi_head_scan", "time_attention",
+       "hyena_nd"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*CUT, "selective_scan", "retention_raster", "retention_symmetric"])

@@ -5,6 +5,7 @@ import torch
 
 from medseg.errors import ConfigError
 from medseg.networks import MIXERS, PRESETS, build_network
+from medseg.networks.presets.ascan import pattern
 from tests.networks.agreement import site
 
 
@@ -202,3 +203,9 @@ def test_a_time_attention_without_its_condition_is_refused_at_construction_and_a
 def test_retention_refuses_what_it_cannot_mean(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MIXERS["retention"](site(12, num_heads=2), **options)
+
+
+def test_a_pattern_of_letters_is_a_stage_and_other_letters_are_refused() -> None:
+    assert pattern("CT") == ("mbconv", "full_attention", "mlp")
+    with pytest.raises(ConfigError, match="found 'CX'"):
+        pattern("CX")

@@ -34,7 +34,7 @@ class Block(nn.Module):
             mlp_cls, norm_cls = nn.Identity, mlp_cls
         self.residual_in_fp32, self.fused_add_norm = residual_in_fp32, fused_add_norm
         self.norm = norm_cls(dim)
-        self.mixer = mixer_cls(dim)
+        self.mixer: Any = mixer_cls(dim)
         self.mlp: Any = None
         if mlp_cls is not nn.Identity:
             self.norm2, self.mlp = norm_cls(dim), mlp_cls(dim)
@@ -51,15 +51,15 @@ class Block(nn.Module):
         return hidden_states, residual
 
     def _add_norm(self, norm: Any, x: Tensor, residual: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        if isinstance(norm, (nn.LayerNorm, RMSNorm)):
-            rms, bias = isinstance(norm, RMSNorm), norm.get_parameter("bias") if norm.bias is not None else None
+        rms = isinstance(norm, RMSNorm)
+        if rms or isinstance(norm, nn.LayerNorm):
             pair = layer_norm_fn(
-                x, norm.weight, bias, residual, eps=norm.eps, prenorm=True, residual_in_fp32=self.residual_in_fp32,
+                x, norm.weight, norm.bias, residual, eps=norm.eps, prenorm=True, residual_in_fp32=self.residual_in_fp32,
                 is_rms_norm=rms,
             )  # fmt: skip
             return pair[0], pair[1]
         total = x if residual is None else x + residual
-        return norm.__call__(total), total.to(torch.float32) if self.residual_in_fp32 else total
+        return norm(total), total.to(torch.float32) if self.residual_in_fp32 else total
 
     def allocate_inference_cache(self, batch_size: int, max_seqlen: int, dtype: Any = None, **options: Any) -> Any:
         return self.mixer.allocate_inference_cache(batch_size, max_seqlen, dtype=dtype, **options)

@@ -127,10 +127,11 @@ def convolved_backward_op(
         through = torch.matmul(to_mixed, project.to(to_mixed.dtype))
         to_convolved = to_convolved.add_(through.sum_to_size(to_convolved.shape))
         to_u, to_taps, to_taps_bias = run_conv_backward(to_convolved, u, taps, taps_bias, *layout, True, None)
-    return (
+    found = (
         to_u, to_taps, to_taps_bias, to_project[0].to(project.dtype), to_expand[0].to(expand.dtype), to_rate, to_skip, to_z,
         to_bias,
     )  # fmt: skip
+    return tuple(u.new_empty(0) if one is None else one for one in found)  # type: ignore[return-value]
 
 
 @convolved_backward_op.register_fake

@@ -130,10 +130,11 @@ def scan_backward_op(
     backend: Optional[str],
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the ten tensors of the forward in their dtypes; empty ones stand for arguments that were None."""
-    return _run_backward(  # type: ignore[no-any-return]
+    found = _run_backward(
         grad_out, grad_last, u, delta, rate, write, read, skip, z, bias, initial_state, weights, kept, grid, traversals,
         delta_softplus, merge, backend,
     )  # fmt: skip
+    return tuple(u.new_empty(0) if one is None else one for one in found)  # type: ignore[return-value]
 
 
 def _gradients(
@@ -141,7 +142,7 @@ def _gradients(
     skip: Optional[Tensor], z: Optional[Tensor], bias: Optional[Tensor], initial_state: Optional[Tensor],
     weights: Optional[Tensor], kept: Tensor, grid: Sequence[int], traversals: str, delta_softplus: bool, merge: str,
     backend: Optional[str],
-) -> Tuple[Tensor, ...]:  # fmt: skip
+) -> Tuple[Optional[Tensor], ...]:  # fmt: skip
     given = Inputs(u, delta, rate, write, read, skip, z, bias, initial_state, weights)
     chosen = dispatch.choose(NAME, BACKENDS, backend, *given)
     if chosen == "triton":
@@ -158,7 +159,7 @@ def _gradients(
             grad_out, grad_last, given, kept, tuple(grid), split(traversals), delta_softplus, merge
         )
     return tuple(
-        u.new_empty(0) if x is None or grad is None else grad.to(x.dtype).contiguous()
+        None if x is None or grad is None else grad.to(x.dtype).contiguous()
         for grad, x in zip(grads, given, strict=True)
     )
 
@@ -201,4 +202,7 @@ _run_forward = Prepared(_forward, *dispatch.environment(NAME))
 _run_backward = Prepared(_gradients, *dispatch.environment(NAME))
 
 # what a caller without a compiler runs; see straight.py
-run_scan, run_scan_backward = straight(scan_op, _save, _backward), straight(scan_backward_op)
+run_scan, run_scan_backward = (
+    straight(scan_op, _save, _backward, function=_run_forward),
+    straight(scan_backward_op, function=_run_backward),
+)

@@ -129,17 +129,18 @@ def attention_backward_op(
     backend: str,
 ) -> List[Tensor]:
     """Gradients of the eight differentiable tensors, empty for absent ones."""
-    return _run_backward(  # type: ignore[no-any-return]
+    found = _run_backward(
         grad, grad_carriers, out, out_carriers, lse, qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias,
         seed, window_size, shift_size, radius, causal, geometry, pad_mode, bias_index, scale, dropout, backend,
     )  # fmt: skip
+    return [torch.empty(0, device=qkv.device) if one is None else one for one in found]
 
 
 def _gradients(
     grad: Tensor, grad_carriers: Tensor, out: Tensor, out_carriers: Tensor, lse: Tensor, qkv: Tensor, *rest: Any
-) -> List[Tensor]:
+) -> List[Optional[Tensor]]:
     found = _run("backward", rest[-1], _problem(qkv, *rest), out, out_carriers, lse, grad, grad_carriers)
-    return list(found.as_list(qkv.device))
+    return list(found.as_list())
 
 
 @attention_backward_op.register_fake
@@ -158,11 +159,14 @@ def _setup(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor, Tens
     ctx.present = [tensor is not None for tensor in inputs[:9]]
     ctx.options = inputs[9:]
     ctx.save_for_backward(*output, *[tensor for tensor in inputs[:9] if tensor is not None])
-    ctx.set_materialize_grads(True)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor, grad_carriers: Tensor, _: Tensor) -> Tuple[Any, ...]:
+def _backward(ctx: Any, grad: Optional[Tensor], grad_carriers: Optional[Tensor], _: Any) -> Tuple[Any, ...]:
     out, out_carriers, lse, *saved = ctx.saved_tensors
+    grad = torch.zeros_like(out) if grad is None else grad
+    if grad_carriers is None:
+        grad_carriers = torch.zeros_like(out_carriers) if out_carriers.numel() else out_carriers
     rest = iter(saved)
     tensors = [next(rest) if there else None for there in ctx.present]
     found = run_attention_backward(grad, grad_carriers, out, out_carriers, lse, *tensors, *ctx.options)
@@ -176,4 +180,7 @@ _run_forward = Prepared(_forward, *dispatch.environment("window_attention"))
 _run_backward = Prepared(_gradients, *dispatch.environment("window_attention"))
 
 # what a caller without a compiler runs; see straight.py
-run_attention, run_attention_backward = straight(attention_op, _setup, _backward), straight(attention_backward_op)
+run_attention, run_attention_backward = (
+    straight(attention_op, _setup, _backward, function=_run_forward),
+    straight(attention_backward_op, function=_run_backward),
+)

@@ -81,8 +81,8 @@ class _Launch:
         if k.stride() != v.stride():
             k, v = k.contiguous(), v.contiguous()
         self.carriers = q  # any pointer will do for what is absent
-        if p.carriers is not None:  # (B * W * H, M, 3, E): small, and read by rows
-            self.carriers = p.carriers.permute(0, 1, 4, 2, 3, 5).contiguous()
+        if p.carriers is not None:
+            self.carriers = p.carriers.contiguous()
         sample = q if p.sample is None else p.sample.float().contiguous()
         padding = q if p.padding is None else p.padding.float().contiguous()
         self.tables, self.bias, self.kind, self.plane = window_tables(p), q, 0, 0
@@ -153,32 +153,18 @@ class _Launch:
         }  # fmt: skip
 
 
-def _by_task(tensor: Tensor, heads: int) -> Tensor:
-    """(B, W, M, H * E) -> (B, W, H, M, E), as the kernels read carriers."""
-    if tensor.shape[2] == 0:
-        return tensor
-    return tensor.unflatten(-1, (heads, -1)).transpose(2, 3).contiguous()
-
-
 def forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, carriers, log-sum-exp (B, W, H, U))."""
     from .triton_forward import forward_kernel
 
     p, common = problem, _Launch(problem)
     out = p.qkv.new_empty(p.batch, *p.grid, p.heads * p.channels)
-    carriers = p.qkv.new_empty(p.batch, p.windows, p.heads, p.extra, p.channels)
+    carriers = p.qkv.new_empty(p.batch, p.windows, p.extra, p.heads * p.channels)
     lse = p.qkv.new_empty(p.batch, p.windows, p.heads, p.tokens, dtype=torch.float32)
     settings = common.settings("forward")
     grid = (p.batch * p.windows * p.heads * settings["blocks"],)
     launch(forward_kernel, grid, out=out, out_carriers=carriers, lse=lse, **settings)
-    return out, _by_window(carriers), lse
-
-
-def _by_window(carriers: Tensor) -> Tensor:
-    """(B, W, H, M, E) -> (B, W, M, H * E)."""
-    if carriers.shape[3] == 0:
-        return carriers.new_empty(*carriers.shape[:2], 0, carriers.shape[2] * carriers.shape[4])
-    return carriers.transpose(2, 3).flatten(3).contiguous()
+    return out, carriers, lse
 
 
 def backward(
@@ -190,7 +176,7 @@ def backward(
     p, common = problem, _Launch(problem)
     shared: dict[str, Any] = {
         "grad": grad.contiguous(), "lse": lse, "delta": torch.empty_like(lse),
-        "grad_carriers": _by_task(grad_carriers, p.heads),
+        "grad_carriers": grad_carriers.contiguous(),
     }  # fmt: skip
     found = Gradients(qkv=torch.empty_like(p.qkv, memory_format=torch.contiguous_format))
     if p.kv is not None:
@@ -204,9 +190,9 @@ def backward(
     tasks, sums = p.batch * p.windows * p.heads, p.padded and p.pad_mode == "input"
     key = common.settings("fused" if tasks >= MANY else "key")
     parts = key["blocks"] if sums else 0
-    dpadding = p.qkv.new_empty(p.batch, p.windows, p.heads, parts, 2, p.channels, dtype=torch.float32)
+    dpadding = p.qkv.new_empty(p.batch, p.windows, parts, 3, p.heads, p.channels, dtype=torch.float32)
     shared |= {"dq": dq, "dcarriers": dcarriers, "factor": p.scale}
-    shared |= {"out": out, "out_carriers": _by_task(out_carriers, p.heads), "dk": dk, "dv": dv, "dpadding": dpadding}
+    shared |= {"out": out, "out_carriers": out_carriers, "dk": dk, "dv": dv, "dpadding": dpadding}
     to_q = _steps(dq if per_window is None else dk)  # a shared query's gradient needs no strides
     if tasks >= MANY:
         from .triton_fused import fused_kernel
@@ -219,7 +205,7 @@ def backward(
         _start(query_kernel, tasks * query["blocks"], shared, query, **to_q)
         _start(key_kernel, tasks * key["blocks"], shared, key, SUM_PADDING=sums, **_steps(dk))
     if p.carriers is not None:
-        found.carriers = dcarriers.permute(0, 1, 3, 4, 2, 5).contiguous()
+        found.carriers = dcarriers
     if p.bias_table is not None or p.dense_bias is not None:
         _bias_gradients(common, shared, found)
     _sum_partials(p, found, per_window, dpadding if sums else None)
@@ -272,12 +258,14 @@ def _sum_partials(p: Problem, found: Gradients, per_window: Tensor | None, dpadd
         found.global_query = shared_query.to(p.qkv.dtype)
     if p.padding is None and p.sample is None:
         return
-    per_sample = p.qkv.new_zeros(p.batch, 3, p.heads, p.channels, dtype=torch.float32)
-    if dpadding is not None:
-        per_sample[:, 1:] = dpadding.sum((1, 3)).transpose(1, 2)
     if p.padding is not None:
-        found.padding = per_sample.sum(0).to(p.qkv.dtype)
+        found.padding = torch.zeros_like(p.padding) if dpadding is None else dpadding.sum((0, 1, 2)).to(p.qkv.dtype)
     if p.sample is not None:
-        dq, dk, dv = p.roles(found.qkv, found.kv, shared_query)
-        parts = [part.flatten(1, -3).sum(1, dtype=torch.float32) for part in (dq, dk, dv)]
-        found.sample = (torch.stack(parts, dim=1) + per_sample).to(p.qkv.dtype)
+        if p.kv is None and shared_query is None:
+            total = found.qkv.flatten(1, 3).sum(1, dtype=torch.float32)
+        else:
+            dq, dk, dv = p.roles(found.qkv, found.kv, shared_query)
+            total = torch.stack([part.flatten(1, -3).sum(1, dtype=torch.float32) for part in (dq, dk, dv)], dim=1)
+        if dpadding is not None:
+            total += dpadding.sum((1, 2))
+        found.sample = total.to(p.qkv.dtype)

@@ -7,6 +7,7 @@ from .full_attention import FullAttention
 from .gated_delta import GatedDelta
 from .gla import GatedLinearAttention
 from .global_query_attention import GlobalQueryAttention
+from .hyena_nd import HyenaND
 from .identity import Identity
 from .mambavision import MambaVisionMixer
 from .mlp import MLP, SwiGLU
@@ -33,6 +34,7 @@ MIXERS: dict[str, type[nn.Module]] = {
     "gla": GatedLinearAttention,
     "global_query_attention": GlobalQueryAttention,
     "grid_attention": GridAttention,
+    "hyena_nd": HyenaND,
     "identity": Identity,
     "mambavision": MambaVisionMixer,
     "mlstm": MLSTM,

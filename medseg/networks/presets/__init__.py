@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..recipe import NetworkSpec
+from .ascan import ascan
 from .baselines import MEDNEXT_SIZES, RESENC_SIZES, mednext, resenc_unet
 from .fastervit import FASTERVIT_SIZES, fastervit
 from .gcvit import GCVIT_SIZES, gcvit
+from .hyena import hyena_unetr
 from .mambavision import MAMBAVISION_SIZES, mambavision
 from .recurrent import gated_deltanet_h1, gated_deltanet_h2, mamba2_hybrid
 from .retention import VIR_SIZES, hvir, vir
@@ -51,6 +53,7 @@ class Preset:
 
 OURS = ("base",)
 PRESETS: dict[str, Preset] = {
+    "ascan": Preset(ascan, OURS, "convolution and attention blocks in given patterns", "after Kag et al. 2024 (AsCAN)"),
     "axial": Preset(axial, OURS, "attention along one axis per group of heads", "Ho et al. 2019"),
     "cswin": Preset(cswin, tuple(CSWIN_SIZES), "attention in cross-shaped stripes", "Dong et al. 2022"),
     "fastervit": Preset(
@@ -64,6 +67,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "gcvit": Preset(gcvit, tuple(GCVIT_SIZES), "local windows and a global query in turn", "Hatamizadeh et al. 2023"),
     "hvir": Preset(hvir, OURS, "convolutions, then retention", "after Hatamizadeh et al. 2023 (ViR)"),
+    "hyena_unetr": Preset(
+        hyena_unetr, OURS, "convolutions, then gated convolutions as long as the grid", "after Poli et al. 2023 (Hyena)"
+    ),
     "mamba2_hybrid": Preset(
         mamba2_hybrid, OURS, "Mamba-2, MLP and attention layers in published proportions", "Waleffe et al. 2024"
     ),

@@ -40,6 +40,7 @@ BIASES = "convolutions before norms have no bias, which changes nothing"
 LANGUAGE = "a language model in its release: heads, expansions and order of the mixers are its own, all else is ours"
 
 ORIGINS: dict[str, Origin] = {
+    "ascan": Origin("oommmm", "o", "a classifier in its release: patterns, widths and depths are ours"),
     "axial": Origin("oommmm", "o", "stripes of thickness 1, one axis per group of heads, instead of one axis per layer"),
     "cswin": Origin("oopppp", "o", f"{CLASSIFIER}; three groups of heads and other widths in 3D"),
     "fastervit": Origin("oppppp", "o", f"{CLASSIFIER}; instance norm and masked padding unless `published=` is given"),
@@ -47,6 +48,7 @@ ORIGINS: dict[str, Origin] = {
     "gated_deltanet_h2": Origin("ooomm", "o", LANGUAGE),
     "gcvit": Origin("oppppp", "o", f"{CLASSIFIER}; masked padding unless `published=` is given"),
     "hvir": Origin("oommmm", "o", "the widths of the hierarchical form are not known"),
+    "hyena_unetr": Origin("oooom", "o", "a UNETR whose trunk is Hyena; no such network is published with its widths"),
     "mamba2_hybrid": Origin("ooomm", "o", LANGUAGE),
     "mambavision": Origin(
         "oppppp", "o", f"{CLASSIFIER}; instance norm, masked padding, one count of the step's bias and Mamba's initial steps "

@@ -108,27 +108,27 @@ def calls() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
     """Op -> a call with many optional arguments, and what gradients are asked of. Small: torch's own work must not count."""
     import medseg_kernels as kernels
 
-    x, z = _leaf(1, 8, 8, 8, 96), _leaf(1, 8, 8, 8, 96)
-    rate, wide = _leaf(96, 16, dtype=torch.float32), _leaf(1, 8, 8, 8, 16)
-    row = _leaf(96, dtype=torch.float32)
+    x, delta, z = (_leaf(1, 8, 8, 4, 32) for _ in range(3))
+    rate, write, read = _leaf(32, 16, dtype=torch.float32), _leaf(1, 8, 8, 4, 16), _leaf(1, 8, 8, 4, 16)
+    skip, bias = _leaf(32, dtype=torch.float32), _leaf(32, dtype=torch.float32)
     oriented = ["raster", "reversed raster", "raster:YZX"]
     qkv, table = _leaf(1, 6, 6, 6, 3, 3, 16), _leaf(5**3, 3, dtype=torch.float32)
-    q = _leaf(1, 12, 12, 12, 2, 64)
-    gate = torch.zeros(1, 12, 12, 12, 2).requires_grad_()
-    weight = _leaf(3, 96, 4, dtype=torch.float32)
+    q, k, v = (_leaf(1, 16, 16, 8, 1, 16) for _ in range(3))
+    gate, beta = (torch.zeros(1, 16, 16, 8, 1).requires_grad_() for _ in range(2))
+    weight = _leaf(3, 32, 4, dtype=torch.float32)
     return {
         "window_attention": (lambda: kernels.window_attention(qkv, [3] * 3, [1] * 3, table), [qkv, table]),
         "selective_scan": (
             lambda: kernels.selective_scan(
-                x, x, rate, wide, wide, row, z, row, delta_softplus=True, traversals=oriented
+                x, delta, rate, write, read, skip, z, bias, delta_softplus=True, traversals=oriented
             ),
-            [x, rate, wide, row, z],
+            [x, delta, rate, write, read, skip, z, bias],
         ),
         "recurrence scalar": (
-            lambda: kernels.gated_linear_recurrence(q, q, q, gate, traversals=["raster:YZX"])[0], [q, gate],
+            lambda: kernels.gated_linear_recurrence(q, k, v, gate, traversals=["raster:YZX"])[0], [q, k, v, gate],
         ),
         "recurrence gated delta": (
-            lambda: kernels.gated_linear_recurrence(q, q, q, gate, gate, traversals=["raster:YZX"])[0], [q, gate],
+            lambda: kernels.gated_linear_recurrence(q, k, v, gate, beta, traversals=["raster:YZX"])[0], [q, k, v, gate, beta],
         ),
         "short_conv": (lambda: kernels.short_conv(x, weight, traversals=oriented, silu=True), [x, weight]),
     }  # fmt: skip
