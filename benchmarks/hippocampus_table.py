@@ -23,11 +23,10 @@ evaluate on the scans' own grids; last weights, no mirroring, no ensemble. All r
 batch, optimiser, augmentation, seed and budget ({budget} on {threads} CPU core(s) without a GPU); what differs is the network,
 and so how many samples it saw.
 `identity` is the same network with every token mixer replaced by the identity (`network_def::mixer=identity`).
-How many steps fit into the budget is decided by timing six of them at the start, on a machine that other work shared, so
-samples differ between trainings of one network too: `resenc_unet` again at 0d5bf41 gave 0.883 with 2400 samples and 0.871
-with 1400. Rows of commits from 8784afe on keep freed memory with the process, which makes steps 5 to 15 % quicker; each
-network and its ablation lie on one side. The two `xlstm_unet` rows are of the network before its layer added to the tokens, as
-the released one does: today's computes another function and has not been trained here.
+Rows whose budget is a number of samples saw exactly these; where it is a time, six steps timed at the start, on a machine that
+other work shared, decided how many fit, so that samples differ between trainings of one network too: `resenc_unet` again at
+0d5bf41 gave 0.883 with 2400 samples and 0.871 with 1400. Seconds of the rows counted in samples are of a busy machine and compare
+with nothing. Rows of commits from 8784afe on keep freed memory with the process, which makes steps 5 to 15 % quicker.
 
 | {columns} |
 |---|---|---|---|---|---|---|---|---|---|
