@@ -9,8 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
-from medseg.cli.main import main, parse
+from medseg.cli.main import main
+from tests.bundle.samples import make_bundle
 
 BUNDLE = "hippocampus_mr_mambavision"
 # words, exit code, what the line must hold: the fault, and the word that mends it
@@ -108,19 +110,18 @@ def test_a_wrong_usage_ends_in_one_line_with_a_way_out(
 # What the lines above say, followed: every option and value that they name, in commands that work.
 FOLLOWED = [
     "predict BUNDLE -i image.nii.gz -o OUT/labels --format .nii.gz --overlap 0.5 --window-batch 1 --engine auto --precision fp32 "
-    "--mirror x --device auto --no-preview --quiet",
-    "plan --data data --output OUT/b --folds 2 --dims 3 --region organ=1 --quiet",
+    "--mirror x --device auto --no-preview --max-memory 8GB --threads 2 --quiet",
+    "plan --data data --output OUT/b --folds 2 --dims 3 --region organ=1 --memory 8GB --device cpu --quiet",
     "fit BUNDLE --keys train::module::learning_rate=0.1 max_epochs=40 device::name=cpu --fold all",
     "evaluate --prediction data/labels --reference data --labels 1=name --quiet",
     "networks mambavision",
     "--version",
 ]
-ACCEPTED = [
-    "predict BUNDLE image.nii.gz --device cuda -o labels/ --max-memory 8GB --threads 2",
-    "plan --data data --output b --memory 8GB",
-    "fit BUNDLE max_epochs=3 --budget 2h --fold 0",
-    "bundle verify BUNDLE",
-    "bundle export BUNDLE --to torchscript",
+# a training and MONAI's own run of the bundle: seconds each
+FOLLOWED_SLOWLY = [
+    "fit OUT/tiny max_epochs=3 --budget 2h --fold 0 steps_per_epoch=1 batch_size=1 num_workers=0 train::trainer::tracking=false",
+    "bundle verify OUT/tiny",
+    "bundle export OUT/tiny --to torchscript",
 ]
 
 
@@ -133,13 +134,28 @@ def test_a_way_out_that_is_followed_leads_out(
     assert main(words.replace("BUNDLE", BUNDLE).replace("OUT", str(tmp_path)).split()) == 0
 
 
-@pytest.mark.parametrize("words", ACCEPTED)
-def test_a_way_out_of_words_is_accepted(words: str) -> None:
-    parse(words.split(), words.split()[0])
+@pytest.mark.slow
+def test_a_way_out_that_takes_long_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(tmp_path / "tiny", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    for words in FOLLOWED_SLOWLY:
+        assert main(words.replace("OUT", str(tmp_path)).split()) == 0, words
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_where_there_is_no_gpu_the_way_out_names_the_one_that_leads_out(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    words = ["predict", BUNDLE, "image.nii.gz", "-o", str(tmp_path / "labels"), "--no-preview", "--device"]
+    assert main([*words, "cuda"]) == 1
+    (named,) = re.findall(r"--device (cpu|auto)", capsys.readouterr().err)
+    assert not (tmp_path / "labels").exists()
+    assert main([*words, named]) == 0
 
 
 def test_every_option_that_a_way_out_names_is_followed_here() -> None:
     named = {option for _, _, says in USAGES for option in re.findall(r"--[a-z][a-z-]+", says)}
-    followed = " ".join([*FOLLOWED, *ACCEPTED]).split()
+    followed = " ".join([*FOLLOWED, *FOLLOWED_SLOWLY, "--device cuda"]).split()
     assert {option for option in named if option not in followed} <= {"--output"}  # written -o above
     assert len(USAGES) >= 40

@@ -45,6 +45,12 @@ def test_equals_monai(network, shape, roi, overlap, batch: int, mode: str) -> No
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_monai_takes_it_for_its_own_class_and_a_wrong_word_is_refused() -> None:
+    assert isinstance(SlidingWindowInferer((8, 8, 8)), Monai)
+    with pytest.raises(ValueError, match="expected 'gaussian'"):
+        SlidingWindowInferer((8, 8, 8), mode="gauss")
+
+
 def test_equals_monai_in_two_dimensions() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 2, 5, padding=2)

@@ -1,18 +1,17 @@
 """`SlidingWindowInferer`: a drop-in for MONAI's class, so that inference.json, MONAI Label and training use our windows.
 
-It returns full logits, as its callers expect; `medseg.inference.Predictor` is the way that never holds them all.
+It returns full logits, as its callers expect; `medseg.inference.Predictor` is the way that never holds them all. MONAI is not
+imported here, which takes seconds of the start of `medseg fit`: where it is loaded, it is told that the class is one of its own.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
-from monai.inferers import SlidingWindowInferer as MonaiSlidingWindowInferer
-from monai.utils import convert_to_dst_type
 from torch.nn import functional
 
 from .ensemble import AveragedNetwork, averaged
@@ -24,7 +23,7 @@ from .slab import batches, plan_windows
 Outputs = torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]
 
 
-class SlidingWindowInferer(MonaiSlidingWindowInferer):
+class SlidingWindowInferer:
     """Apply a network window by window and blend the overlaps; equal to MONAI's class to rounding.
 
     Args:
@@ -78,13 +77,19 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         if accumulation not in ("float32", "nnunet"):
             raise ValueError(f"accumulation={accumulation!r}: expected 'float32' or 'nnunet'")
         self.blending = str(getattr(mode, "value", mode))
+        if self.blending not in ("gaussian", "constant", "nnunet"):
+            raise ValueError(f"mode={self.blending!r}: expected 'gaussian', 'constant' or 'nnunet'")
         self.placement, self.accumulation = placement, accumulation
         self.mirror_axes = tuple(int(axis) for axis in mirror_axes)
-        mode = "gaussian" if mode == "nnunet" else mode  # MONAI's class knows no third word
-        super().__init__(
-            roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device, device, progress,
-            False, cpu_thresh, buffer_steps, buffer_dim, with_coord,
-        )  # fmt: skip
+        self.roi_size, self.sw_batch_size, self.overlap = roi_size, sw_batch_size, overlap
+        self.mode = "gaussian" if self.blending == "nnunet" else self.blending  # MONAI's class knows no third word
+        self.sigma_scale, self.padding_mode, self.cval = sigma_scale, padding_mode, cval
+        self.sw_device, self.device, self.progress, self.cpu_thresh = sw_device, device, progress, cpu_thresh
+        self.buffer_steps, self.buffer_dim, self.with_coord = buffer_steps, buffer_dim, with_coord
+        self.roi_weight_map = None
+        inferers = sys.modules.get("monai.inferers")
+        if inferers is not None:
+            inferers.SlidingWindowInferer.register(SlidingWindowInferer)
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., Outputs], *args: Any, **kwargs: Any
@@ -116,16 +121,14 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             raise ValueError(
                 f"condition of shape {tuple(condition.shape)}: expected that of inputs {tuple(inputs.shape)}"
             )
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        plain = inputs.as_subclass(torch.Tensor)
         target = torch.device(device or inputs.device)
         if self.accumulation == "nnunet":
             merged, keys = [self._rounded(plain, network, target, args, kwargs)], "tensor"
         else:
             runner = _mirrored(network, self.mirror_axes) if self.mirror_axes else network
             merged, keys = self._merge(plain, condition, runner, target, args, kwargs)
-        if isinstance(inputs, MetaTensor):
-            template = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
-            merged = [convert_to_dst_type(one, template, device=one.device, dtype=one.dtype)[0] for one in merged]
+        merged = [_with_metadata_of(inputs, one) for one in merged]
         if isinstance(keys, str):
             return merged[0]
         return tuple(merged) if keys is None else dict(zip(keys, merged, strict=True))
@@ -265,6 +268,19 @@ def _plain(
             f"mirroring and accumulation='nnunet' need one tensor of logits, found {type(logits).__name__}"
         )
     return logits
+
+
+def _with_metadata_of(inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The logits as MONAI's MetaTensor with what the inputs know, where they are one; themselves else."""
+    if type(inputs) is torch.Tensor or "monai.data" not in sys.modules:
+        return logits
+    from monai.data import MetaTensor
+    from monai.utils import convert_to_dst_type
+
+    if not isinstance(inputs, MetaTensor):
+        return logits
+    template = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
+    return convert_to_dst_type(logits, template, device=logits.device, dtype=logits.dtype)[0]
 
 
 def _mirrored(network: Callable[..., Outputs], axes: Sequence[int]) -> Callable[..., torch.Tensor]:
