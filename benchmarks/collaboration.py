@@ -60,9 +60,11 @@ def wanted() -> list[tuple[str, ...]]:
     ]
     arms = [*first, *(name for name in arms if name not in first)]
     rows: list[tuple[str, ...]] = []
-    for name in arms[:5]:
+    for name in arms[:2]:
         rows += [("dice", name, "0"), ("attack", name, "mr", str(ARMS[name].finest))]
     rows += [("dice", name, "0") for name in PAYS]
+    for name in arms[2:5]:
+        rows += [("dice", name, "0"), ("attack", name, "mr", str(ARMS[name].finest))]
     rows += [("attack", name, "ct", str(ARMS[name].finest)) for name in arms[:5]]
     for name in arms[5:]:
         rows += [("dice", name, "0"), *(("attack", name, site, str(ARMS[name].finest)) for site in ("mr", "ct"))]

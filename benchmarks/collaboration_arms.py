@@ -146,7 +146,7 @@ class OnePlace(LabelSite):
         super().__init__(split.cases, split.settings, training)
         words = dict(self.settings.config["network_def"])
         levels = list(self.settings.sent[self.name])
-        words |= {"sites": {self.name: channels}, "sent": {self.name: levels}}
+        words |= {"sites": {self.name: channels}, "sent": {self.name: levels}, "in_channels": channels}
         config = {**self.settings.config, "network_def": words}
         alone = SplitSettings(config, {self.name: channels}, {self.name: levels}, self.name)
         self.network = alone.network()

@@ -104,14 +104,14 @@ def split_recipe(name: str, job: SplitJob) -> Any:
     return installed_only(recipe)
 
 
-def environment(kind: str, sites: Sequence[str], workspace: Path) -> Any:
-    """`simulator` or `poc`."""
+def environment(kind: str, sites: Sequence[str], workspace: Path, join_s: float | None = None) -> Any:
+    """`simulator` or `poc`, where each site has `join_s` seconds to join."""
     from nvflare.recipe.sim_env import SimEnv
 
     if kind == "poc":
         from .poc import JoinedPoc
 
-        return JoinedPoc(sites)
+        return JoinedPoc(sites) if join_s is None else JoinedPoc(sites, join_s)
     return SimEnv(clients=list(sites), workspace_root=str(workspace))
 
 
@@ -157,9 +157,16 @@ def run_apart(facts: Mapping[str, Any], folders: Mapping[str, Path], log: Path) 
             _end(process)
     failures = read_failures(folders)
     if failures:
-        raise ResourceError("; ".join(f"site {name!r}: {cause}" for name, cause in failures.items()))
+        raise ResourceError(told_by_sites(failures))
     if code != 0:
         raise ResourceError(f"the job ended with exit code {code}; NVFlare's words are in {log}")
+
+
+def told_by_sites(causes: Mapping[str, str]) -> str:
+    """One line of what the sites left; a cause that names a site already, as the label site's does, is kept as it is."""
+    return "; ".join(
+        cause if cause.startswith("site ") else f"site {name!r}: {cause}" for name, cause in causes.items()
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,7 @@ def launch(facts: Mapping[str, Any]) -> None:
 
     Args:
         facts: `average` (fields of `Average`), `split` (fields of `SplitJob`) or `names` (of sites, whose patients are
-            intersected), with `name`, `environment` and `workspace`.
+            intersected), with `name`, `environment` and `workspace`; and `join_s`, seconds in which the sites of a POC have to join.
 
     Raises:
         ResourceError: a site did not join, or NVFlare reports another end than completion.
@@ -39,7 +39,7 @@ def launch(facts: Mapping[str, Any]) -> None:
         else:
             average = Average(**{**facts["average"], "told": Rounds(**facts["average"]["told"])})
             recipe, sites = average_recipe(average), list(average.sites)
-        run = recipe.run(environment(facts["environment"], sites, Path(facts["workspace"])))
+        run = recipe.run(environment(facts["environment"], sites, Path(facts["workspace"]), facts.get("join_s")))
         run.get_result()
         status = run.get_status()
         print("status:", status)

@@ -11,7 +11,7 @@ from medseg.collaboration.jobs import need_nvflare, run_apart
 from medseg.collaboration.sites import Site, check_names
 from medseg.errors import BundleError, ConfigError, DataError
 from medseg.io.atomic import write_text
-from medseg.layout import SiteFolder
+from medseg.layout import Layout, SiteFolder
 
 NAME = "names"
 
@@ -45,7 +45,7 @@ def shared_patients(sources: Mapping[str, Path], output: Path, *, poc: bool = Fa
         raise BundleError(f"{output} exists already; name another file with --output")
     need_protocol()
     with tempfile.TemporaryDirectory(prefix="medseg-names-") as root:
-        folders = {name: Path(root) / "sites" / name for name in sources}
+        folders = {name: Layout(Path(root)).site(name).folder for name in sources}
         for name, folder in folders.items():
             folder.mkdir(parents=True)
             Site(name, "images", str(sources[name].absolute())).write(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,12 +52,15 @@ def measure_leakage(bundle: str | Path, attack: Attack, output: Path, *, fold: i
     label = open_label_site(layout.site(job.label_site).folder, job)
     references = label.references([*splits["train"], *splits["val"]])
     leaks: list[Leak] = []
+    promises = []
     for name in job.image_sites:
         party = open_image_site(layout.site(name).folder, job)
         party.load()
         party.geometry(references, job.allow_missing)
         leaks += attack_site(party, splits["train"], splits["val"], attack)
-    _write(leaks, mean_dice(bundle, splits["val"], fold), attack, output)
+        # one item per crop of every step; predictions and this attack release more
+        promises.append(f"{name}: {party.defence.words(party.settings.steps * party.settings.batch_size)}")
+    _write(leaks, mean_dice(bundle, splits["val"], fold), attack, output, promises)
     return leaks
 
 
@@ -82,7 +86,9 @@ def map_dice(found: Path, wanted: Path) -> float:
     return float(np.mean(each)) if each else float("nan")
 
 
-def _write(leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, output: Path) -> None:
+def _write(
+    leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, output: Path, promises: Sequence[str]
+) -> None:
     told = (
         f"{attack.steps} steps, {attack.seeds} seeds, {attack.crops} crops a patient, {attack.repeats} repeated queries"
     )
@@ -91,10 +97,12 @@ def _write(leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, outp
         .text(MEANING)
         .table(HEADER, [leak.row() for leak in leaks])
         .text(told, quiet=True)
+        .text(f"Done at the sites before anything left, in training: {'; '.join(promises)}.", quiet=True)
     )
     mean = mean_interval(list(scored.values()), bounds=(0.0, 1.0))
+    known = f" (95 % interval {mean.low:.3f} to {mean.high:.3f})" if mean.count > 1 else ", too few for an interval"
     scores = Section("Dice of unseen patients").text(
-        f"Predicted across the sites, with their defences on: {mean.mean:.3f} (95 % interval {mean.low:.3f} to {mean.high:.3f})."
+        f"Predicted across the sites, with their defences on: {mean.mean:.3f} in {mean.count} patients{known}."
     )
     scores.table(["patient", "mean Dice"], [[f"patient {n}", value] for n, value in enumerate(scored.values(), 1)])
     pictures = Section("Rebuilt beside the original")
@@ -107,15 +115,16 @@ def _write(leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, outp
         {key: value for key, value in dataclasses.asdict(leak).items() if key not in ("original", "rebuilt")}
         for leak in leaks
     ]
-    write_json(
-        output.with_suffix(".json"),
-        {
-            "attack": dataclasses.asdict(attack),
-            "rows": rows,
-            "dice": list(scored.values()),
-            "mean_dice": mean.as_dict(),
-        },
-    )
+    facts = {
+        "attack": dataclasses.asdict(attack), "rows": rows, "dice": [_plain(value) for value in scored.values()],
+        "mean_dice": {key: _plain(value) for key, value in mean.as_dict().items()},
+    }  # fmt: skip
+    write_json(output.with_suffix(".json"), facts)
+
+
+def _plain(value: float) -> float | None:
+    """None where it is not defined, as JSON says it."""
+    return value if math.isfinite(value) else None
 
 
 def picture(left: Any, right: Any) -> str:

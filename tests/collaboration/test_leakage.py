@@ -8,6 +8,10 @@ import torch
 
 from medseg.collaboration.cut import Defence, epsilon_of
 from medseg.collaboration.leakage import Attack, attack_site, correlation, similarity
+from medseg.commands.split import run_split
+from medseg.commands.split_leakage import measure_leakage
+from medseg.commands.split_plan import WantedSplit, plan_split
+from medseg.config import read_json
 from tests.collaboration.split_samples import make_patients, settings_of, sites_of
 
 
@@ -52,3 +56,25 @@ def test_a_defence_clips_each_item_and_its_noise_has_the_stated_spread() -> None
 def test_epsilon_grows_with_releases_and_shrinks_with_noise() -> None:
     assert epsilon_of(10.0, 1, 1e-5) < epsilon_of(10.0, 100, 1e-5) < epsilon_of(5.0, 100, 1e-5)
     assert abs(epsilon_of(2.0, 2, 1e-5) - (1 + 2 * (11.512925464970229) ** 0.5)) < 1e-9
+
+
+def test_the_report_has_what_was_rebuilt_its_pictures_the_dice_and_what_may_be_called_private(tmp_path: Path) -> None:
+    data = make_patients(tmp_path / "data", ("CT", "PET"), label="PET")
+    defence = Defence(clip=10.0, noise=1.0)
+    wanted = WantedSplit(preset="resenc_unet", folds=3, defence=defence)
+    plan_split(data, {"ct": ["CT"], "pet": ["PET"]}, "pet", tmp_path / "whole", wanted)
+    small = {"roi_size": [16, 16, 32], "batch_size": 1, "max_epochs": 1, "steps_per_epoch": 2}
+    run_split(tmp_path / "whole", small, here=True)
+    page = tmp_path / "report.html"
+    attack = Attack(steps=2, seeds=2, crops=1, repeats=2, levels=(2,))
+    leaks = measure_leakage(tmp_path / "whole", attack, page)
+    text = page.read_text(encoding="utf-8")
+    assert [leak.defence for leak in leaks] == ["nothing", defence.words()]
+    assert len(leaks[0].by_seed) == 2
+    assert text.count("data:image/png;base64") == 2
+    assert "SSIM above the mean image" in text
+    assert "(epsilon, delta)" in text
+    assert "in 1 patients, too few for an interval" in text
+    dice = read_json(page.with_suffix(".json"))["mean_dice"]
+    assert dice["count"] == 1
+    assert dice["low"] is None
