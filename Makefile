@@ -22,7 +22,7 @@ help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
 	@echo "make test          lint, types and all quick tests (under 12 minutes on 2 cores)"
 	@echo "make wheels        medseg-kernels and medseg as wheels in dist/"
-	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras, which it makes; writes docs/collaboration.json"
+	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras and .venv-psi, which it makes; writes docs/collaboration.json"
 	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
 	@echo "make kernels-aot   compile every GPU kernel for every architecture, without a GPU"
@@ -30,18 +30,23 @@ help:
 	@echo "make bench         the tables of kernels/benchmarks and benchmarks (hours)"
 	@echo "make reliability   the full figures of docs/reliability.md"
 
+# $(1): bin folder of the environment. The CPU build is small; the plain one brings gigabytes of CUDA.
+define install_torch
+case "$(KIND)" in \
+  cpu) $(1)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+       || $(1)/pip install -q "torch==$(TORCH_VERSION)+cpu" --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
+       || { echo "note: no CPU build of torch $(TORCH_VERSION) found; the plain one is several gigabytes"; \
+            $(1)/pip install -q "torch==$(TORCH_VERSION)"; } ;; \
+  skip) echo "TORCH=skip: using the torch that $(1) has" ;; \
+  *) $(1)/pip install -q "torch==$(TORCH_VERSION)" ;; \
+esac
+endef
+
 $(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medseg needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Name another with PYTHON=python3.12"; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.base-* $(VENV)/.demo-* $(VENV)/.full-*
-	@case "$(KIND)" in \
-	  cpu) $(BIN)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
-	       || $(BIN)/pip install -q "torch==$(TORCH_VERSION)+cpu" --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
-	       || { echo "note: no CPU build of torch $(TORCH_VERSION) found; the plain one is several gigabytes"; \
-	            $(BIN)/pip install -q "torch==$(TORCH_VERSION)"; } ;; \
-	  skip) echo "TORCH=skip: using the torch that $(VENV) has" ;; \
-	  *) $(BIN)/pip install -q "torch==$(TORCH_VERSION)" ;; \
-	esac
+	@$(call install_torch,$(BIN))
 	@touch $@
 
 $(DEMO): $(BASE)
@@ -86,12 +91,23 @@ EXTRAS_DONE := $(EXTRAS)/.extras-$(KIND)-$(HASH)
 $(EXTRAS_DONE):
 	@[ -x $(EXTRAS)/bin/python ] || $(PYTHON) -m venv $(EXTRAS)
 	@rm -f $(EXTRAS)/.extras-*
-	@$(EXTRAS)/bin/pip install -q "torch==$(TORCH_VERSION)"
+	@$(call install_torch,$(EXTRAS)/bin)
 	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e kernels -e '.[federated,dev]'
 	@touch $@
 
-test-extras: $(EXTRAS_DONE)
+# private intersection pins protobuf, which others of the extras want newer
+PSI ?= .venv-psi
+PSI_DONE := $(PSI)/.psi-$(KIND)-$(HASH)
+$(PSI_DONE):
+	@[ -x $(PSI)/bin/python ] || $(PYTHON) -m venv $(PSI)
+	@rm -f $(PSI)/.psi-*
+	@$(call install_torch,$(PSI)/bin)
+	@$(PSI)/bin/pip install -q -c constraints.txt -e kernels -e '.[psi,dev]'
+	@touch $@
+
+test-extras: $(EXTRAS_DONE) $(PSI_DONE)
 	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration -m "not gpu"
+	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(PSI)/bin/python -m pytest -q tests/collaboration/test_shared_names.py
 
 fuzz: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.fuzz_bundles --mutations 200000 --output docs/fuzz_bundles.json

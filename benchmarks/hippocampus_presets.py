@@ -1,18 +1,20 @@
 """Train nano presets and their ablations on hippocampus fold 0, row by row, and write one table.
 
-    python benchmarks/hippocampus_presets.py --data hippocampus [--work runs/presets] [--budget 12m] [--threads 2] [ROW ...]
+    python benchmarks/hippocampus_presets.py --data hippocampus [--work runs/presets] [--samples 2800] [--threads 2] [ROW ...]
 
 A row is a preset, or `preset:identity` for the same network with every token mixer replaced by `identity`. Each row runs the
 four commands a user would run (plan, fit, predict on the fold's validation images, evaluate) and is written to
 benchmarks/results/hippocampus_presets.json and docs/hippocampus.md as soon as it is finished; a second run continues with the
 first missing row.
-All rows share patch, batch, optimiser, augmentation and time budget.
+All rows share patch, batch, optimiser and augmentation. Length is counted in samples, so that other work on the machine changes
+the seconds of a row and nothing else; `--budget 10m` gives every row the same seconds instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -43,7 +45,7 @@ class Row:
         self.preset, _, self.mixer = name.partition(":")
         self.folder = Path(arguments.work).resolve() / name.replace(":", "_")
         self.data = Path(arguments.data).resolve()
-        self.budget, self.threads = arguments.budget, str(arguments.threads)
+        self.budget, self.samples, self.threads = arguments.budget, arguments.samples, str(arguments.threads)
         self.environment = {**os.environ, "MEDSEG_STORE": str(self.folder.parent / "store")}
         self.bundle = f"hippocampus_mr_{self.folder.name}"
 
@@ -70,9 +72,10 @@ class Row:
             (self.folder / "images" / f"{case}.nii.gz").symlink_to(self.data / "imagesTr" / f"{case}.nii.gz")
         change = [f"network_def::mixer={self.mixer}"] if self.mixer else []
         threads = ["--threads", self.threads]
+        plan = self.medseg("plan", "--data", str(self.data), "--output", self.bundle, "--preset", self.preset)
         cost = {
-            "plan": self.medseg("plan", "--data", str(self.data), "--output", self.bundle, "--preset", self.preset),
-            "fit": self.medseg("fit", self.bundle, "--fold", "0", "--budget", self.budget, *threads, *change),
+            "plan": plan,
+            "fit": self.medseg("fit", self.bundle, "--fold", "0", *threads, *self.length(), *change),
             "predict": self.medseg("predict", self.bundle, "-i", "images", "-o", "labels", "--no-preview", *threads),
             "evaluate": self.medseg(
                 *("evaluate", "--prediction", "labels", "--reference", str(self.data / "labelsTr")),
@@ -80,6 +83,13 @@ class Row:
             ),
         }
         return self.table_row(cost)
+
+    def length(self) -> list[str]:
+        """Words of `medseg fit` for the length of the training: whole epochs of the plan that hold the samples, or a time."""
+        if self.budget:
+            return ["--budget", self.budget]
+        train = json.loads((self.folder / self.bundle / "configs/train.json").read_text(encoding="utf-8"))
+        return [f"max_epochs={math.ceil(self.samples / (train['steps_per_epoch'] * train['batch_size']))}"]
 
     def table_row(self, cost: dict[str, dict[str, float]]) -> dict[str, Any]:
         """Dice, size, samples and cost, read from what the commands left behind."""
@@ -105,7 +115,7 @@ class Row:
             "commit": manifest.get("commit"),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "threads": int(self.threads),
-            "budget": self.budget,
+            "budget": self.budget or f"{self.samples} samples",
             "val_curve": json.loads((run / "metrics.json").read_text(encoding="utf-8"))
             if (run / "metrics.json").is_file()
             else None,
@@ -125,7 +135,8 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"default: {' '.join(ROWS)}")
     parser.add_argument("--data", default=os.path.join(os.environ.get("MEDSEG_DATA", "."), "hippocampus"))
     parser.add_argument("--work", default="runs/presets", help="folder for the bundles, predictions and scores")
-    parser.add_argument("--budget", default="12m", help="time of each training")
+    parser.add_argument("--samples", type=int, default=2800, help="crops that each training sees")
+    parser.add_argument("--budget", help="time of each training, in place of --samples (10m)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     table = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"rows": []}

@@ -55,8 +55,17 @@ def memory(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def monai_chain(network: torch.nn.Module, spacing: tuple[float, ...] | None, roi: tuple[int, ...]) -> Any:
-    """The usual inference.json of the model zoo, as Python."""
+def monai_chain(
+    network: torch.nn.Module, spacing: tuple[float, ...] | None, roi: tuple[int, ...], *, clip_last: bool = False
+) -> Any:
+    """The usual inference.json of the model zoo, as Python.
+
+    Args:
+        network: image (B, 1, X, Y, Z) -> logits.
+        spacing: of the new grid, mm; None keeps the image's.
+        roi: extent of a window.
+        clip_last: clip and scale after resampling, as most bundles of the zoo do, and not before, as the table does.
+    """
     from monai.data import MetaTensor
     from monai.inferers import SlidingWindowInferer
     from monai.transforms import (
@@ -76,10 +85,14 @@ def monai_chain(network: torch.nn.Module, spacing: tuple[float, ...] | None, roi
     steps: list[Any] = [LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS")]
     # Clipped before resampling, as nnU-Net and ours do: the other order gives other values where a voxel of the new grid lies
     # between air (below the window) and skin, and with them other labels there.
-    steps.append(ScaleIntensityRanged("image", a_min=LOWER, a_max=UPPER, clip=True, **b))
+    clip = ScaleIntensityRanged("image", a_min=LOWER, a_max=UPPER, clip=True, **b)
+    if not clip_last:
+        steps.append(clip)
     if spacing:
         # edges of the volume stay where they are, as ours do: else the two grids lie 0.3 mm apart and labels differ
         steps.append(Spacingd("image", pixdim=spacing, mode="bilinear", scale_extent=True))
+    if clip_last:
+        steps.append(clip)
     before = Compose(steps)
     inferer = SlidingWindowInferer(roi, 1, 0.5, "gaussian")
 

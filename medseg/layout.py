@@ -114,6 +114,11 @@ class SiteFolder:
         return self.folder / "predictions"
 
     @property
+    def shared_names(self) -> Path:
+        """Patients whom all sites have, a name a line."""
+        return self.folder / "shared_names.txt"
+
+    @property
     def state(self) -> Path:
         """All that a split training needs to go on, one file a step."""
         return self.folder / "state"

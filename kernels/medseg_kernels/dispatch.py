@@ -45,6 +45,11 @@ class Backend:
     refuse: Callable[..., str | None]
 
 
+def environment(op: str) -> tuple[str, str]:
+    """The variables that `choose` looks at."""
+    return f"MEDSEG_{op.upper()}_BACKEND", ENVIRONMENT
+
+
 def refuse_forward_mode(op: str, *tensors: torch.Tensor | None) -> None:
     """Refuse tensors that carry a tangent: torch would drop it at the op and go on with zeros.
 
@@ -75,7 +80,7 @@ def choose(op: str, backends: Mapping[str, Backend], requested: str | None, *ten
         ValueError: no backend has that name, or the tensors are on several devices.
         BackendError: the one asked for by argument or environment cannot run.
     """
-    asked = requested or os.environ.get(f"MEDSEG_{op.upper()}_BACKEND") or os.environ.get(ENVIRONMENT)
+    asked = requested or next(filter(None, map(os.environ.get, environment(op))), None)
     present = [tensor for tensor in tensors if tensor is not None]
     _check_one_device(op, tensors)
     if asked:

@@ -118,13 +118,22 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
                 content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise BundleError(f"{path}: holds a {type(content).__name__}, expected a state dict with tensors")
-    for key, value in content.items():
+    refuse_faults(content, path)
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def refuse_faults(state: Mapping[Any, Any], path: Path) -> None:
+    """Look at every entry of a stranger's state dict.
+
+    Raises:
+        BundleError: an entry is no plain dense tensor of finite numbers; the message names the first.
+    """
+    for key, value in state.items():
         fault = tensor_fault(value) if isinstance(key, str) else "has a name that is no text"
         if fault:
             raise BundleError(
                 f"{path}: entry {str(key)[:100]!r} {fault}; expected plain dense tensors of finite numbers"
             )
-    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def tensor_fault(value: Any) -> str | None:
@@ -162,7 +171,7 @@ def _tensor_fault(value: Any) -> str | None:
 
 
 def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Copy tensors into a network, all of them and nothing else.
+    """Copy tensors into a network, all of them and nothing else; their values were looked at by who read them.
 
     Raises:
         BundleError: names, shapes or kinds of number differ, so these are weights of another network; the message names
@@ -184,10 +193,6 @@ def refuse_misfit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
     missing = sorted(set(own) - set(state))
     extra = sorted(str(name) for name in set(state) - set(own))
     shared = [name for name in own if name in state]
-    for name in shared:
-        fault = tensor_fault(state[name])
-        if fault:
-            raise BundleError(f"{path}: entry {name!r} {fault}; expected a plain dense tensor of finite numbers")
     shapes = [name for name in shared if own[name].shape != state[name].shape]
     if missing or extra or shapes:
         first = (

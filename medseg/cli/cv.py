@@ -93,6 +93,8 @@ def _print(result: CrossValidation, arguments: argparse.Namespace, report: Path)
         return
     if sys.stderr.isatty() and not arguments.quiet:
         print("\r\033[K", end="", file=sys.stderr)
+    if arguments.quiet:
+        return
     for table in _tables(result):
         print(table + "\n")
     print("nothing written (--dry-run)" if arguments.dry_run else f"written into {result.bundle.folder}")

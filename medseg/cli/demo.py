@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from .main import add_common_arguments
+from .screen import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,5 +21,5 @@ def run(arguments: argparse.Namespace) -> int:
     from medseg.commands.demo import run_demo
 
     report = run_demo(Path(arguments.output), device=arguments.device, force=arguments.force)
-    print(json.dumps({"report": str(report)}) if arguments.json else f"open {report}")
+    say(arguments, {"report": str(report)}, f"open {report}")
     return 0

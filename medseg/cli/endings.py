@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.interruption import EARLY
+from medseg.ranks import is_helper
 
 # What a verb needs to go on instead of starting anew; any other one finds out by itself what is done, or starts again.
 GOES_ON = {"fit": "--resume", "predict": "--continue"}
@@ -56,7 +57,7 @@ def last_line(number: int, verb: str, words: Sequence[str]) -> str:
 
 def say_last_words(number: int, verb: str, words: Sequence[str], *, as_json: bool) -> None:
     """Print the line on standard error, below whatever a progress bar has left; the first process speaks for all."""
-    if int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) != 0:
+    if is_helper():
         return
     line = last_line(number, verb, words)
     if as_json:

@@ -181,7 +181,7 @@ def _print(evaluation: Evaluation, arguments: argparse.Namespace) -> None:
 
     if arguments.json:
         print(json.dumps(evaluation.as_dict(), allow_nan=False))
-    elif evaluation.cases:
+    elif evaluation.cases and not arguments.quiet:
         print(evaluation.table())
         print(f"{len(evaluation.cases)} cases; {DEFINITIONS['interval']}")
         if evaluation.skipped:

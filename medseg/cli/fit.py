@@ -24,11 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keys", action="store_true", help="list every key::path of train.json with its value and meaning, and stop"
     )
+    parser.add_argument("--devices", type=_devices, default=None, metavar="N|auto",
+                        help="devices of this machine that train together, sharing each batch (default: 1)")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue where the run stopped")
     parser.add_argument("--init-from", default=None, metavar="BUNDLE", help="start from the weights of another bundle")
     parser.add_argument("--partial", action="append", default=[], metavar="NAME",
                         help="part of the network, such as head, that may stay as made with --init-from")  # fmt: skip
     add_common_arguments(parser, "device", "threads", "json", "quiet", "trust")
+
+
+def _devices(text: str) -> int | str:
+    if text != "auto" and not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of devices; expected such as 2, or auto")
+    return text if text == "auto" else int(text)
 
 
 def parse_duration(text: str) -> float:
@@ -57,7 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.fold != "all" and not arguments.fold.isdigit():
         raise ConfigError(f"--fold is {arguments.fold!r}; expected a number or `all`")
     from medseg.commands.fit import fit_bundle
+    from medseg.ranks import is_helper
 
+    if arguments.devices is not None:
+        overrides |= {_devices_key(arguments): arguments.devices}
     results = fit_bundle(
         arguments.bundle,
         fold=arguments.fold if arguments.fold == "all" else int(arguments.fold),
@@ -70,14 +81,26 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         trust=consent(arguments),
     )
+    if is_helper():
+        return 0
     if arguments.json:
         print(json.dumps({f"fold_{fold}": metrics for fold, metrics in results.items()}))
-    else:
+    elif not arguments.quiet:
         for fold, metrics in results.items():
             dice = {name: value for name, value in metrics.items() if name.startswith("val_dice")}
             print(f"fold {fold}: " + ", ".join(f"{name} {value:.2f}" for name, value in dice.items()))
         print(_next(arguments.bundle))
     return 0
+
+
+def _devices_key(arguments: argparse.Namespace) -> str:
+    """Where train.json keeps the number of devices; bundles of 0.1 have it in the trainer only."""
+    from medseg.bundle.catalogue import find_bundle
+    from medseg.config import read_json
+    from medseg.layout import Layout
+
+    train = Layout(find_bundle(arguments.bundle)).train
+    return "train::trainer::devices" if train.is_file() and "devices" not in read_json(train) else "devices"
 
 
 def _list_keys(arguments: argparse.Namespace) -> int:

@@ -19,9 +19,11 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from medseg import __version__
+from medseg.bars import no_bars
 from medseg.errors import MedsegError
 from medseg.heartbeat import lines_in_the_log
 from medseg.interruption import EXIT_INTERRUPTED, Ended, end_now, exit_code, finished_with, listening
+from medseg.ranks import is_helper
 
 from .confined import run_confined, stranger_of
 from .endings import GOES_ON, goes_on_by_itself, say_last_words
@@ -36,6 +38,7 @@ VERBS = {
     "cv": "compare bundles and folds, choose an ensemble and post-processing",
     "predict": "segment volumes with a bundle",
     "evaluate": "score label maps against references",
+    "compare": "say whether one system is better than another on the same cases",
     "view": "look at a volume and its label map in a browser",
     "bundle": "verify, export, pack, install, import or register a bundle",
     "split": "train one network at sites that have different images of the same patients",
@@ -120,7 +123,8 @@ def _run(words: list[str], verb: str) -> int:
         stranger = stranger_of(arguments)
         if stranger is not None:
             return run_confined(words, stranger, arguments)  # its child tells how far it is
-        with _progress(arguments.verb):
+        quiet = getattr(arguments, "quiet", False) or getattr(arguments, "json", False)
+        with _progress(arguments.verb), no_bars() if quiet else nullcontext():
             return int(importlib.import_module(f"medseg.cli.{arguments.verb}").run(arguments))
     except MedsegError as error:
         if os.environ.get("MEDSEG_DEBUG"):
@@ -136,7 +140,7 @@ def _run(words: list[str], verb: str) -> int:
 
 def _progress(verb: str) -> AbstractContextManager[None]:
     """Lines in the log where there is no terminal; one process of several speaks."""
-    if sys.stderr.isatty() or int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) != 0:
+    if sys.stderr.isatty() or is_helper():
         return nullcontext()
     return lines_in_the_log(verb)
 

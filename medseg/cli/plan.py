@@ -129,6 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for warning in plan.warnings:
             print(f"note: {printable(warning)}")
+    if arguments.quiet:
+        return 0
     print(f"bundle {arguments.output}: {plan.fingerprint['cases']} cases, {len(plan.labels) - 1} labels, ", end="")
     print(f"spacing {plan.spacing} mm, roi_size {plan.roi_size}, batch {plan.batch_size}")
     print(f"next: medseg fit {arguments.output} --fold 0")
@@ -141,6 +143,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     changes = apply_plan(arguments.apply, trust=arguments.trust)
     if arguments.json:
         print(json.dumps({each.place: {"from": each.found, "to": each.planned} for each in changes}))
+        return EXIT_OK
+    if arguments.quiet:
         return EXIT_OK
     for each in changes:
         print(f"{each.file}: {each.place} {json.dumps(each.found)} -> {json.dumps(each.planned)}")

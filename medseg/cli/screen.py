@@ -81,6 +81,10 @@ def quiet_libraries() -> None:
 def log_to_screen(level: int) -> None:
     """Log lines go to stderr, each as one line."""
     quiet_libraries()
+    root = logging.getLogger()
+    if any(isinstance(handler.formatter, OneLine) for handler in root.handlers):  # a second command of one process
+        root.setLevel(level)
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])

@@ -31,13 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--dropout", type=float, default=0.0, help="before anything leaves, also at prediction")
     plan.add_argument("--clip", type=float, default=None, metavar="NORM", help="largest norm of what one item sends")
     plan.add_argument("--noise", type=float, default=0.0, metavar="X", help="Gaussian, in units of --clip")
+    plan.add_argument(
+        "--spacing", type=float, nargs=3, metavar="MM", help="of the shared grid (default: the label site's images')"
+    )
     plan.add_argument("--cases", type=Path, metavar="FILE", help="names of the patients, one a line")
     plan.add_argument("--allow-missing", action="store_true", help="zeros for a missing image of a patient")
     plan.add_argument("--overwrite", action="store_true", help="set the bundle in --output aside and plan anew")
     add_common_arguments(plan, "json", "quiet")
 
+    shared = actions.add_parser("intersect", help="the patients that all sites have, by private set intersection")
+    shared.add_argument("--sites", nargs="+", required=True, metavar="NAME=DIR", help="each site's folder of patients")
+    shared.add_argument("--output", type=Path, required=True, metavar="FILE", help="names, for --cases of plan")
+    shared.add_argument("--poc", action="store_true", help="real processes with certificates")
+    add_common_arguments(shared, "json", "quiet")
+
     run = actions.add_parser("run", help="train with all sites on this machine; goes on where it was ended")
     _add_job(run)
+    run.add_argument("--keep-every", type=int, default=1, metavar="N", help="steps between two states (default: 1)")
     run.add_argument("--timeout", type=float, default=600.0, metavar="S", help="of a site's answer (default: 600)")
     predict = actions.add_parser("predict", help="segment patients across the sites, without joining")
     _add_job(predict)
@@ -78,6 +88,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Dispatch to one function per action; returns the exit code."""
     actions = {"plan": _plan, "run": _run, "predict": _predict, "join": _join, "export": _export, "leakage": _leakage}
+    actions["intersect"] = _intersect
     return int(actions[arguments.action](arguments))
 
 
@@ -125,11 +136,22 @@ def _plan(arguments: argparse.Namespace) -> int:
     wanted = WantedSplit(
         arguments.preset, arguments.size, arguments.finest, _levels_of(arguments.finest_of), arguments.folds, arguments.wire,
         Defence(arguments.dropout, arguments.clip, arguments.noise), _names_in(arguments.cases), arguments.allow_missing,
-        arguments.overwrite,
+        arguments.overwrite, arguments.spacing,
     )  # fmt: skip
     plan = plan_split(arguments.data, channels_of(arguments.sites), arguments.label_site, arguments.output, wanted)
     text = f"bundle {arguments.output}: {printable(plan.reasons['sites'])}\nnext: medseg split run {arguments.output}"
     say(arguments, plan.to_dict(), text)
+    return EXIT_OK
+
+
+def _intersect(arguments: argparse.Namespace) -> int:
+    from medseg.commands.split_intersect import shared_patients
+
+    from .federate import sources_of
+
+    names = shared_patients(sources_of(arguments.sites), arguments.output, poc=arguments.poc)
+    text = f"{len(names)} patients in common, in {arguments.output}. Next: medseg split plan --cases {arguments.output}"
+    say(arguments, {"cases": names}, text)
     return EXIT_OK
 
 
@@ -144,7 +166,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     losses = run_split(
         arguments.bundle, _overrides(arguments), fold=arguments.fold, poc=arguments.poc, here=arguments.one_process,
-        timeout_s=arguments.timeout,
+        timeout_s=arguments.timeout, keep_every=arguments.keep_every,
     )  # fmt: skip
     text = (
         f"{len(losses)} steps, last loss {losses[-1]:.4f}; each site has its half. Next: medseg split predict, or join"

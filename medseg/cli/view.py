@@ -48,8 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
     )
     with server, step(""):
-        words = json.dumps({"address": server.address}) if arguments.json else f"{server.address}   (end with Ctrl-C)"
-        print(words)
+        if arguments.json:
+            print(json.dumps({"address": server.address}))
+        elif arguments.no_browser or not arguments.quiet:  # without a browser the address is the only way in
+            print(f"{server.address}   (end with Ctrl-C)")
         sys.stdout.flush()
         if not arguments.no_browser:
             import webbrowser

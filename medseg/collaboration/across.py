@@ -53,12 +53,20 @@ def _start(coordinate: Tensor, axis: int) -> int:
     return int(line[inside]) - 1 - inside
 
 
-def predict_across(label: LabelSite, others: Mapping[str, Any], cases: Sequence[str], output: Path) -> list[Path]:
-    """Write a label map per patient, on the grid of the label site's image; returns the files."""
+def predict_across(
+    label: LabelSite, others: Mapping[str, Any], cases: Sequence[str], output: Path, *, allow_missing: bool = False
+) -> list[Path]:
+    """Write a label map per patient, on the grid of the label site's image; returns the files.
+
+    Raises:
+        DataError: a site lacks a patient, or fails; it is named.
+    """
     label.load()
     label.network.eval()
+    references = label.references(cases)
     for name, other in others.items():
         ask(name, "load", other.load)
+        ask(name, "geometry", other.geometry, references, allow_missing)
     folder = label.half.folder
     assert folder is not None
     bundle = load_bundle(folder)

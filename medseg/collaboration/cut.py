@@ -39,6 +39,11 @@ class Defence:
         if self.noise and self.clip is None:
             raise ConfigError("noise without clip has no scale; set both, such as noise=1 clip=10")
 
+    @property
+    def random(self) -> bool:
+        """Whether two answers to one question differ."""
+        return bool(self.dropout or self.noise)
+
     def apply(self, features: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
         """Features (B, C, *space) per level -> what leaves; gradients flow back through it."""
         cut = list(features)

@@ -49,10 +49,8 @@ class SplitServer:
         others = {proxy.name: _Timed(proxy, job.timeout_s) for proxy in proxies}
         names = list(job.cases)
         if job.purpose == "predict":
-            references = label.references(names)
-            for other in others.values():
-                other.geometry(references, job.allow_missing)
-            predict_across(label, others, names, SiteFolder(folder).predictions)
+            made = SiteFolder(folder).predictions
+            predict_across(label, others, names, made, allow_missing=job.allow_missing)
             return
         first = begin(label, others, names, allow_missing=job.allow_missing)
         print(f"from step {first} of {label.settings.steps}", flush=True)

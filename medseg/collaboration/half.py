@@ -34,6 +34,7 @@ class Half:
         groups = parameter_groups(part, settings.optimizer["weight_decay"], no_weight_decay(part))
         self.optimizer = make_optimizer(groups, **settings.optimizer)
         self.done = 0  # steps
+        self.every = 1  # steps between two states that are kept
 
     def update(self, step: int) -> None:
         """Change the weights by the gradients that lie on them, keep the state."""
@@ -44,8 +45,8 @@ class Half:
         self.done = step + 1
 
     def keep(self, **more: Any) -> None:
-        """Write the state after the last whole step, and forget old ones."""
-        if self.folder is None:
+        """Write the state after the last whole step where its turn has come, and forget old ones."""
+        if self.folder is None or (self.done % self.every and self.done < self.settings.steps):
             return
         place = SiteFolder(self.folder).state
         place.mkdir(parents=True, exist_ok=True)

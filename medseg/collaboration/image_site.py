@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medseg.bundle.load import load_bundle
 from medseg.errors import ConfigError, DataError
 from medseg.layout import SiteFolder
 
@@ -56,6 +57,7 @@ class ImageSite:
         self.half = Half(self.encoder, settings, folder)
         self.defence, self.settings = defence or Defence(), settings
         self.pending: tuple[int, list[Tensor], list[Tensor]] | None = None  # step, its cut, what was sent of it
+        self.window_size = settings.roi_size
         self.secret = self._secret()
         self.asked = torch.Generator().manual_seed(self.secret ^ 0x5EED)
 
@@ -76,8 +78,8 @@ class ImageSite:
     def geometry(self, references: list[dict[str, Any]], allow_missing: bool = False) -> int:
         """Take the reference geometry of patients; returns how many are ready."""
         for each in references:
-            if each["case"] not in self.images.arrays:
-                affine = torch.tensor(each["affine"], dtype=torch.float64).numpy()
+            affine = torch.tensor(each["affine"], dtype=torch.float64).numpy()
+            if not self.images.lies_on(each["case"], each["shape"], affine):
                 self.images.bring(each["case"], each["shape"], affine, allow_missing=allow_missing)
         return len(self.images.arrays)
 
@@ -120,7 +122,17 @@ class ImageSite:
         return self.half.done
 
     def window(self, case: str, starts: list[list[int]], roi_size: list[int]) -> list[Tensor]:
-        """Features of windows of a patient, for prediction; defences stay on."""
+        """Features of windows of a patient, for prediction; defences stay on.
+
+        Raises:
+            ConfigError: windows of another size than the bundle predicts with. Coarse features of a window of one voxel would
+                tell that voxel, whatever levels are withheld.
+        """
+        if tuple(roi_size) != tuple(self.window_size):
+            raise ConfigError(
+                f"site {self.name!r}: windows of {list(roi_size)} voxels were asked for, the bundle predicts with "
+                f"{list(self.window_size)}; nothing smaller leaves this site"
+            )
         self.encoder.eval()
         with torch.no_grad():
             features = self.encoder(self.images.windows(case, starts, roi_size))
@@ -130,6 +142,7 @@ class ImageSite:
     def load(self) -> int:
         """Take the trained half; returns the steps it has learnt."""
         assert self.half.folder is not None
+        self.window_size = load_bundle(self.half.folder).roi_size
         state, self.half.done = read_half(self.half.folder)
         prefix = f"encoder.sites.{self.name}."
         self.encoder.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})

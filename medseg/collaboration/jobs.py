@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -9,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,17 @@ class Average:
     mu: float = 0.01
 
 
-def average_recipe(job: Average, folder: Path) -> Any:
-    """NVFlare's FedAvg or FedProx recipe; the script of the sites is written into `folder`."""
+def average_recipe(job: Average) -> Any:
+    """NVFlare's FedAvg or FedProx recipe; the script of the sites is written into the working folder.
+
+    NVFlare puts a script's path into the job as it is given, so that only a bare name is found at another site.
+    """
     from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
     from nvflare.app_opt.pt.recipes.fedprox import FedProxRecipe
 
     from .persistor import GlobalWeights
 
-    script = (folder / "medseg_rounds").with_suffix(".py")
+    script = Path("medseg_rounds").with_suffix(".py")
     script.write_text(SCRIPT.format(settings=json.dumps(dataclasses.asdict(job.told))), encoding="utf-8")
     settings: dict[str, Any] = {
         "name": job.name,
@@ -75,8 +79,14 @@ def average_recipe(job: Average, folder: Path) -> Any:
         "key_metric": "val_dice",
     }
     if job.algorithm == "fedprox":
-        return FedProxRecipe(**settings, fedprox_mu=job.mu)
-    return FedAvgRecipe(**settings)
+        return installed_only(FedProxRecipe(**settings, fedprox_mu=job.mu))
+    return installed_only(FedAvgRecipe(**settings))
+
+
+def installed_only(recipe: Any) -> Any:
+    """Keep NVFlare from copying half of medseg into the job: every site runs the medseg that was installed there."""
+    recipe._job.set_app_packages(["medseg"])
+    return recipe
 
 
 def split_recipe(name: str, job: SplitJob) -> Any:
@@ -87,28 +97,36 @@ def split_recipe(name: str, job: SplitJob) -> Any:
 
     job.check()
     facts = json.loads(json.dumps(dataclasses.asdict(job)))
-    return CollabRecipe(
+    recipe = CollabRecipe(
         job_name=name, server=SplitServer(facts), client=SplitClient(facts), min_clients=len(job.image_sites),
         sync_task_timeout=max(60, int(job.timeout_s)),
     )  # fmt: skip
+    return installed_only(recipe)
 
 
 def environment(kind: str, sites: Sequence[str], workspace: Path) -> Any:
     """`simulator` or `poc`."""
-    from nvflare.recipe.poc_env import PocEnv
     from nvflare.recipe.sim_env import SimEnv
 
     if kind == "poc":
-        return PocEnv(clients=list(sites))
+        from .poc import JoinedPoc
+
+        return JoinedPoc(sites)
     return SimEnv(clients=list(sites), workspace_root=str(workspace))
 
 
-def export(recipe: Any, output: Path) -> Path:
-    """Write the job for provisioned sites; returns its folder. Raises BundleError where one is there already."""
+def export(make: Callable[[], Any], output: Path) -> Path:
+    """Write the job of the recipe that `make` returns, for provisioned sites; returns its folder.
+
+    Raises:
+        BundleError: the folder is not empty.
+    """
     if output.exists() and any(output.iterdir()):
         raise BundleError(f"{output} is not empty; choose a new folder with --output")
     output.mkdir(parents=True, exist_ok=True)
-    recipe.export(str(output))
+    target = str(output.resolve())
+    with tempfile.TemporaryDirectory() as scripts, contextlib.chdir(scripts):
+        make().export(target)
     return output
 
 
@@ -153,7 +171,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     if hasattr(os, "killpg"):
-        import contextlib
         import signal
 
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from medseg.errors import ResourceError
 
 from .jobs import Average, average_recipe, environment, split_recipe
 from .opening import SplitJob
@@ -18,18 +21,30 @@ def launch(facts: Mapping[str, Any]) -> None:
     """Run a job to its end.
 
     Args:
-        facts: `average` (fields of `Average`) or `split` (fields of `SplitJob`), `name`, `environment` and `workspace`.
+        facts: `average` (fields of `Average`), `split` (fields of `SplitJob`) or `names` (of sites, whose patients are
+            intersected), with `name`, `environment` and `workspace`.
+
+    Raises:
+        ResourceError: a site did not join, or NVFlare reports another end than completion.
     """
-    with tempfile.TemporaryDirectory() as scripts:
-        if "split" in facts:
+    with tempfile.TemporaryDirectory() as scripts, contextlib.chdir(scripts):
+        if "names" in facts:
+            from .shared_names import names_recipe
+
+            sites = list(facts["names"])
+            recipe = names_recipe(facts["name"], sites)
+        elif "split" in facts:
             job = SplitJob(**facts["split"])
             recipe, sites = split_recipe(facts["name"], job), list(job.image_sites)
         else:
             average = Average(**{**facts["average"], "told": Rounds(**facts["average"]["told"])})
-            recipe, sites = average_recipe(average, Path(scripts)), list(average.sites)
+            recipe, sites = average_recipe(average), list(average.sites)
         run = recipe.run(environment(facts["environment"], sites, Path(facts["workspace"])))
         run.get_result()
-        print("status:", run.get_status())
+        status = run.get_status()
+        print("status:", status)
+        if facts["environment"] == "poc" and status != "FINISHED:COMPLETED":
+            raise ResourceError(f"NVFlare's job ended as {status}")
 
 
 if __name__ == "__main__":

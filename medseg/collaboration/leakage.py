@@ -30,7 +30,7 @@ class Attack:
         steps: of training the inversion network.
         seeds: repetitions, whose mean is reported.
         crops: per patient.
-        repeats: times that one crop is asked for, whose mean is then inverted.
+        repeats: times that one crop is asked for by the attacker that averages.
         levels: only these; None for all, also those that do not leave the site.
     """
 
@@ -50,8 +50,9 @@ class Leak:
         defence: in words.
         correlation: of rebuilt and true image.
         ssim: of both; `above_mean` less that of the constant mean image.
-        repeated: the correlation where the mean of repeated answers was inverted.
+        repeated: the correlation of an attacker that averages repeated answers, in learning and in rebuilding.
         original, rebuilt: the middle slice of one unseen crop.
+        by_seed: the correlation of each seed of the attack.
     """
 
     site: str
@@ -64,6 +65,7 @@ class Leak:
     repeated: float
     original: Any
     rebuilt: Any
+    by_seed: tuple[float, ...] = ()
 
     def row(self) -> list[object]:
         """Of the table."""
@@ -103,18 +105,18 @@ def _attacked(
 ) -> Leak:
     train, test = (_crops(party, names, attack.crops) for names in (known, unseen))
     answers = torch.Generator().manual_seed(level)
-    features = _ask(party, level, defence, train, answers)
-    once = _ask(party, level, defence, test, answers)
-    several = torch.stack([_ask(party, level, defence, test, answers) for _ in range(attack.repeats)]).mean(dim=0)
-    middle_of = features.mean(dim=(0, 2, 3, 4), keepdim=True)
-    scale = features.std(dim=(0, 2, 3, 4), keepdim=True).clamp_min(1e-6)
-    features, once, several = ((x - middle_of) / scale for x in (features, once, several))
+    known_once, once = (_ask(party, level, defence, crops, answers) for crops in (train, test))
+    known_mean, mean = known_once, once
+    if defence.random:  # who may ask again and again learns from averaged answers too
+        known_mean, mean = (
+            torch.stack([_ask(party, level, defence, crops, answers) for _ in range(attack.repeats)]).mean(dim=0)
+            for crops in (train, test)
+        )
     found: list[tuple[float, float, float]] = []
     pictures: list[Tensor] = []
     for seed in range(attack.seeds):
-        inverse = _train(features, train, attack.steps, seed)
-        with torch.no_grad():
-            rebuilt, averaged = inverse(once), inverse(several)
+        rebuilt = _rebuild(known_once, train, once, attack.steps, seed)
+        averaged = _rebuild(known_mean, train, mean, attack.steps, seed) if defence.random else rebuilt
         pictures.append(rebuilt)
         found.append((correlation(rebuilt, test), similarity(rebuilt, test), correlation(averaged, test)))
     flat = train.mean(dim=(0, 2, 3, 4), keepdim=True).expand_as(test)
@@ -124,6 +126,7 @@ def _attacked(
     return Leak(
         party.name, level, level in party.levels, defence.words(), corr, ssim, ssim - mean_image, repeated,
         test[0, 0, :, :, middle].numpy(), pictures[0][0, 0, :, :, middle].numpy(),
+        tuple(values[0] for values in found),
     )  # fmt: skip
 
 
@@ -141,10 +144,21 @@ def _crops(party: ImageSite, names: Sequence[str], count: int) -> Tensor:
 
 
 def _ask(party: ImageSite, level: int, defence: Defence, crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Features (N, C, *space) of one level, as they would leave the site."""
+    """Features (N, C, *space) of one level as they leave the site: clipped together with the other levels that do."""
+    together = list(party.levels) if level in party.levels else [level]
     with torch.no_grad():
-        parts = [defence.apply([party.encoder(part)[level]], generator)[0] for part in crops.split(BATCH)]
-    return torch.cat(parts)
+        found = [party.encoder(part) for part in crops.split(BATCH)]
+        parts = [defence.apply([one[number] for number in together], generator) for one in found]
+    return torch.cat([part[together.index(level)] for part in parts])
+
+
+def _rebuild(features: Tensor, images: Tensor, unseen: Tensor, steps: int, seed: int) -> Tensor:
+    """Images of unseen features by a network that learns to rebuild `images`; scaled as the attacker can."""
+    middle = features.mean(dim=(0, 2, 3, 4), keepdim=True)
+    scale = features.std(dim=(0, 2, 3, 4), keepdim=True).clamp_min(1e-6)
+    inverse = _train((features - middle) / scale, images, steps, seed)
+    with torch.no_grad():
+        return torch.cat([inverse(part) for part in ((unseen - middle) / scale).split(BATCH)])
 
 
 def _train(features: Tensor, images: Tensor, steps: int, seed: int) -> nn.Module:

@@ -14,7 +14,7 @@ from .image_site import ImageSite
 from .label_site import LabelSite
 from .patient_files import find_patients
 from .site_images import SiteImages
-from .sites import check_definition, read_site
+from .sites import Site, check_definition, read_site
 from .split_settings import read_settings
 
 PURPOSES = ("train", "predict")
@@ -33,6 +33,7 @@ class SplitJob:
         wire: a name of `WIRES`.
         timeout_s: seconds that a site has for an answer.
         allow_missing: zeros for a patient's missing channels.
+        keep_every: steps between two states that every site keeps on its disk, to go on from.
     """
 
     digest: str
@@ -44,15 +45,31 @@ class SplitJob:
     wire: str = "float32"
     timeout_s: float = 600.0
     allow_missing: bool = False
+    keep_every: int = 1
 
     def check(self) -> None:
         """Refuse what no site would do. Raises ConfigError."""
         if self.wire not in WIRES:
             raise ConfigError(f"the wire's number format is {self.wire!r}; expected one of {', '.join(WIRES)}")
+        if self.keep_every < 1:
+            raise ConfigError(f"a state is kept every {self.keep_every} steps; expected 1 or more")
         if self.purpose not in PURPOSES:
             raise ConfigError(
                 f"the job asks for {self.purpose!r}; a site sends features and gradients to {' or '.join(PURPOSES)}, nothing else"
             )
+
+
+def _site(folder: Path, job: SplitJob, role: str) -> Site:
+    """What a folder says of its site, the same version and role as the job's."""
+    job.check()
+    site = read_site(folder)
+    check_definition(folder, job.digest, site.name)
+    if site.role != role:
+        raise ConfigError(
+            f"site {site.name!r} has the role {site.role!r} in its site.json, the job asks it for {role}; one site has the labels "
+            f"({job.label_site}), all others have images"
+        )
+    return site
 
 
 def open_image_site(folder: Path, job: SplitJob) -> ImageSite:
@@ -61,22 +78,22 @@ def open_image_site(folder: Path, job: SplitJob) -> ImageSite:
     Raises:
         BundleError: another version of the bundle; ConfigError: a job that asks for more than site.json lets go; DataError.
     """
-    job.check()
-    site = read_site(folder)
-    check_definition(folder, job.digest, site.name)
+    site = _site(folder, job, "images")
     settings = read_settings(folder, job.overrides)
     images = SiteImages(find_patients(Path(site.data_folder), site.channels), settings.place(site.name))
     defence = Defence(**site.settings.get("defence", {}))
     levels = site.settings.get("levels", settings.sent[site.name])
-    return ImageSite(site.name, images, settings, wire=job.wire, defence=defence, folder=folder, levels=levels)
+    party = ImageSite(site.name, images, settings, wire=job.wire, defence=defence, folder=folder, levels=levels)
+    party.half.every = job.keep_every
+    return party
 
 
 def open_label_site(folder: Path, job: SplitJob) -> LabelSite:
     """The party of the site with the labels. Raises as `open_image_site`."""
-    job.check()
-    site = read_site(folder)
-    check_definition(folder, job.digest, site.name)
+    site = _site(folder, job, "labels")
     settings = read_settings(folder, job.overrides)
     cases = find_patients(Path(site.data_folder), site.channels, labels=True)
     training = job.cases if job.purpose == "train" else ()
-    return LabelSite(cases, settings, training, wire=job.wire, folder=folder)
+    party = LabelSite(cases, settings, training, wire=job.wire, folder=folder)
+    party.half.every = job.keep_every
+    return party

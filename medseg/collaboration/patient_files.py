@@ -42,6 +42,20 @@ def find_patients(folder: Path, channels: Sequence[str], *, labels: bool = False
     }
 
 
+def patient_names(folder: Path) -> list[str]:
+    """Names of all patients in a folder, whatever images they have: of their folders, else of a data set's cases.
+
+    Raises:
+        DataError: no such folder, or nobody in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; correct data_folder in site.json")
+    patients = [one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith(".")]
+    names = [one.name for one in patients if any(is_volume_file(path) for path in one.iterdir())]
+    is_dataset = any((folder / word).exists() for word in ("dataset.json", "images", "imagesTr"))
+    return [case.name for case in open_dataset(folder).cases] if is_dataset or not names else names
+
+
 def _in_folder(name: str, folder: Path, channels: Sequence[str], labels: bool) -> Case | None:
     files = {path: case_name(path).lower() for path in sorted(folder.iterdir()) if is_volume_file(path)}
     images, missing = [], []

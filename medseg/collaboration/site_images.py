@@ -15,7 +15,9 @@ from torch import Tensor
 
 from medseg.errors import DataError
 from medseg.io.datalist import Case
-from medseg.io.header import Volume
+from medseg.io.geometry import HasGrid, corners_of
+from medseg.io.header import Header, Volume
+from medseg.io.resample import resample_to_grid
 from medseg.io.volume import read_header, read_image
 from medseg.transforms.crops.augmentation import apply, draw
 from medseg.transforms.crops.sampling import SampleKey
@@ -82,6 +84,12 @@ class SiteImages:
     def __init__(self, patients: Mapping[str, Case], place: Place) -> None:
         self.patients, self.place = patients, place
         self.arrays: dict[str, NDArray[np.float32]] = {}
+        self.told: dict[str, tuple[tuple[int, ...], NDArray[np.float64]]] = {}
+
+    def lies_on(self, case: str, shape: Sequence[int], affine: NDArray[np.float64]) -> bool:
+        """Whether the patient was brought to this very grid."""
+        known = self.told.get(case)
+        return known is not None and known[0] == tuple(shape) and np.array_equal(known[1], affine)
 
     def bring(
         self, case: str, shape: Sequence[int], affine: NDArray[np.float64], *, allow_missing: bool = False
@@ -94,7 +102,7 @@ class SiteImages:
             allow_missing: zeros, which is each channel's mean, for a channel or patient that is not there.
 
         Raises:
-            DataError: the patient or a channel is missing.
+            DataError: the patient or a channel is missing, or its image lies elsewhere.
         """
         found = self.patients.get(case)
         recipe = self.place.preprocessing
@@ -106,15 +114,19 @@ class SiteImages:
         if found is not None:
             present = [n for n in range(self.place.count) if n not in found.missing]
             target = np.asarray(affine, dtype=np.float64) @ grid.matrix()
+            like = Header.of_array(grid.shape, target)
             for number, path in zip(present, found.images, strict=True):
-                result[number] = self._resampled(
-                    read_image((path,)), number, (tuple(shape), affine), target, grid.shape
-                )
+                volume = read_image((path,))
+                if not _overlaps(volume, like):
+                    raise DataError(
+                        f"patient {case!r}: {path.name} has no voxel in the label site's image, which is the reference; are both "
+                        "of one patient, in one scanner's coordinates? Register them, or remove the patient from the case list"
+                    )
+                result[number] = self._resampled(volume, number, (tuple(shape), affine), like)
         self.arrays[case] = result
+        self.told[case] = (tuple(shape), np.array(affine, dtype=np.float64))
 
-    def _resampled(
-        self, volume: Volume, number: int, reference: Any, target: NDArray[np.float64], shape: Sequence[int]
-    ) -> NDArray[np.float32]:
+    def _resampled(self, volume: Volume, number: int, reference: Any, like: Header) -> NDArray[np.float32]:
         """One channel on the target grid; exactly the ordinary preprocessing where the image lies on the reference grid."""
         recipe = self.place.preprocessing
         entry = recipe.normalization[number]
@@ -122,11 +134,11 @@ class SiteImages:
             alone = Preprocessing(recipe.spacing, [entry], recipe.orientation)
             return np.asarray(alone.apply(volume.array, np.asarray(reference[1])).image[0])
         values = normalize(np.array(volume.array[0], dtype=np.float32), entry)
-        matrix = np.linalg.inv(volume.affine) @ target
+        matrix = np.linalg.inv(volume.affine) @ like.affine
         ratio = np.linalg.norm(matrix[:3, :3], axis=1)  # own voxels per voxel of the target
         values = ndimage.gaussian_filter(values, np.where(ratio > 1.5, 0.4 * ratio, 0.0))
-        low = float(values.min())
-        return ndimage.affine_transform(values, matrix[:3, :3], matrix[:3, 3], tuple(shape), order=1, cval=low)
+        moved = resample_to_grid(Volume(values, volume.affine, volume.header), like, "linear")
+        return np.asarray(moved.array, dtype=np.float32)
 
     def batch(self, crops: Sequence[Crop]) -> Tensor:
         """(B, C, *roi) of this site's channels. Raises DataError for a patient whose geometry was not told."""
@@ -138,6 +150,12 @@ class SiteImages:
     def windows(self, case: str, starts: Sequence[Sequence[int]], roi_size: Sequence[int]) -> Tensor:
         """(B, C, *roi) at first voxels that may lie outside, where there are zeros."""
         return torch.stack([_window(self.arrays[case], start, roi_size) for start in starts])
+
+
+def _overlaps(volume: Volume, like: HasGrid) -> bool:
+    """Whether the boxes of two grids meet, in world millimetres; turned grids may pass that only nearly meet."""
+    ours, theirs = corners_of(volume), corners_of(like)
+    return bool(np.all(ours.min(axis=0) <= theirs.max(axis=0)) and np.all(theirs.min(axis=0) <= ours.max(axis=0)))
 
 
 def _window(image: NDArray[np.float32], start: Sequence[int], roi: Sequence[int]) -> Tensor:

@@ -19,6 +19,8 @@ from medseg.layout import Layout, SiteFolder
 
 # where a process finds the folders of the sites that it may act for, one folder per name
 SITES_VARIABLE = "MEDSEG_SITES"
+# what prediction reads of other files too: an override of a training alone would part the two
+PLANNED = ("network_def", "preprocessing_def", "labels", "regions")
 RESERVED = {"server", "all", "admin"}  # NVFlare's own
 
 
@@ -98,8 +100,16 @@ def site_folder(name: str) -> Path:
 def definition_digest(folder: Path) -> str:
     """What must be equal at all sites of a job: network, preprocessing, labels and crops of train.json, as 16 hex digits."""
     config = read_json(Layout(folder).train)
-    same = {key: config.get(key) for key in ("network_def", "preprocessing_def", "labels", "regions", "roi_size")}
+    same = {key: config.get(key) for key in (*PLANNED, "roi_size")}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Refuse changes of what all sites and prediction were planned with. Raises ConfigError."""
+    for key in overrides:
+        first = key.split("::")[0].split("#")[0]
+        if first in PLANNED:
+            raise ConfigError(f"{key}: {first} is the same for all sites and for prediction; plan again to change it")
 
 
 def check_definition(folder: Path, wanted: str, name: str) -> None:

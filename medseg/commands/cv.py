@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.bars import notebook_bar
 from medseg.bundle.load import Bundle, Trust, let_code_be_found, load_bundle
 from medseg.bundle.predictor import grid_difference, make_fold_predictor
 from medseg.bundle.weights import sha256_of
@@ -136,9 +137,24 @@ def cross_validate(
     for name, reason in left_out.items():
         log.warning("%s is not tried as an ensemble: %s", name, reason)
     groups = [(bundle,) for bundle in bundles] + ensembles
+    with notebook_bar("case") as shown:
+        if progress is None and shown is not None:
+            progress = lambda what, done, total, _: shown(what, done, total)  # noqa: E731
+        found = _compared(groups, choose_device(device), settings, workers, progress)
+    return dataclasses.replace(found, left_out=left_out)
+
+
+def _compared(
+    groups: Sequence[tuple[Bundle, ...]],
+    device: Any,
+    settings: ScoreSettings | None,
+    workers: int,
+    progress: Progress | None,
+) -> CrossValidation:
+    """Segment, score and compare the candidates, and choose one and its post-processing."""
     evaluations, pairs, folds, members = {}, {}, {}, {}
     for group in groups:
-        candidate = _candidate(group, choose_device(device))
+        candidate = _candidate(group, device)
         name = candidate.name
         home = group[0].layout.cross_validation / name
         pairs[name] = predict_out_of_fold(
@@ -148,7 +164,7 @@ def cross_validate(
         folds[name], members[name] = tuple(candidate.folds), group
         _refuse_failed(name, evaluations[name])
     chosen = choose_candidate(evaluations, [name for name, group in members.items() if len(group) > 1])
-    candidate = _candidate(members[chosen], choose_device(device))
+    candidate = _candidate(members[chosen], device)
     selection = choose_postprocessing(
         pairs[chosen],
         candidate.labels,
@@ -161,7 +177,7 @@ def cross_validate(
     if selection.steps:
         change = Postprocessing(selection.steps)
         final = _score(candidate, members[chosen], pairs[chosen], settings, workers, change=change)
-    return CrossValidation(evaluations, members, folds, pairs, compare(evaluations), chosen, selection, final, left_out)
+    return CrossValidation(evaluations, members, folds, pairs, compare(evaluations), chosen, selection, final)
 
 
 def _score(

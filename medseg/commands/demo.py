@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.bars import progress_bar
 from medseg.bundle.checks.verify import verify_bundle
 from medseg.config import read_json
 from medseg.datasets.demo import make_demo_dataset, template_path
@@ -24,7 +25,6 @@ from medseg.inference.settings import PredictOptions
 from medseg.io.atomic import write_json
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
-from medseg.training.progress import progress_bar
 
 from .fit import fit_bundle
 from .plan import plan_bundle

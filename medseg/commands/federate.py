@@ -17,7 +17,7 @@ from medseg.bundle.write import write_bundle
 from medseg.collaboration.jobs import ALGORITHMS, Average, average_recipe, export, need_nvflare, run_apart
 from medseg.collaboration.rounds import Rounds
 from medseg.collaboration.shared_facts import SHARED, Message, check_message, describe, folds_of, folds_of_sites, pool
-from medseg.collaboration.sites import Site, check_names, definition_digest
+from medseg.collaboration.sites import Site, check_names, check_overrides, definition_digest
 from medseg.config import apply_overrides, read_config, read_json
 from medseg.datasets import Dataset, open_dataset
 from medseg.devices import choose_device
@@ -187,10 +187,8 @@ def _adopt(layout: Layout, averaged: Path, job: Average) -> None:
 
 def export_federation(bundle: str | Path, training: Training, output: Path) -> Path:
     """Write the job for provisioned sites; each needs its folder of `runs/sites` and the variable MEDSEG_SITES."""
-    folder, job = _job(bundle, training)
-    scripts = Layout(folder).runs / "nvflare"
-    scripts.mkdir(parents=True, exist_ok=True)
-    return export(average_recipe(job, scripts), output)
+    _, job = _job(bundle, training)
+    return export(lambda: average_recipe(job), output)
 
 
 def _job(bundle: str | Path, training: Training) -> tuple[Path, Average]:
@@ -206,6 +204,7 @@ def _job(bundle: str | Path, training: Training) -> tuple[Path, Average]:
         raise ConfigError(f"--algorithm {training.algorithm!r} is unknown. {nearest(training.algorithm, ALGORITHMS)}")
     if training.rounds < 1 or training.mu <= 0:
         raise ConfigError(f"--rounds is {training.rounds} and --mu {training.mu}; expected at least 1, and more than 0")
+    check_overrides(training.overrides)
     config = apply_overrides(read_config([layout.train]), dict(training.overrides))
     told = Rounds(definition_digest(folder), training.rounds, json.loads(json.dumps(dict(training.overrides))))
     seed = int(config.get("seed", 0))

@@ -25,11 +25,12 @@ from medseg.io.locks import alone_in
 from medseg.layout import Layout
 from medseg.planning.folds import number_of_folds
 from medseg.planning.plan import Plan
+from medseg.ranks import is_helper
 from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds, trained_with
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_built import build_first, run_trusted, told_as_raised
-from .fit_changes import tell_changes
+from .fit_changes import refuse_other_settings, tell_changes
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
@@ -134,8 +135,9 @@ def fit_bundle(
             fit_bundle(
                 coarse, fold=folds[0], overrides=common, resume=resume, budget_s=share, device=device, trust=trust
             )
-            with alone_in(Layout(folder).files_lock), stays_ours(folder):
-                attach_low_resolution(folder, coarse)
+            if not is_helper():
+                with alone_in(Layout(folder).files_lock), stays_ours(folder):
+                    attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
         settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
         return _fit_folds(folder, folds, own, settings, nested=fold == "all", device=device, trusted=trusted)
@@ -157,12 +159,13 @@ def _fit_folds(
     results: dict[int, dict[str, float]] = {}
     parent = None
     for number in folds:
+        shown = None if trusted is None else trusted.root
+        config = own.prepared(resolve_config(folder, own.overrides, fold=number, files=own.files, shown=shown, **keys))
         if resume and is_finished(folder, number) and not learnt_from_other_data(folder, number):
+            refuse_other_settings(Layout(folder).run(number).folder, config)
             log.info("fold %d is finished", number)
             send_leftovers(folder, number)
             continue
-        shown = None if trusted is None else trusted.root
-        config = own.prepared(resolve_config(folder, own.overrides, fold=number, files=own.files, shown=shown, **keys))
         if run_settings["partial"]:  # a word of the function, not a key of train.json: bundles of 0.1 do not have it
             config["run"] = {**config["run"], "partial": run_settings["partial"]}
         if device != "auto":
@@ -171,7 +174,7 @@ def _fit_folds(
         refuse_mixture(folder, config, kept)
         tell_other_code(folder, number, config, kept)
         settings = config.get("train", {}).get("trainer", {})
-        if nested and settings.get("tracking"):
+        if nested and settings.get("tracking") and not is_helper():
             parent = parent or _parent_run(folder, settings)
             settings["parent_run"] = parent
         reader = own.config(folder, config, trusted) if own.runs(config) else None
@@ -182,7 +185,11 @@ def _fit_folds(
                 folder, number, config, resume=resume, shown=shown, trusted=trusted is not None, own=reader,
                 later=() if resume else folds[1:] if number == folds[0] else (),
             )  # fmt: skip
+        if is_helper():  # the first process writes for all
+            continue
         _describe_trained(folder, config, own)
+    if is_helper():
+        return results
     if not results:  # the last run may have been ended before it did this
         if not chosen_over_several(Layout(folder)):
             with stays_ours(folder):
@@ -276,7 +283,7 @@ def run_config(
         UntrustedBundleError: something in it needs trust that was not given.
     """
     from medseg.training.fit import prepare_run_folder
-    from medseg.training.processes import claim_run, is_helper
+    from medseg.training.processes import claim_run
 
     layout = Layout(folder)
     run = layout.run(fold)

@@ -4,35 +4,80 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.bundle.checks.planned import LENGTHS
 from medseg.bundle.opening.targets import TargetError, canonical_target
 from medseg.config import TARGET, read_json
+from medseg.errors import ConfigError
 from medseg.layout import RunFolder
 
 log = logging.getLogger(__name__)
 
 
+# what may differ between two starts of one training: where it runs, where its data lie now, and who is told of it
+_WHERE_IT_RUNS = (
+    "device", "num_workers", "bundle_root", "output_dir", "dataset_dir", "run", "train::handlers", "validate::handlers",
+    "train::trainer::devices", "train::trainer::strategy", "train::trainer::experiment", "train::trainer::tracking",
+)  # fmt: skip
+# with another one of these a training does not go on but is another: what the network sees, what it is, what it answers
+_WHAT_IT_IS = ("network_def", "preprocessing_def", "labels")
+
+
 def tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
-    """Warn when a run goes on with other settings than it was started with: it is then no longer the same training."""
+    """Warn when a run goes on with other settings than it was started with: it is then no longer the same training.
+
+    Raises:
+        ConfigError: other images, another network or other labels: half of the training would be another's.
+    """
+    if not RunFolder(run_folder).checkpoint.is_file():
+        return
+    changed = _changes(run_folder, config)
+    if of_another := [text for key, text in changed.items() if _below(key, _WHAT_IT_IS)]:
+        raise ConfigError(
+            f"{run_folder.name} was started with other settings ({'; '.join(of_another[:4])}); give those to go on, or train it "
+            "without --resume."
+        )
+    if changed:
+        log.warning(
+            "%s goes on with other settings than it was started with: %s", run_folder.name, ", ".join(changed.values())
+        )
+
+
+def refuse_other_settings(run_folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to leave a finished run as it is when it is asked for with other settings than it was trained with.
+
+    Raises:
+        ConfigError: with the settings that differ.
+    """
+    changed = [text for key, text in _changes(run_folder, config).items() if not _below(key, _WHERE_IT_RUNS)]
+    if changed:
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise ConfigError(
+            f"{run_folder.name} is finished, and was trained with other settings ({'; '.join(changed[:4])}{more}); train it without "
+            "--resume to have these, or give the ones it was trained with."
+        )
+
+
+def _changes(run_folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> the difference in words, between the settings that a run noted and those of now; none where it noted nothing."""
     try:
         earlier = read_json(RunFolder(run_folder).config)
     except (OSError, ValueError):
-        return
-    if not RunFolder(run_folder).checkpoint.is_file():
-        return
+        return {}
     if RunFolder(run_folder).budget.is_file():  # the length is the budget's, whatever train.json says
         earlier, config = (
             {key: value for key, value in each.items() if key not in LENGTHS} for each in (earlier, config)
         )
     before, now = (dict(flat_settings(each)) for each in (earlier, json.loads(json.dumps(dict(config)))))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
-    if changed:
-        log.warning("%s goes on with other settings than it was started with: %s", run_folder.name, listed)
+    return {key: f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed}
+
+
+def _below(key: str, places: Iterable[str]) -> bool:
+    return any(key == place or key.startswith(f"{place}::") for place in places)
 
 
 def flat_settings(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:

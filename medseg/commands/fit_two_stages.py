@@ -26,7 +26,18 @@ FOLDER = "low_resolution"
 # Of a time budget; the coarse network has as many voxels per step but an easier task, and only its box counts.
 SHARE_OF_BUDGET = 0.25
 # Overrides that mean both stages; any other, such as roi_size or the network, is meant for the full resolution.
-COMMON = ("max_epochs", "steps_per_epoch", "val_interval", "early_stop", "num_workers", "seed", "dataset_dir")
+COMMON = (
+    "max_epochs",
+    "steps_per_epoch",
+    "val_interval",
+    "early_stop",
+    "num_workers",
+    "seed",
+    "dataset_dir",
+    "devices",
+    "num_nodes",
+    "strategy",
+)
 
 
 def low_resolution_bundle(folder: Path) -> Path | None:

@@ -19,7 +19,7 @@ from medseg.bundle.card import license_text, model_card
 from medseg.bundle.configs.inference import evaluate_config, inference_config
 from medseg.bundle.configs.metadata import make_metadata
 from medseg.bundle.made_here import note_made
-from medseg.bundle.weights import load_into, refuse_misfit
+from medseg.bundle.weights import load_into, refuse_faults, refuse_misfit
 from medseg.bundle.write import LOGGING_CONF
 from medseg.errors import BundleError, MedsegError
 from medseg.io.atomic import atomic_path, write_json, write_text
@@ -87,6 +87,7 @@ def _fitted(
     except (RuntimeError, ValueError, TypeError) as error:  # shapes that no convolution has
         raise BundleError(f"{plans_file}: the network cannot be built: {' '.join(str(error).split())[:160]}") from error
     own = {key: value for key, value in own_names(weights).items() if key in sketch}
+    refuse_faults(own, path)
     refuse_misfit(sketch, own, path)
     made = build_nnunet(**arguments)
     load_into(made, own, path)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg.bars import progress_bar
 from medseg.config import apply_overrides, read_json, steps_of
 from medseg.datasets import Dataset, open_dataset
 from medseg.datasets.regions import class_order
@@ -25,7 +26,6 @@ from medseg.planning.grid import choose_dimensions
 from medseg.planning.memory import measure_step
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
-from medseg.training.progress import progress_bar
 from medseg.transforms.classes import class_values
 from medseg.types import FilePath
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.bars import notebook_bar
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Bundle, Trust, load_bundle
@@ -114,20 +115,22 @@ def predict_bundle(
         "anonymous_names": anonymous_names,
         "anyway": anyway,
     }
-    if not needs_child(found):
-        return predict_here(
-            found, words, output, options=options, trust=trust, read_already=read_already, progress=progress,
-            finished=finished, **settings,
-        )  # fmt: skip
-    request = {
-        "bundle": str(found),
-        "inputs": [str(word) for word in words],
-        "output": str(output),
-        "options": dataclasses.asdict(options),
-        **settings,
-    }
-    done = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
-    return Prediction(Path(output), done.cases)
+    with notebook_bar("window") as shown:
+        progress = progress or shown
+        if not needs_child(found):
+            return predict_here(
+                found, words, output, options=options, trust=trust, read_already=read_already, progress=progress,
+                finished=finished, **settings,
+            )  # fmt: skip
+        request = {
+            "bundle": str(found),
+            "inputs": [str(word) for word in words],
+            "output": str(output),
+            "options": dataclasses.asdict(options),
+            **settings,
+        }
+        done = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
+        return Prediction(Path(output), done.cases)
 
 
 def _at_most(words: Sequence[FilePath]) -> int:

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Bundle, load_bundle
 from medseg.cases.batch import Segmenter
-from medseg.datasets.dataset import check_headers
+from medseg.datasets.dataset import check_headers, read_case_image
 from medseg.errors import DataError
 from medseg.inference.settings import PredictOptions
-from medseg.io import Case, Volume, find_inputs, read_image, write_label
+from medseg.io import Case, Volume, find_inputs, write_label
+from medseg.io.channels import check_order, told_by_name
 from medseg.io.in_memory import affine_of, as_given, volume_of
 from medseg.types import Affine, FilePath
 
@@ -35,6 +37,7 @@ class LoadedBundle:
 
         self.bundle, self.options = bundle, options
         self._segmenter: Segmenter = make_segmenter(bundle, options)
+        self._gaps = takes_missing_channels(bundle.config, bundle.plan)
 
     @property
     def labels(self) -> dict[int, str]:
@@ -100,16 +103,28 @@ class LoadedBundle:
     def _read(self, image: Any) -> Volume:
         """One case's files, found and checked as `medseg predict` does."""
         if isinstance(image, list | tuple):
-            case = Case(name="image", images=tuple(Path(one) for one in image))
+            case = self._listed([Path(one) for one in image])
         else:
-            cases = find_inputs([image], channels=len(self.channels))
+            cases = find_inputs([image], channels=self.channels, gaps=self._gaps)
             if len(cases) != 1:
                 raise DataError(
                     f"{image}: holds {len(cases)} cases, expected one image; use medseg.predict for several"
                 )
             case = cases[0]
         check_headers(case, channels=len(self.channels))
-        return read_image(case.images)
+        return read_case_image(case, self.bundle.config.get("preprocessing_def::normalization") if case.missing else ())
+
+    def _listed(self, files: list[Path]) -> Case:
+        """Files in the order of the channels: by their names where all say one, else as given, which a name must not contradict."""
+        order = told_by_name(files, self.channels) if len(files) > 1 or self._gaps else None
+        if order is None:
+            order = dict(enumerate(files))
+            check_order("image", order, self.channels)
+            return Case("image", tuple(files))
+        missing = tuple(channel for channel in self.channels if channel not in order)
+        if missing and not self._gaps:
+            raise DataError(f"{files[0]}: no file is given for channel {self.channels[missing[0]]}; add it.")
+        return Case("image", tuple(order.values()), missing=missing)
 
     def _check(self, volume: Volume) -> None:
         if volume.array.shape[0] != len(self.channels):

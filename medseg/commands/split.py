@@ -16,7 +16,7 @@ from medseg.collaboration.exchange import begin, train
 from medseg.collaboration.half import read_half
 from medseg.collaboration.jobs import export, need_nvflare, run_apart, split_recipe
 from medseg.collaboration.opening import SplitJob, open_image_site, open_label_site
-from medseg.collaboration.sites import check_definition, definition_digest, read_site
+from medseg.collaboration.sites import check_definition, check_overrides, definition_digest, read_site
 from medseg.collaboration.split_settings import read_settings
 from medseg.config import read_json
 from medseg.errors import BundleError, ConfigError
@@ -48,6 +48,7 @@ def split_job(
     splits = read_splits(layout.folder)
     if not 0 <= fold < len(splits):
         raise ConfigError(f"fold {fold} was asked for; {bundle} has the folds 0 to {len(splits) - 1}")
+    check_overrides(overrides)
     read_settings(layout.folder, overrides)
     others = tuple(site for site in record["sites"] if site != record["label_site"])
     job = SplitJob(
@@ -77,9 +78,8 @@ def _run(layout: Layout, job: SplitJob, *, poc: bool, here: bool) -> None:
     if job.purpose == "predict":
         from medseg.collaboration.across import predict_across
 
-        for other in others.values():
-            other.geometry(label.references(job.cases), job.allow_missing)
-        predict_across(label, others, job.cases, SiteFolder(folders[job.label_site]).predictions)
+        made = SiteFolder(folders[job.label_site]).predictions
+        predict_across(label, others, job.cases, made, allow_missing=job.allow_missing)
         return
     first = begin(label, others, job.cases, allow_missing=job.allow_missing)
     write_json(layout.site(job.label_site).losses, train(label, others, first))
@@ -93,14 +93,15 @@ def run_split(
     poc: bool = False,
     here: bool = False,
     timeout_s: float = 600.0,
+    keep_every: int = 1,
 ) -> list[float]:
-    """Train with every site on this machine; goes on from the last whole step. Returns the losses of all steps.
+    """Train with every site on this machine; goes on from the last step whose state all sites kept. Returns all losses.
 
     Raises:
         ConfigError, BundleError, DataError, ResourceError: the site that failed and its cause are named.
     """
     layout, job = split_job(bundle, overrides or {}, fold, timeout_s)
-    _run(layout, job, poc=poc, here=here)
+    _run(layout, dataclasses.replace(job, keep_every=keep_every), poc=poc, here=here)
     return [float(loss) for loss in read_json(layout.site(job.label_site).losses)]
 
 
@@ -162,4 +163,5 @@ def export_split(
     """Write the NVFlare job for provisioned sites; the label site runs the server."""
     need_nvflare()
     layout, job = split_job(bundle, overrides or {}, fold)
-    return export(split_recipe(layout.folder.resolve().name, job), output)
+    name = layout.folder.resolve().name
+    return export(lambda: split_recipe(name, job), output)

@@ -18,6 +18,7 @@ from medseg.collaboration.opening import open_image_site, open_label_site
 from medseg.errors import DataError
 from medseg.evaluation.overlap import dice, joint_histogram, label_counts
 from medseg.evaluation.report.page import Section, write_report
+from medseg.evaluation.statistics import mean_interval
 from medseg.io.atomic import write_json
 from medseg.io.volume import read_label
 from medseg.planning.folds import read_splits
@@ -68,12 +69,17 @@ def mean_dice(bundle: str | Path, names: Sequence[str], fold: int) -> dict[str, 
         for name, path in zip(names, predict_split(bundle, Path(folder), names, fold=fold, here=True), strict=True):
             source = label.cases[name].label
             assert source is not None
-            found, wanted = read_label(path).array, read_label(source).array
-            values = [0, *sorted({int(value) for each in (found, wanted) for value in np.unique(each)} - {0})]
-            counts = joint_histogram(wanted, found, values)
-            each = [dice(label_counts(counts, [place])) for place in range(1, len(values))]
-            scores[name] = float(np.mean(each)) if each else float("nan")
+            scores[name] = map_dice(path, source)
     return scores
+
+
+def map_dice(found: Path, wanted: Path) -> float:
+    """Mean Dice over the labels that either map holds; NaN where there is none."""
+    predicted, reference = read_label(found).array, read_label(wanted).array
+    values = [0, *sorted({int(value) for each in (predicted, reference) for value in np.unique(each)} - {0})]
+    counts = joint_histogram(reference, predicted, values)
+    each = [dice(label_counts(counts, [place])) for place in range(1, len(values))]
+    return float(np.mean(each)) if each else float("nan")
 
 
 def _write(leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, output: Path) -> None:
@@ -86,7 +92,10 @@ def _write(leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, outp
         .table(HEADER, [leak.row() for leak in leaks])
         .text(told, quiet=True)
     )
-    scores = Section("Dice of unseen patients").text("Predicted across the sites, with their defences on.")
+    mean = mean_interval(list(scored.values()), bounds=(0.0, 1.0))
+    scores = Section("Dice of unseen patients").text(
+        f"Predicted across the sites, with their defences on: {mean.mean:.3f} (95 % interval {mean.low:.3f} to {mean.high:.3f})."
+    )
     scores.table(["patient", "mean Dice"], [[f"patient {n}", value] for n, value in enumerate(scored.values(), 1)])
     pictures = Section("Rebuilt beside the original")
     for leak in leaks:
@@ -99,7 +108,13 @@ def _write(leaks: Sequence[Leak], scored: dict[str, float], attack: Attack, outp
         for leak in leaks
     ]
     write_json(
-        output.with_suffix(".json"), {"attack": dataclasses.asdict(attack), "rows": rows, "dice": list(scored.values())}
+        output.with_suffix(".json"),
+        {
+            "attack": dataclasses.asdict(attack),
+            "rows": rows,
+            "dice": list(scored.values()),
+            "mean_dice": mean.as_dict(),
+        },
     )
 
 

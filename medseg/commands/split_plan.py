@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from medseg.io.datalist import Case
 from medseg.io.volume import read_label
 from medseg.layout import Layout
 from medseg.networks.site_encoders import level_channels
-from medseg.planning.fingerprint import measure
+from medseg.planning.fingerprint import Fingerprint, measure
 from medseg.planning.folds import make_splits
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
@@ -48,6 +49,7 @@ class WantedSplit:
         cases: names of the patients; None for all that the sites share.
         allow_missing: zeros for a patient's missing modality.
         overwrite: set a bundle in the way aside.
+        spacing: mm per voxel of the shared grid; None for that of the label site's images.
     """
 
     preset: str | None = None
@@ -60,6 +62,7 @@ class WantedSplit:
     cases: Sequence[str] | None = None
     allow_missing: bool = False
     overwrite: bool = False
+    spacing: Sequence[float] | None = None
 
 
 def plan_split(
@@ -163,7 +166,7 @@ def _dataset(data: Path, sites: Mapping[str, Sequence[str]], label_site: str, ca
 def _make(
     name: str, dataset: Dataset, sites: Mapping[str, Sequence[str]], label_site: str, wanted: WantedSplit
 ) -> Plan:
-    fingerprint = measure(dataset)
+    fingerprint = _at_spacing(measure(dataset), wanted.spacing)
     preset, size = wanted.preset or DEFAULT_PRESET, wanted.size or DEFAULT_SIZE
     channels = dict(enumerate(channel for found in sites.values() for channel in found))
     own = [n for n, channel in channels.items() if channel in sites[label_site]]
@@ -177,6 +180,8 @@ def _make(
         chosen=[word for word in ("preset", "size") if getattr(wanted, word) is not None],
         preset_strides=preset_strides(preset, size, 3, whole),
     )  # fmt: skip
+    if wanted.spacing is not None:
+        plan.reasons["spacing"] = "asked for; the other sites' images may be finer than the label site's"
     for number in channels:
         if number not in own:
             plan.normalization[number] = {"kind": "zscore"}
@@ -200,8 +205,23 @@ def _make(
     return plan
 
 
+def _at_spacing(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> Fingerprint:
+    """The same patients on a grid that was asked for. Raises ConfigError."""
+    if spacing is None:
+        return fingerprint
+    asked = [float(value) for value in spacing]
+    if len(asked) != 3 or not all(0 < value < math.inf for value in asked):
+        raise ConfigError(f"--spacing {asked}: expected three sizes in mm, along R, A and S")
+    factors = [old / new for old, new in zip(fingerprint.median_spacing, asked, strict=True)]
+    return dataclasses.replace(
+        fingerprint, median_spacing=asked, smallest_spacing=asked, largest_spacing=asked, spacing_p10=asked,
+        median_shape=[extent * factor for extent, factor in zip(fingerprint.median_shape, factors, strict=True)],
+        largest_shape=[round(extent * factor) for extent, factor in zip(fingerprint.largest_shape, factors, strict=True)],
+    )  # fmt: skip
+
+
 def _why(plan: Plan, sites: Mapping[str, Sequence[str]], label_site: str, wanted: WantedSplit) -> str:
-    sizes = step_bytes(plan, wanted.wire)
+    sizes = step_bytes(plan.network, plan.roi_size, plan.batch_size, wanted.wire)
     sent = ", ".join(
         f"{site} sends levels {plan.network['sent'][site]}, {sizes[site] / 2**20:.2f} MiB a step each way"
         for site in sites
@@ -213,14 +233,19 @@ def _why(plan: Plan, sites: Mapping[str, Sequence[str]], label_site: str, wanted
     )
 
 
-def step_bytes(plan: Plan, wire: str) -> dict[str, int]:
-    """site -> bytes of features per step; as many of gradients come back."""
-    network = plan.network
-    known = ("sites", "sent", "in_channels", "out_channels")
+def step_bytes(network: Mapping[str, Any], roi_size: Sequence[int], batch_size: int, wire: str) -> dict[str, int]:
+    """site -> bytes of features per step; as many of gradients come back.
+
+    Args:
+        network: its words in plan.json, or `network_def` of train.json.
+        roi_size, batch_size: of a step.
+        wire: number format.
+    """
+    known = ("_target_", "sites", "sent", "in_channels", "out_channels")
     words = {key: value for key, value in network.items() if key not in known}
     channels, steps = level_channels(words), _strides(words)
     return {
-        site: bytes_each_way({level: channels[level] for level in levels}, steps, plan.roi_size, plan.batch_size, wire)
+        site: bytes_each_way({level: channels[level] for level in levels}, steps, roi_size, batch_size, wire)
         for site, levels in network["sent"].items()
     }
 
@@ -244,6 +269,7 @@ def _write_sites(
         Site(site, role, str(data.absolute()), tuple(channels), settings).write(folder)
     record = {
         "kind": "split", "label_site": label_site, "sites": {site: list(found) for site, found in sites.items()},
-        "wire": wanted.wire, "allow_missing": wanted.allow_missing, "bytes_each_way": step_bytes(plan, wanted.wire),
+        "wire": wanted.wire, "allow_missing": wanted.allow_missing,
+        "bytes_each_way": step_bytes(plan.network, plan.roi_size, plan.batch_size, wanted.wire),
     }  # fmt: skip
     write_json(layout.collaboration, record)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg.io.datalist import Case
+from medseg.io.declared import channel_names
 
 from .dataset import Dataset
-from .description import channel_names, collect_labels, label_names, read_splits
+from .description import collect_labels, label_names, read_splits
 from .regions import read_regions
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from medseg import documents
 from medseg.errors import ConfigError, DataError, LabelError, UnreadableFileError
 from medseg.io.datalist import Case
+from medseg.io.declared import value_to_name
 from medseg.io.volume import read_label
 
 from .regions import region_labels
@@ -46,45 +47,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f'{path}: holds a {type(value).__name__}, expected an object such as {{"labels": ...}}.')
     return value
-
-
-def value_to_name(path: Path, entry: Any) -> dict[int, str]:
-    """Labels or channels written as {"0": "background"} (Decathlon) or {"background": 0} (nnU-Net), as value -> name.
-
-    Raises:
-        DataError: neither of the two, or one value twice.
-    """
-    if isinstance(entry, list):
-        entry = {str(index): name for index, name in enumerate(entry)}
-    if not isinstance(entry, dict) or not entry:
-        raise DataError(
-            f'{path}: expected labels or channels such as {{"0": "background", "1": "liver"}}, found {entry!r}.'
-        )
-    result: dict[int, str] = {}
-    for key, value in entry.items():
-        if re.fullmatch(r"\d+", str(key)):
-            number, name = int(key), str(value)
-        elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            number, name = value, str(key)
-        else:
-            raise DataError(
-                f"{path}: {key!r}: {value!r} is neither value: name nor name: value with whole numbers from 0."
-            )
-        if number in result:
-            raise DataError(f"{path}: the value {number} has two names, {result[number]!r} and {name!r}.")
-        result[number] = name
-    return dict(sorted(result.items()))
-
-
-def channel_names(path: Path, description: dict[str, Any]) -> dict[int, str]:
-    """Channels under "modality", "channel_names" or "channels", numbered from 0 without gaps; one "image" when unsaid."""
-    for key in ("channel_names", "modality", "channels"):
-        if key in description:
-            channels = value_to_name(path, description[key])
-            if list(channels) != list(range(len(channels))):
-                raise DataError(f"{path}: {key!r} numbers the channels {list(channels)}, expected 0, 1, 2, ...")
-            return channels
-    return {0: "image"}
 
 
 def label_names(path: Path, description: dict[str, Any]) -> tuple[dict[int, str], int | None]:
@@ -147,12 +109,6 @@ def read_splits(path: Path) -> Splits | None:
     if not good or not splits:
         raise DataError(f'{path}: expected a list of {{"train": [names], "val": [names]}}; correct or remove the file.')
     return [{part: [str(name) for name in split[part]] for part in ("train", "val")} for split in splits]
-
-
-def subject_of(name: str) -> str | None:
-    """The subject in a BIDS-like name ("sub-07_ses-2_T1w" -> "07"), or None."""
-    match = re.match(r"sub-([A-Za-z0-9]+)(?:_|$)", name)
-    return match[1] if match else None
 
 
 def collect_labels(folder: Path, cases: list[Case]) -> dict[int, str]:

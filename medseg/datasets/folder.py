@@ -17,14 +17,16 @@ from pathlib import Path
 from medseg.errors import DataError, UnreadableFileError
 from medseg.io.channels import group_by_name, one_of_each, order_by_name
 from medseg.io.datalist import Case
+from medseg.io.declared import channel_names
 from medseg.io.file_names import readable_name
 from medseg.io.formats.dicom import is_dicom_file
 from medseg.io.layouts import near_match
+from medseg.io.listed import subject_of
 from medseg.io.volume import case_name, is_volume_file
 
 from .dataset import Dataset
 from .described import described_dataset
-from .description import channel_names, read_object, subject_of
+from .description import read_object
 
 log = logging.getLogger(__name__)
 

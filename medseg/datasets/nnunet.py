@@ -15,10 +15,12 @@ from pathlib import Path
 from medseg.errors import DataError, UnreadableFileError
 from medseg.io.channels import group_by_name, one_of_each
 from medseg.io.datalist import Case
+from medseg.io.declared import channel_names
+from medseg.io.listed import subject_of
 
 from .dataset import Dataset
 from .described import described_dataset
-from .description import channel_names, read_object, subject_of
+from .description import read_object
 
 log = logging.getLogger(__name__)
 

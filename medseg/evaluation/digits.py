@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 DIGITS = 2
-MOST_DIGITS = 5  # of a difference whose interval ends close to 0
 
 
 def two_digits(value: float) -> str:
@@ -35,18 +34,16 @@ def interval(mean: float, low: float, high: float) -> str:
 
 
 def difference(mean: float, low: float, high: float) -> str:
-    """A difference with its interval, signed: as many digits as it takes to see on which side of 0 a bound lies.
+    """A difference with its interval; the sign tells on which side of 0 a bound lies, also where its digits are 0.
 
     Example:
-        >>> difference(0.0212, 0.0003, 0.0411), difference(0.1, -0.2, 0.4)
-        ('+0.0212 (+0.0003 to +0.0411)', '+0.10 (-0.20 to +0.40)')
+        >>> difference(0.0212, -0.0003, 0.0411), difference(0.0, 0.0, 0.0)
+        ('+0.02 (-0.00 to +0.04)', '0.00 (0.00 to 0.00)')
     """
     if math.isnan(mean):
         return "not defined"
     bounds = [] if math.isnan(low) else [low, high]
-    near = [abs(bound) for bound in bounds if bound]
-    digits = next((d for d in range(DIGITS, MOST_DIGITS) if all(round(n, d) for n in near)), MOST_DIGITS)
-    text = [f"{value:+z.{digits}f}" for value in (mean, *bounds)]
+    text = [f"{value:+.{DIGITS}f}" if value else f"{0:.{DIGITS}f}" for value in (mean, *bounds)]
     return text[0] + (f" ({text[1]} to {text[2]})" if bounds else "")
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from medseg.bars import notebook_bar
 from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.io.atomic import is_temporary
 from medseg.io.geometry import grid_difference, spacing_of
@@ -59,9 +60,12 @@ def evaluate_folders(
         DataError: no pairs, or a case without its partner, naming it.
     """
     pairs, skipped = pair_cases(prediction, reference, cases=cases)
-    evaluation = evaluate_pairs(
-        pairs, labels=labels, names=names, regions=regions, settings=settings, workers=workers, progress=progress
-    )
+    with notebook_bar("case") as shown:
+        if progress is None and shown is not None:
+            progress = lambda done, total, _: shown("scoring", done, total)  # noqa: E731
+        evaluation = evaluate_pairs(
+            pairs, labels=labels, names=names, regions=regions, settings=settings, workers=workers, progress=progress
+        )
     return dataclasses.replace(evaluation, skipped=skipped)
 
 
@@ -105,6 +109,15 @@ def evaluate_pairs(
     complete = [dataclasses.replace(case, labels=_with_absent(case.labels, found, settings)) for case in scored]
     complete = [_only_declared(case, found, (declared or {}).get(case.name)) for case in complete]
     return Evaluation(complete, found, settings, failed)
+
+
+def with_labels(evaluation: Evaluation, regions: Mapping[str, tuple[int, ...]]) -> Evaluation:
+    """The scores with a row for each of `regions`; what none of the maps scored here holds is undefined, with that reason."""
+    cases = [
+        dataclasses.replace(case, labels=_with_absent(case.labels, regions, evaluation.settings))
+        for case in evaluation.cases
+    ]
+    return dataclasses.replace(evaluation, cases=cases, regions=dict(regions))
 
 
 def pair_cases(

@@ -80,6 +80,58 @@ def check_order(case: str, files: Mapping[int, Path], channels: Mapping[int, str
             )
 
 
+def told_by_name(files: Sequence[Path], channels: Mapping[int, str]) -> dict[int, Path] | None:
+    """Channel -> file where the name of every file says one channel, each another; None where any says nothing or the same."""
+    told = _told(files, channels)
+    order = {found[0]: path for path, found in told.items() if len(found) == 1}
+    return dict(sorted(order.items())) if len(order) == len(files) > 0 else None
+
+
+def places_among(declared: Mapping[int, str], wanted: Mapping[int, str]) -> list[int | None] | None:
+    """For each wanted channel its place among the declared ones, None in it where it is not declared.
+
+    Names with nothing in common leave the order as it is. None in place of a list where some of the names are shared, stand at
+    other places, and the rest are strangers: then nobody knows which is which.
+
+    Example:
+        >>> places_among({0: "T1w", 1: "FLAIR"}, {0: "flair", 1: "t1"})
+        [1, 0]
+    """
+    there, here = _clear(declared), _clear(wanted)
+    shared = there.keys() & here.keys()
+    if shared and (len(shared) == len(wanted) or len(shared) == len(declared)):
+        places = {channel: there.get(name) for name, channel in here.items()}
+        return [places.get(channel) for channel in wanted]
+    moved = any(there[name] != here[name] for name in shared)
+    return None if moved else [channel if channel in declared else None for channel in wanted]
+
+
+def channel_called(word: str, channels: Mapping[int, str], *, whose: str) -> int:
+    """The channel that a word of a list means. Raises DataError when it is none of them, or more than one."""
+    name = _meaning("".join(_words(word)))
+    found = [channel for channel, other in channels.items() if _meaning("".join(_words(other))) == name]
+    if len(found) != 1:
+        raise DataError(
+            f"{whose}: {word!r} is {'none' if not found else 'more than one'} of the channels {', '.join(channels.values())}."
+        )
+    return found[0]
+
+
+def shared_name(files: Sequence[Path], channels: Mapping[int, str]) -> str:
+    """What several files of one case are called together: the words they all begin with, else the folder they lie in.
+
+    Example:
+        >>> shared_name([Path("p1_ct.nii.gz"), Path("p1_pet.nii.gz")], {0: "PET", 1: "CT"})
+        'p1'
+    """
+    grouped = {key[1] for key in group_by_name(files, channels)} if len(channels) > 1 else set()
+    if len(grouped) == 1:
+        return grouped.pop()
+    words = [re.findall(r"[^\W_]+", _bare(path)) for path in files]
+    begin = "_".join(words[0][: _common(words)])
+    return begin or readable_name(files[0].parent.resolve().name)
+
+
 def group_by_name(files: Sequence[Path], channels: Mapping[int, str]) -> dict[tuple[Path, str], list[tuple[int, Path]]]:
     """Files and DICOM folders of one place that are channels of one case: `p1_ct.nii.gz` and `p1_pet.nii.gz`, `p1/CT` and `p1/PET`.
 

@@ -14,11 +14,13 @@ from medseg.types import FilePath
 
 from .atomic import is_temporary
 from .channels import check_order, group_by_name, one_of_each, order_by_name
-from .datalist import Case, check_unique, read_case_list
+from .datalist import Case, check_unique, named_columns, read_case_list
+from .declared import DESCRIPTION, as_declared, in_wanted_order
 from .file_names import readable_name, same_file
 from .formats.dicom import holds_image, is_dicom_file
 from .geometry import check_same_grid
 from .layouts import LIST, PARTNERS, is_label_folder, without_label_maps
+from .listed import listed_cases
 from .own_outputs import outputs_in
 from .volume import READABLE, case_name, is_volume_file, read_header
 
@@ -80,7 +82,9 @@ def _cases_of(word: FilePath, wanted: Wanted) -> list[Case]:
     if path.is_dir():
         return _cases_in(path, wanted)
     if path.exists():
-        return [_single(path)] if path.suffix.lower() != ".csv" else read_case_list(path, gaps=wanted.gaps)
+        return (
+            _cases_listed(path, wanted) if path.suffix.lower() == ".csv" else [as_declared(_single(path), wanted.names)]
+        )
     if any(mark in str(word) for mark in "*?["):
         found = [Path(name) for name in sorted(glob.glob(str(word), recursive=True))]
         found = [one for one in found if one.is_dir() or is_volume_file(one) or is_dicom_file(one)]
@@ -91,10 +95,27 @@ def _cases_of(word: FilePath, wanted: Wanted) -> list[Case]:
         files = [one for one in found if one.is_file() and one not in ours]
         folders = [one for one in found if one.is_dir() and one not in ours]
         listed = [(case.images[0].parent, case) for case in _grouped(files, wanted)]
-        return [case for _, case in _united(listed, wanted)] + [
+        return [as_declared(case, wanted.names) for _, case in _united(listed, wanted)] + [
             case for one in folders for case in _cases_in(one, wanted)
         ]
     raise UnreadableFileError(f"{path}: no such file or folder; check the path.")
+
+
+def _cases_listed(path: Path, wanted: Wanted) -> list[Case]:
+    cases = read_case_list(path, gaps=wanted.gaps, channels=wanted.names)
+    return cases if named_columns(path) else [as_declared(case, wanted.names, listed_in=path) for case in cases]
+
+
+def _of_a_dataset(folder: Path, cases: list[Case], declared: Mapping[int, str], wanted: Wanted) -> list[Case]:
+    """The cases that the dataset.json of a folder lists by channels, as the network wants them."""
+    path = folder / DESCRIPTION
+    found = [in_wanted_order(replace(case, label=None), declared, wanted.names, path=path) for case in cases]
+    lacking = next((case for case in found if case.missing), None)
+    if lacking and wanted.names and not wanted.gaps:
+        raise DataError(
+            f"case {lacking.name!r}: {path} lists no file for channel {wanted.names[lacking.missing[0]]}; add it."
+        )
+    return found
 
 
 def _single(path: Path) -> Case:
@@ -110,7 +131,9 @@ BESIDE = "lies on the grid of the DICOM series beside it, as its mask or copy do
 def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
     """Cases of a folder and its sub-folders; a sub-folder's cases carry its name when one name alone would repeat."""
     if (folder / LIST).is_file():
-        return [replace(case, label=None) for case in read_case_list(folder / LIST, gaps=wanted.gaps)]
+        return [replace(case, label=None) for case in _cases_listed(folder / LIST, wanted)]
+    if (described := listed_cases(folder)) is not None:
+        return _of_a_dataset(folder, *described, wanted)
     found: list[tuple[Path, Case]] = []
     ours: set[Path] = set()
     met: list[Path] = []
@@ -145,6 +168,7 @@ def _cases_in(folder: Path, wanted: Wanted) -> list[Case]:
     if not found:
         why = "only what earlier runs of medseg wrote" if met or ours else "no volume"
         raise DataError(f"{folder}: holds {why}; readable are {', '.join(READABLE)} and DICOM series.")
+    found = [(place, as_declared(case, wanted.names)) for place, case in found]
     names = [same_file(case.name) for _, case in found]
     return [case if names.count(same_file(case.name)) == 1 else _longer(case, place, folder) for place, case in found]
 

@@ -64,6 +64,21 @@ def without_label_maps(files: Sequence[Path]) -> list[Path]:
     return plain or list(files)
 
 
+def maps_beside_series(place: Path, files: Sequence[Path]) -> list[Path]:
+    """The label maps among the volume files of a folder whose image is a DICOM series: named as such, or the only one.
+
+    Args:
+        place: the patient's folder.
+        files: its volume files.
+    """
+    named = [path for path in files if _named_label(case_name(path), {place.name.lower(), *_inside(place)})]
+    return named or list(files[: len(files) == 1])
+
+
+def _inside(place: Path) -> set[str]:
+    return {one.name.lower() for one in place.iterdir() if one.is_dir()}
+
+
 def _named_label(name: str, beside: Collection[str]) -> bool:
     if name.lower() in LABEL_WORDS:
         return True

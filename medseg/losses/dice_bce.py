@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dice_ce import IGNORE
+from .dice_ce import IGNORE, at_least_float, over_declared, per_sample
+from .over_ranks import summed
 
 
 class DiceBCELoss(nn.Module):
@@ -50,7 +51,7 @@ class DiceBCELoss(nn.Module):
                 declare all of its labels. None: all are declared.
 
         Returns:
-            A scalar in float32.
+            A scalar in float32, or in float64 for such logits; see `DiceCELoss`.
 
         Raises:
             ValueError: shapes do not fit.
@@ -62,15 +63,17 @@ class DiceBCELoss(nn.Module):
             raise ValueError(
                 f"target of shape {tuple(target.shape)} and {len(regions)} regions do not fit logits {tuple(logits.shape)}"
             )
-        logits = logits.float()
+        logits = at_least_float(logits)
         truth = torch.stack([_inside(target, values) for values in regions], dim=1).to(logits.dtype)
         counted = (target != self.ignore)[:, None].to(logits.dtype).expand_as(truth)
         if present is not None:
             declared_BR = torch.stack([present[:, list(values)].all(dim=1) for values in regions], dim=1)
             counted = counted * declared_BR.to(logits.dtype).view(*declared_BR.shape, *[1] * (logits.ndim - 2))
         bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        bce = (bce * counted).sum() / counted.sum().clamp(min=1)
-        return self.ce_weight * bce + self.dice_weight * self._dice(logits.sigmoid(), truth, counted)
+        total, count = summed(per_sample(bce * counted).sum(), counted.sum())
+        return self.ce_weight * total / count.clamp(min=1) + self.dice_weight * self._dice(
+            logits.sigmoid(), truth, counted
+        )
 
     def _dice(self, probabilities: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
         space = tuple(range(2, truth.ndim))
@@ -80,8 +83,9 @@ class DiceBCELoss(nn.Module):
         if self.batch_dice:
             overlap_BR, size_BR = overlap_BR.sum(0, keepdim=True), size_BR.sum(0, keepdim=True)
             declared_BR = declared_BR.amax(0, keepdim=True)
+            overlap_BR, size_BR = summed(overlap_BR, size_BR)
         ratio = (2 * overlap_BR + self.smooth) / (size_BR + self.smooth)
-        return ((1 - ratio) * declared_BR).sum() / declared_BR.sum().clamp(min=1)
+        return over_declared(1 - ratio, declared_BR, of_batch=self.batch_dice)
 
 
 def _inside(target: Tensor, values: Sequence[int]) -> Tensor:

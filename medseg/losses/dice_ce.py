@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .over_ranks import largest, summed
+
 IGNORE = -1
 
 
@@ -49,7 +51,8 @@ class DiceCELoss(nn.Module):
                 anywhere in its background, so its probability is added to the background's. None: all are declared.
 
         Returns:
-            A scalar in float32.
+            A scalar in float32, or in float64 for such logits; with several processes inside `over_ranks.whole_batch` it is
+            the loss of the batch of all of them.
 
         Raises:
             ValueError: shapes do not fit.
@@ -58,7 +61,7 @@ class DiceCELoss(nn.Module):
             target = target[:, 0]
         if target.shape != (logits.shape[0], *logits.shape[2:]):
             raise ValueError(f"target of shape {tuple(target.shape)} does not fit logits {tuple(logits.shape)}")
-        logits = logits.float()
+        logits = at_least_float(logits)
         valid = target != self.ignore
         target = torch.where(valid, target, torch.zeros_like(target)).long()
         if present is not None:
@@ -76,7 +79,8 @@ class DiceCELoss(nn.Module):
 
     def _over_voxels(self, ce: Tensor, valid: Tensor) -> Tensor:
         """One number of the cross-entropy of every voxel, (B, *space)."""
-        return (ce * valid).sum() / valid.sum().clamp(min=1)
+        total, count = summed(per_sample(ce * valid).sum(), valid.sum().to(ce.dtype))
+        return total / count.clamp(min=1)
 
     def _dice(self, probabilities: Tensor, target: Tensor, valid: Tensor, present: Tensor | None) -> Tensor:
         K = probabilities.shape[1]
@@ -90,8 +94,33 @@ class DiceCELoss(nn.Module):
         if self.batch_dice:
             overlap_BK, size_BK = overlap_BK.sum(0, keepdim=True), size_BK.sum(0, keepdim=True)
             declared_BK = declared_BK.amax(0, keepdim=True)
+            overlap_BK, size_BK = summed(overlap_BK, size_BK)
         ratio = (2 * overlap_BK + self.smooth) / (size_BK + self.smooth)
-        return ((1 - ratio) * declared_BK).sum() / declared_BK.sum().clamp(min=1)
+        return over_declared(1 - ratio, declared_BK, of_batch=self.batch_dice)
+
+
+def at_least_float(logits: Tensor) -> Tensor:
+    """float32, or float64 where the training is."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """(B,): sums of (B, ...). A sample's own sum does not depend on how many others are in the process."""
+    return values.flatten(1).sum(1)
+
+
+def over_declared(costs: Tensor, declared: Tensor, *, of_batch: bool) -> Tensor:
+    """The mean cost of the labels that are declared.
+
+    Args:
+        costs, declared: (B, K), or (1, K) where the batch was added up.
+        of_batch: every process holds the whole batch's costs already.
+    """
+    if of_batch:
+        declared = largest(declared)
+        return (costs * declared).sum() / declared.sum().clamp(min=1)
+    total, count = summed((costs * declared).sum(), declared.sum())
+    return total / count.clamp(min=1)
 
 
 def merge_undeclared(logits: Tensor, present: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medseg.errors import ConfigError
 
 from .dice_ce import IGNORE, merge_undeclared
+from .over_ranks import mean_of_processes
 
 
 class OtherLoss(nn.Module):
@@ -34,7 +35,10 @@ class OtherLoss(nn.Module):
         self.of_torch = type(loss).__module__.startswith("torch.")
 
     def forward(self, logits: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
-        """A scalar; `target` and `present` as in `DiceCELoss`."""
+        """A scalar; `target` and `present` as in `DiceCELoss`. With several processes it is the mean of what each has found."""
+        return mean_of_processes(self._of_these(logits, target, present))
+
+    def _of_these(self, logits: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
         if self.knows_all:
             found: Tensor = self.loss(logits, target, present)
             return found

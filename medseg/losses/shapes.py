@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .dice_ce import DiceCELoss
+from .dice_ce import DiceCELoss, over_declared
+from .over_ranks import mean_of_processes, summed
 
 
 class ShapeLoss(DiceCELoss, ABC):
@@ -60,8 +61,8 @@ class DiceCLDiceLoss(ShapeLoss):
         self.centre_lines = SoftclDiceLoss(iter_=iterations)
 
     def _shape(self, probabilities: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-        found: Tensor = self.centre_lines(probabilities * counted, truth)
-        return found
+        found: Tensor = self.centre_lines(probabilities * counted, truth)  # a mean over samples
+        return mean_of_processes(found)
 
 
 class DiceSkeletonLoss(ShapeLoss):
@@ -82,10 +83,9 @@ class DiceSkeletonLoss(ShapeLoss):
         space = tuple(range(2, truth.ndim))
         hit_BK, all_BK = (probabilities * skeleton).sum(space), skeleton.sum(space)
         if self.batch_dice:
-            hit_BK, all_BK = hit_BK.sum(0, keepdim=True), all_BK.sum(0, keepdim=True)
+            hit_BK, all_BK = summed(hit_BK.sum(0, keepdim=True), all_BK.sum(0, keepdim=True))
         there = (all_BK > 0).to(hit_BK.dtype)
-        missed = 1 - hit_BK / all_BK.clamp(min=1)
-        return (missed * there).sum() / there.sum().clamp(min=1)
+        return over_declared(1 - hit_BK / all_BK.clamp(min=1), there, of_batch=self.batch_dice)
 
     @torch.no_grad()
     def skeleton(self, truth: Tensor) -> Tensor:
@@ -110,7 +110,8 @@ class DiceBoundaryLoss(ShapeLoss):
         super().__init__(shape_weight=shape_weight, **settings)
 
     def _shape(self, probabilities: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-        return (probabilities * signed_distance(truth) * counted).sum() / counted.sum().clamp(min=1)
+        total, count = summed((probabilities * signed_distance(truth) * counted).sum(), counted.sum())
+        return total / count.clamp(min=1)
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .dice_ce import DiceCELoss
+from .dice_ce import DiceCELoss, over_declared
+from .over_ranks import kth_largest, processes, summed
 
 
 class CELoss(DiceCELoss):
@@ -54,9 +55,25 @@ class DiceTopKLoss(DiceCELoss):
 
     def _over_voxels(self, ce: Tensor, valid: Tensor) -> Tensor:
         counted = ce[valid]
+        if processes() > 1:
+            return self._over_all(counted)
         if not counted.numel():
             return ce.sum() * 0.0
         return counted.topk(max(1, round(self.share * counted.numel()))).values.mean()
+
+    def _over_all(self, counted: Tensor) -> Tensor:
+        """The same of all processes: what lies above the k-th largest value, and its equals by their share."""
+        count = int(summed(torch.tensor(float(counted.numel()), dtype=torch.float64, device=counted.device))[0])
+        k = max(1, round(self.share * count))
+        edge = kth_largest(counted, k)
+        above, equal = counted > edge, counted == edge
+        total, tied, more, ties = summed(
+            (counted * above).sum(),
+            (counted * equal).sum(),
+            above.sum().to(counted.dtype),
+            equal.sum().to(counted.dtype),
+        )
+        return (total + tied * (k - more) / ties.clamp(min=1)) / k
 
 
 class TverskyCELoss(DiceCELoss):
@@ -82,8 +99,8 @@ class TverskyCELoss(DiceCELoss):
         declared_BK = torch.ones_like(hit_BK) if present is None else present[:, 1:].to(hit_BK.dtype)
         parts = [part * declared_BK for part in (hit_BK, extra_BK, missed_BK)]
         if self.batch_dice:
-            parts = [part.sum(0, keepdim=True) for part in parts]
+            parts = list(summed(*[part.sum(0, keepdim=True) for part in parts]))
             declared_BK = declared_BK.amax(0, keepdim=True)
         hit, extra, missed = parts
         index = (hit + self.smooth) / (hit + self.alpha * extra + self.beta * missed + self.smooth)
-        return ((1 - index) * declared_BK).sum() / declared_BK.sum().clamp(min=1)
+        return over_declared(1 - index, declared_BK, of_batch=self.batch_dice)

@@ -58,7 +58,7 @@ def build_network(
         published: name in `PUBLISHED`, such as `mambavision_t`: sets preset, size, padding, norm and what else published
             weights were trained with; nothing that it sets may be given another value.
         padding: `masked` (None; tokens beyond the grid do not exist) or `published` (zeros take part in windows).
-        norm: `instance` or `batch` for the convolutions, the preset's if None.
+        norm: `instance`, `instance_plain` (no gain) or `batch` for the convolutions, the preset's if None.
         condition_width: channels of a conditioning vector, for `time_attention`.
         checkpointing: recompute sub-layers in the backward pass, for less memory.
         project: package of the user's own parts, see `medseg.own_parts`.

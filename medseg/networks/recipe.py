@@ -80,7 +80,7 @@ class NetworkSpec:
 
     Args:
         levels: finest first.
-        norm: norm of the convolutions, `instance` or `batch`.
+        norm: norm of the convolutions, `instance`, `instance_plain` (no gain) or `batch`.
         activation: of the plain convolution blocks and the decoder.
         token_norm, token_norm_eps: norm before each token sub-layer.
         drop_path: largest rate; grows linearly over all residual sub-layers of the token and convolution levels.

@@ -28,11 +28,12 @@ class ImageRMSNorm(nn.Module):
 
 
 class NormMLP(nn.Module):
-    """Instance norm and a 1x1 MLP of ratio 2 without a residual (SegMamba's skips)."""
+    """Instance norm (without gain where the network's is) and a 1x1 MLP of ratio 2 without a residual (SegMamba's skips)."""
 
     def __init__(self, site: Site) -> None:
         super().__init__()
-        self.norm = image_norm("instance", site.spatial_dims, site.width)
+        kind = "instance_plain" if site.norm == "instance_plain" else "instance"
+        self.norm = image_norm(kind, site.spatial_dims, site.width)
         self.expand = convolution(site.spatial_dims, site.width, 2 * site.width, 1)
         self.reduce = convolution(site.spatial_dims, 2 * site.width, site.width, 1)
 

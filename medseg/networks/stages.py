@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .contract import Context, Site
+from .layers.batch_rows import carried
 from .layers.common import DropPath, crop_like, layer_scale, pad_to_multiple, to_image, to_tokens, token_norm
 from .mixers.masking import hide
 
@@ -130,7 +131,7 @@ class ConvStage(nn.Module):
             if torch.jit.is_scripting() or not self.checkpointing:  # type: ignore[attr-defined]
                 image = layer(image)
             else:
-                image = checkpoint(layer, image, use_reentrant=False)
+                image = checkpoint(layer, image, use_reentrant=False, context_fn=carried)
         return image
 
 
@@ -173,6 +174,6 @@ class TokenStage(nn.Module):
             if torch.jit.is_scripting() or not self.checkpointing:  # type: ignore[attr-defined]
                 x, context = layer(x, context)
             else:
-                x, context = checkpoint(layer, x, context, use_reentrant=False)
+                x, context = checkpoint(layer, x, context, use_reentrant=False, context_fn=carried)
         result = to_image(x, self.spatial_dims).contiguous()
         return crop_like(result, image) if self.pad_windows else result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+LONGEST = 160  # letters; MLflow takes 250 in all
 _FORBIDDEN = re.compile(r"[^\w\-. ]+")
 _ENDS_AS_OURS = re.compile(r"_[0-9a-f]{6}$")
 
@@ -25,7 +26,7 @@ def metric_name(metric: str, label: str | None = None) -> str:
 
 def _one_label(label: str) -> str:
     plain = label == " ".join(label.split()) and label.strip(".") and not _FORBIDDEN.search(label)
-    if plain and not _ENDS_AS_OURS.search(label):
+    if plain and not _ENDS_AS_OURS.search(label) and len(label) <= LONGEST:
         return label
-    kept = re.sub("_+", "_", _FORBIDDEN.sub("_", label).replace(" ", "_")).strip("_.")
+    kept = re.sub("_+", "_", _FORBIDDEN.sub("_", label).replace(" ", "_")).strip("_.")[:LONGEST]
     return f"{kept or 'label'}_{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"

@@ -26,6 +26,7 @@ from medseg.layout import RunFolder
 
 from .datamodule import SegmentationData, collate
 from .module import SegmentationModule, scales_of
+from .shares import scales_in_parts
 
 log = logging.getLogger(__name__)
 PROBE_STEPS = 6
@@ -89,7 +90,7 @@ def fit_into_budget(
     step_s = _time_steps(module, data, trainer, PROBE_SHARE * budget_s)
     case_s = _time_validation(module, data, trainer)
     left = budget_s * (1 - RESERVE) - (time.monotonic() - started)
-    steps = len(data.train_dataset) // data.batch_size // trainer.world_size
+    steps = len(data.train_dataset) // data.batch_size
     length = choose_length(
         budget_s, left, step_s=step_s, steps=steps, case_s=case_s, interval=trainer.check_val_every_n_epoch or 1
     )
@@ -99,7 +100,7 @@ def fit_into_budget(
         "budget of %.0f s: a step takes %.2f s, a validation of %d cases %.0f s, so epochs: %d, steps of each: %d",
         budget_s, step_s, length.validation_cases, length.validation_s, length.max_epochs, length.steps_per_epoch,
     )  # fmt: skip
-    _set(trainer, length)
+    set_length(trainer, length)
     return length
 
 
@@ -115,7 +116,7 @@ def keep_to_recorded(trainer: pl.Trainer, folder: Path) -> Length:
         raise BundleError(
             f"{RunFolder(folder).budget}: cannot be read as the length of this training ({error}); train without --resume."
         ) from error
-    _set(trainer, length)
+    set_length(trainer, length)
     return length
 
 
@@ -148,7 +149,8 @@ def choose_length(
     return Length(budget_s, step_s, validation_s, max(1, whole // short), short, cases, between)
 
 
-def _set(trainer: pl.Trainer, length: Length) -> None:
+def set_length(trainer: pl.Trainer, length: Length) -> None:
+    """Let a trainer train as long."""
     trainer.fit_loop.max_epochs = length.max_epochs
     if length.steps_per_epoch is not None:
         trainer.limit_train_batches = length.steps_per_epoch
@@ -159,13 +161,14 @@ def _set(trainer: pl.Trainer, length: Length) -> None:
 
 
 def _batch(data: SegmentationData, number: int) -> dict[str, Any]:
-    first = number * data.batch_size % max(1, len(data.train_dataset) - data.batch_size + 1)
-    return collate([data.train_dataset[first + offset] for offset in range(data.batch_size)])
+    samples = data.share().samples  # what the other processes read and compute at the same time takes no longer
+    first = number * samples % max(1, len(data.train_dataset) - samples + 1)
+    return collate([data.train_dataset[first + offset] for offset in range(samples)])
 
 
 def _time_steps(module: SegmentationModule, data: SegmentationData, trainer: pl.Trainer, most_s: float) -> float:
     """Median seconds of a step (reading, forward, backward) on a copy of the network, so that training starts untouched."""
-    device = trainer.strategy.root_device
+    device, share = trainer.strategy.root_device, data.share(module.micro_batch_size)
     network = copy.deepcopy(module.network).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.0)
     seconds: list[float] = []
@@ -179,7 +182,7 @@ def _time_steps(module: SegmentationModule, data: SegmentationData, trainer: pl.
             batch = data.on_after_batch_transfer({**batch, "box": [box.to(device) for box in batch["box"]]}, 0)
         with module.at("a timed training step", batch):
             with trainer.precision_plugin.forward_context():
-                scales = scales_of(network, batch["image"].to(device))
+                scales = scales_in_parts(network, batch["image"].to(device), share, scales_of, seed=number)
             loss = module.loss([scale.float() for scale in scales], batch["label"].to(device))
             loss.backward()
         optimizer.step()

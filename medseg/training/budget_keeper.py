@@ -106,9 +106,10 @@ class KeepBudget(Callback):
         if self.budget_s is None or done >= planned:
             return
         wanted = self._affordable(done, validated=validated)
-        wanted = int(trainer.strategy.broadcast(wanted))
+        # the first process decides, by its own clock: all must change the length, or none
+        wanted, epoch_s = trainer.strategy.broadcast((wanted, self._epoch_s()))
         self.max_epochs = planned
-        if wanted != planned and abs(wanted - planned) * self._epoch_s() > DRIFT * self.budget_s:
+        if wanted != planned and abs(wanted - planned) * epoch_s > DRIFT * self.budget_s:
             self._change(trainer, wanted)
 
     def _epoch_s(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 from torch import Tensor
-from tqdm import tqdm
 
+from medseg.bars import open_bar
 from medseg.heartbeat import step
 from medseg.io.atomic import write_json
 from medseg.layout import RunFolder
@@ -38,8 +37,7 @@ class Progress(Callback):
             self.opened = step("training", total, "steps")
             self.step = self.opened.__enter__()
             self.step.done = self.step.first = first
-            if sys.stderr.isatty():
-                self.bar = tqdm(total=total, initial=first, desc="training", unit="step", mininterval=0.2)
+            self.bar = open_bar("training", total, unit="step", first=first)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self.step is not None:
@@ -155,3 +153,9 @@ class Ema(WeightAveraging):
 
         # Buffers are averaged as well: batch-norm statistics belong to the averaged weights.
         super().__init__(use_buffers=True, avg_fn=average)
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        trainer.precision_plugin.convert_module(
+            module
+        )  # Lightning does it later, and the average would stay in float32
+        super().setup(trainer, module, stage)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medseg.bars import progress_bar
 from medseg.errors import DataError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
@@ -26,7 +27,6 @@ from medseg.transforms.preprocessing import Preprocessing
 from .chosen_parts import choose_augmentation
 from .prepare import preprocess_case
 from .processes import is_first_here
-from .progress import progress_bar
 from .supervision import Watch
 
 log = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class TrainingDataset(CaseDataset):
 
 
 class ValidationDataset(CaseDataset):
-    """Whole preprocessed volumes; a number past the last case is a repeat, so that all processes hold equally many."""
+    """Whole preprocessed volumes; a number past the last case is an empty place, so that all processes have equally many."""
 
     part = "val"
 
@@ -230,13 +230,15 @@ class ValidationDataset(CaseDataset):
         return tuple(int(size) for size in self._arrays[index].image.shape[1:])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        case = index % len(self.cases)
-        arrays = self._arrays[case]
+        if index >= len(self.cases):
+            nothing = torch.zeros(0)
+            return {"image": nothing, "label": nothing, "present": nothing, "name": "", "repeat": True}
+        case, arrays = index, self._arrays[index]
         assert arrays.label is not None
         return {
             "image": torch.from_numpy(np.array(arrays.image)),
             "label": torch.from_numpy(np.array(arrays.label, dtype=np.int64))[None],
             "present": self.present(self.cases[case]),
             "name": self.cases[case].name,
-            "repeat": index >= len(self.cases),
+            "repeat": False,
         }

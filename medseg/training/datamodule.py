@@ -18,6 +18,7 @@ from medseg.transforms.crops.device_augmentation import finish_crops
 from .case_datasets import CaseDataset as CaseDataset
 from .case_datasets import TrainingDataset, ValidationDataset
 from .data_record import Record, record_of
+from .shares import Share
 from .supervision import Watch
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class SegmentationData(pl.LightningDataModule):
 
     Args:
         train_dataset, validation_dataset: see above.
-        batch_size: crops per step and process.
+        batch_size: crops per step, over all processes: one plan is one training on any number of devices.
         num_workers: loader processes; None takes none on one or two cores (the network uses them), else all but one, at
             most 12.
         augmentation_device: `auto` augments on the GPU where one trains, `cpu` never does, `device` always does.
@@ -120,15 +121,20 @@ class SegmentationData(pl.LightningDataModule):
     def _world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def share(self, at_once: int | None = None) -> Share:
+        """What this process has of every step. Raises ConfigError where the processes cannot take equally many samples."""
+        rank, processes = self._world()
+        return Share(self.batch_size, rank, processes, at_once)
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        rank, world_size = self._world()
-        sampler = EpochSampler(len(self.train_dataset), rank=rank, world_size=world_size)
+        share = self.share()
+        sampler = EpochSampler(len(self.train_dataset), rank=share.rank, world_size=share.processes)
         sampler.set_epoch(self.first_epoch)
-        sampler.behind = (self.first_epoch, self.first_step * self.batch_size)
+        sampler.behind = (self.first_epoch, self.first_step * share.samples)
         self.train_dataset.watch = Watch(self.num_workers)
         return DataLoader(
             self.train_dataset,
-            batch_size=self.batch_size,
+            batch_size=share.samples,
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,12 +18,13 @@ from medseg.errors import BundleError, ConfigError, MedsegError, ResourceError
 from medseg.interruption import deferred
 from medseg.io.atomic import remove_leftovers, write_json
 from medseg.layout import Layout, RunFolder
+from medseg.ranks import is_helper, several_started
 from medseg.selection.averaging import average_finished
 from medseg.tracking.manifest import make_manifest
 from medseg.tracking.privacy import without_paths
 from medseg.tracking.run_settings import run_settings
 
-from .budget import fit_into_budget, keep_to_recorded
+from .budget import Length, fit_into_budget, keep_to_recorded, set_length
 from .budget_keeper import KeepBudget, missed
 from .callbacks import defined_metrics
 from .checkpoint_io import AtomicCheckpointIO, progress_of, write_weights
@@ -33,7 +33,8 @@ from .datamodule import SegmentationData
 from .early_stop import EarlyStop
 from .initialize import load_matching
 from .module import SegmentationModule
-from .processes import claim_run, is_helper
+from .one_training import Together, explain_lost
+from .processes import claim_run, end_with_starter, of_process
 from .run_files import draw, kept_log, note_length
 from .stop import StopOnSignal
 from .trainer import run_folder
@@ -73,7 +74,9 @@ def run_fit(
             case it read is named.
     """
     folder = run_folder(bundle_root, fold)
-    with claim_run(bundle_root, fold), kept_log(folder, writes=trainer.is_global_zero and not is_helper()):
+    end_with_starter()
+    writes = trainer.is_global_zero and not is_helper()
+    with of_process(), claim_run(bundle_root, fold), kept_log(folder, writes=writes):
         start = Start(resume, budget_s, pretrained, tuple(partial))
         return _run(trainer, module, data, start, bundle_root=bundle_root, fold=fold)
 
@@ -98,6 +101,7 @@ def _run(
     fold: int,
 ) -> dict[str, Any]:
     started = time.monotonic()
+    data.trainer = trainer  # tells the data's share of this process before Lightning does
     folder = run_folder(bundle_root, fold)
     checkpoint = RunFolder(folder).checkpoint
     if start.resume and checkpoint.is_file() and not is_helper():
@@ -118,26 +122,34 @@ def _run(
     keepers = [callback for callback in trainer.callbacks if isinstance(callback, KeepBudget)]  # type: ignore[attr-defined]
     for keeper in keepers:
         keeper.started = started
+
+    def take(found: Length) -> None:
+        set_length(trainer, found)
+        for keeper in keepers:
+            keeper.begin(found.budget_s, found.validation_s, trainer.check_val_every_n_epoch or 1)
+
+    length: Length | None = None
     if resuming and RunFolder(folder).budget.is_file():
         keep_to_recorded(trainer, folder)  # whatever --budget says now: another length is another schedule
-    elif start.budget_s is not None:
+    elif start.budget_s is not None and trainer.is_global_zero:  # one clock decides for all processes
         length = fit_into_budget(start.budget_s, module, data, trainer, folder, started=started)
-        for keeper in keepers:
-            keeper.begin(start.budget_s, length.validation_s, trainer.check_val_every_n_epoch or 1)
+        take(length)
+    trainer.callbacks.insert(0, Together(bundle_root, data, length, take))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         note_length(folder, trainer, steps_per_epoch(trainer, data))
         _record(trainer, module, data, folder, resuming=resuming)
     _train(trainer, module, data, checkpoint if resuming else None)
     metrics = defined_metrics(trainer)
-    if resuming and _nothing_was_left(checkpoint, trainer, module):
-        metrics = last_metrics(folder)
+    state = trainer.strategy.lightning_module_state_dict()  # gathered from all, where each holds a share
+    if resuming and (kept := _nothing_was_left(checkpoint, trainer)) is not None:
+        metrics, state = last_metrics(folder), kept
     if trainer.is_global_zero:
         note_length(folder, trainer, steps_per_epoch(trainer, data))
-        if start.budget_s is not None and not resuming:
+        if length is not None:
             why = missed(length, time.monotonic() - started, trainer)
             if why is not None:
                 log.warning("fold %d %s", fold, why)
-        _write_results(trainer, module, bundle_root, fold, metrics, seconds=time.monotonic() - started)
+        _write_results(trainer, _of_network(state), bundle_root, fold, metrics, seconds=time.monotonic() - started)
     return metrics
 
 
@@ -152,7 +164,7 @@ def _start_anew_on_other_data(start: Start, trainer: pl.Trainer, data: Segmentat
     if not changed:
         return start
     what = f"{folder.name}: the data are other ones than this run was started with: {changed}"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if several_started():
         raise ConfigError(f"{what}; train without --resume, or restore the data")
     log.warning("%s; it begins again, and what it had is kept beside it", what)
     config = RunFolder(folder).config
@@ -184,7 +196,7 @@ def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDa
                 stop.deferral = deferral
             trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
     except Exception as error:
-        told = data.explain(error)
+        told = data.explain(error) or explain_lost(error)
         if told is None and checkpoint is not None and "loading state_dict" in str(error):
             told = BundleError(
                 f"{checkpoint}: belongs to another network than train.json describes; restore the settings it was trained "
@@ -199,7 +211,7 @@ def _train(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDa
 
 def _write_results(
     trainer: pl.Trainer,
-    module: SegmentationModule,
+    state: dict[str, torch.Tensor],
     bundle_root: str | Path,
     fold: int,
     metrics: dict[str, float],
@@ -207,7 +219,6 @@ def _write_results(
     seconds: float,
 ) -> None:
     """Weights of the fold, result.json, and `models/model.pt` for predict, which averages every finished fold."""
-    state = {name: tensor for name, tensor in module.network.state_dict().items()}
     layout = Layout(Path(bundle_root))
     write_weights(state, layout.fold_weights(fold))
     facts: dict[str, Any] = {"seconds": round(seconds, 1), "steps": trainer.global_step, **metrics}
@@ -219,16 +230,19 @@ def _write_results(
     log.info("fold %d: %d steps in %.0f s%s", fold, trainer.global_step, facts["seconds"], _dice_text(metrics))
 
 
-def _nothing_was_left(checkpoint: Path, trainer: pl.Trainer, module: SegmentationModule) -> bool:
-    """Whether the run had been killed after its last step; the averaged weights are then taken from its checkpoint.
+def _of_network(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The network's part of the module's state."""
+    own = "network."
+    return {name.removeprefix(own): tensor for name, tensor in state.items() if name.startswith(own)}
+
+
+def _nothing_was_left(checkpoint: Path, trainer: pl.Trainer) -> dict[str, torch.Tensor] | None:
+    """The averaged weights out of the checkpoint of a run that had been killed after its last step; None for any other run.
 
     Lightning puts the average into the module at the end of a training, which does not take place then.
     """
     saved = AtomicCheckpointIO().load_checkpoint(checkpoint, map_location="cpu")
-    if trainer.global_step != saved["global_step"]:
-        return False
-    module.load_state_dict(saved["state_dict"])
-    return True
+    return saved["state_dict"] if trainer.global_step == saved["global_step"] else None
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
@@ -271,8 +285,8 @@ def prepare_run_folder(folder: Path, *, keep: bool) -> None:
 
 
 def steps_per_epoch(trainer: pl.Trainer, data: SegmentationData) -> int:
-    """Steps of one process in an epoch; a short budget allows fewer than planned."""
-    steps = len(data.train_dataset) // data.batch_size // trainer.world_size
+    """Steps in an epoch; a short budget allows fewer than planned."""
+    steps = len(data.train_dataset) // data.batch_size
     limit = trainer.limit_train_batches
     return min(steps, limit) if isinstance(limit, int) else steps
 

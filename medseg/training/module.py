@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from medseg.errors import ConfigError, MedsegError
 from medseg.losses import DeepSupervisionLoss
+from medseg.losses.over_ranks import whole_batch
 from medseg.networks import no_weight_decay
 from medseg.tracking.names import metric_name
 from medseg.transforms.classes import class_names, class_values
@@ -22,6 +23,7 @@ from .budget_keeper import KeepBudget
 from .checkpoint_io import steps_inside
 from .chosen_parts import Loss, make_loss
 from .optimization import make_optimizer, parameter_groups, schedule_factor
+from .shares import Share, scales_in_parts
 from .step_errors import Place, explain_step, not_finite
 
 
@@ -38,6 +40,7 @@ class SegmentationModule(pl.LightningModule):
         optimizer: a name of `optimization.OPTIMIZERS`, or what makes one of groups of parameters and `lr`.
         learning_rate, weight_decay, schedule, warmup_steps: see `optimization`.
         project: package of the user's own parts, see `medseg.own_parts`.
+        micro_batch_size: samples that a device holds at once; a step's share of more is taken in parts, see `shares`.
         seed: reseeds torch before every step, so that drop-path masks depend on (seed, step) alone and a resumed run
             repeats the uninterrupted one bit for bit.
 
@@ -59,6 +62,7 @@ class SegmentationModule(pl.LightningModule):
         schedule: str = "poly",
         warmup_steps: int = 0,
         project: str | None = None,
+        micro_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -74,6 +78,8 @@ class SegmentationModule(pl.LightningModule):
             "weight_decay": weight_decay,
         }
         self.schedule, self.warmup_steps, self.seed = schedule, warmup_steps, seed
+        self.micro_batch_size = micro_batch_size
+        self.share: Share | None = None  # of this process, once the training has begun; None where a batch is whole
         self._overlaps: list[tuple[str, Tensor]] = []
         self.place: Place | None = None  # of the step that runs
         self.mean_loss = MeanMetric(nan_strategy="disable")  # of the epoch so far
@@ -84,12 +90,28 @@ class SegmentationModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.place = Place.of(f"training step {self.global_step}", batch)
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        torch.manual_seed(self.step_seed)
+
+    @property
+    def step_seed(self) -> int:
+        return self.seed * 1_000_003 + self.global_step
+
+    def on_fit_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.share = data.share(self.micro_batch_size)
+
+    def scales(self, network: nn.Module, image: Tensor) -> list[Tensor]:
+        """Logits from fine to coarse of this process's samples of a step, part by part where they are more than fit at once."""
+        if self.share is None:
+            return scales_of(network, image)
+        return scales_in_parts(network, image, self.share, scales_of, seed=self.step_seed)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        scales = scales_of(self.network, batch["image"])
+        scales = self.scales(self.network, batch["image"])
         self._check_outputs(scales[0].shape[1])
-        loss = self.loss(scales, batch["label"], batch.get("present"))
+        with whole_batch():
+            loss = self.loss(scales, batch["label"], batch.get("present"))
         if not torch.isfinite(loss):
             place = Place.of(f"training step {self.global_step}", batch)
             raise not_finite(loss.item(), place, float(self.optimizer_settings["learning_rate"]))
@@ -142,6 +164,8 @@ class SegmentationModule(pl.LightningModule):
         self.place = None
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        if bool(batch["repeat"]):  # stands where this process has no case of its own
+            return
         label = batch["label"][:, 0]
         logits = self.inferer(batch["image"], self.network)
         if self.regions:
@@ -153,8 +177,7 @@ class SegmentationModule(pl.LightningModule):
         if "present" in batch:  # what nobody annotated in this case is neither right nor wrong
             declared = torch.stack([batch["present"][0, values].all() for values in targets]).cpu()
             counts[~declared] = 0
-        if not bool(batch["repeat"]):
-            self._overlaps.append((str(batch["name"][0]), counts.cpu()))
+        self._overlaps.append((str(batch["name"][0]), counts.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean Dice per label, or region, over the cases that hold the label or for which it was predicted."""

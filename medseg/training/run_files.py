@@ -134,7 +134,7 @@ def note_length(folder: Path, trainer: pl.Trainer, steps: int) -> None:
     if not path.is_file():
         return
     config = read_json(path)
-    ran: dict[str, Any] = {"max_epochs": trainer.max_epochs, "steps_per_epoch": steps * trainer.world_size}
+    ran: dict[str, Any] = {"max_epochs": trainer.max_epochs, "steps_per_epoch": steps}
     limit = trainer.limit_val_batches
     changed = {**config, **{key: value for key, value in ran.items() if key in config}}
     if isinstance(limit, int) and isinstance(config.get("train", {}).get("trainer"), dict):

@@ -68,21 +68,27 @@ class StopOnSignal(Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         long = max(time.monotonic() - self._began, self._validation_s) > LONG_VALIDATION_S
-        if self.path.is_file() and long and (asked := self._asked(trainer)):
+        # each process by itself: they validate different cases, and a signal that ends a training goes to all of them
+        if self.path.is_file() and long and (asked := self._mine):
             raise Ended(asked)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._validation_s = time.monotonic() - self._began
+        # the slowest one's, so that all take the same decisions by it
+        taken = module_tensor(trainer, time.monotonic() - self._began)
+        self._validation_s = float(trainer.strategy.reduce(taken, reduce_op="max"))
 
     def _will_validate(self, trainer: pl.Trainer) -> bool:
         return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
 
     def _asked(self, trainer: pl.Trainer) -> int:
         """The signal, once any process has it; all of them ask at the same steps."""
-        mine = 0 if self.deferral is None or self.deferral.received is None else int(self.deferral.received)
         if trainer.world_size == 1:
-            return mine
-        return int(trainer.strategy.reduce(module_tensor(trainer, mine), reduce_op="max"))
+            return self._mine
+        return int(trainer.strategy.reduce(module_tensor(trainer, self._mine), reduce_op="max"))
+
+    @property
+    def _mine(self) -> int:
+        return 0 if self.deferral is None or self.deferral.received is None else int(self.deferral.received)
 
 
 def module_tensor(trainer: pl.Trainer, value: float) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,21 +10,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from medseg.devices import choose_device
 from medseg.errors import ConfigError
 from medseg.inference.windows.heap import keep_freed_memory
 from medseg.layout import Layout
+from medseg.ranks import is_helper
 
 from .budget_keeper import KeepBudget
 from .callbacks import Curves, Ema, LastCheckpoint, Progress, ValidateLast
 from .checkpoint_io import AtomicCheckpointIO
 from .early_stop import EarlyStop
+from .fsdp2 import Gathered
 from .initialize import load_matching
 from .pace import Pace
 from .run_files import RunFiles
 from .stop import StopOnSignal
+from .strategies import Processes, make_strategy, precision_settings
 
 log = logging.getLogger(__name__)
 # Where Lightning would do its own: checkpoints, samplers, bars and a validation before the first step are ours or not wanted.
@@ -64,27 +65,6 @@ def cpu_has_bf16() -> bool:
     return any(probe is not None and probe() for probe in probes)
 
 
-def _devices(device: torch.device, devices: Any) -> Any:
-    """Number of processes: torchrun's own count where it started us, else what was asked for."""
-    launched = os.environ.get("LOCAL_WORLD_SIZE")
-    if launched is not None and devices in ("auto", None):
-        return int(launched)
-    if devices is None:
-        return [device.index or 0] if device.type == "cuda" else 1
-    if devices == "auto":
-        return torch.cuda.device_count() if device.type == "cuda" else 1
-    return devices
-
-
-def _environment(devices: Any, settings: Mapping[str, Any]) -> list[Any]:
-    """One process that is alone whatever SLURM's variables say: Lightning would count SLURM_NTASKS against one device."""
-    one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
-    alone = one and int(settings.get("num_nodes", 1)) == 1
-    if not alone or "LOCAL_WORLD_SIZE" in os.environ or not SLURMEnvironment.detect():
-        return []
-    return [LightningEnvironment()]
-
-
 def make_trainer(
     max_epochs: int,
     *,
@@ -92,6 +72,7 @@ def make_trainer(
     fold: int = 0,
     device: Any = "auto",
     devices: Any = None,
+    num_nodes: int | None = None,
     strategy: str = "auto",
     precision: str = "auto",
     val_interval: int = 1,
@@ -111,7 +92,10 @@ def make_trainer(
         max_epochs: epochs of `steps_per_epoch` steps.
         bundle_root, fold: the run goes to `BUNDLE/runs/fold_N`.
         device: word or `torch.device`, see `medseg.devices.choose_device`.
-        devices, strategy: Lightning's; None is one device, `auto` all of them or torchrun's number.
+        devices: of each machine, which share a step's batch; null is one, or as many as torchrun or srun has started; `auto`
+            is all of them.
+        num_nodes: machines.
+        strategy: `ddp` (each device has the whole network), `fsdp2` (each a share of it), or `auto`, which is ddp.
         precision: `auto` or one of Lightning's words.
         val_interval: epochs between validations on whole volumes; the last epoch is validated in any case.
         gradient_clip: largest gradient norm, or None.
@@ -125,7 +109,8 @@ def make_trainer(
         trainer_settings: any other argument of `pytorch_lightning.Trainer`.
 
     Raises:
-        ConfigError: `max_epochs` is not positive, or a setting of Lightning's would write to or fetch from elsewhere.
+        ConfigError: `max_epochs` is not positive, a setting of Lightning's would write to or fetch from elsewhere or take the
+            batch apart, or devices and strategy do not fit the machine.
     """
     if int(max_epochs) < 1:
         raise ConfigError(f"max_epochs is {max_epochs}; expected at least 1")
@@ -134,21 +119,29 @@ def make_trainer(
     if chosen.type == "cpu":
         keep_freed_memory()
     _refuse_addresses(trainer_settings)
+    _refuse_accumulation(trainer_settings)
     if tracking_uri is not None:
         log.warning("the tracking address of train.json is not used; set MLFLOW_TRACKING_URI to record runs elsewhere")
     folder, uri = run_folder(bundle_root, fold), _take_over(train_handlers)
-    processes = _devices(chosen, devices)
+    processes = Processes.of(chosen, devices, num_nodes)
+    way = make_strategy(strategy, processes)
+    if ema_decay and strategy == "fsdp2":
+        raise ConfigError(
+            "ema_decay averages whole weights, and strategy fsdp2 shares them out; take ddp, or ema_decay=null"
+        )
+    typed = precision_settings(way, choose_precision(chosen, precision))
     settings: dict[str, Any] = {
         "max_epochs": int(max_epochs),
         "accelerator": {"cuda": "gpu", "mps": "mps"}.get(chosen.type, "cpu"),
-        "devices": processes,
-        "strategy": strategy,
-        "precision": choose_precision(chosen, precision),
+        "devices": processes.devices,
+        "num_nodes": processes.num_nodes,
+        "strategy": way,
+        **typed,
         "check_val_every_n_epoch": max(1, int(val_interval)),
         "gradient_clip_val": gradient_clip,
         "logger": tracking and _logger(Path(bundle_root), folder, fold, experiment, uri, parent_run),
-        "callbacks": _callbacks(folder, ema_decay, early_stop),
-        "plugins": [AtomicCheckpointIO(), *_environment(processes, trainer_settings)],
+        "callbacks": _callbacks(folder, ema_decay, early_stop) + ([Gathered()] if strategy == "fsdp2" else []),
+        "plugins": [AtomicCheckpointIO(), *processes.environment(), *typed.get("plugins", [])],
         "default_root_dir": str(folder),
     }
     return pl.Trainer(**{**OWN_WAYS, **settings, **trainer_settings})
@@ -163,6 +156,14 @@ def _refuse_addresses(settings: Mapping[str, Any]) -> None:
             raise ConfigError(
                 "train::trainer::logger is set; runs are recorded with MLflow: `tracking`, MLFLOW_TRACKING_URI"
             )
+
+
+def _refuse_accumulation(settings: Mapping[str, Any]) -> None:
+    if settings.get("accumulate_grad_batches", 1) != 1:
+        raise ConfigError(
+            "train::trainer::accumulate_grad_batches would train on several small batches, each with a Dice of its own, as one "
+            "step; set batch_size to all samples of a step, and micro_batch_size to those that a device holds at once"
+        )
 
 
 def _callbacks(folder: Path, ema_decay: float | None, early_stop: int | None) -> list[Any]:
@@ -214,7 +215,7 @@ def _logger(
     bundle_root: Path, folder: Path, fold: int, experiment: str, uri: str | None, parent_run: str | None
 ) -> Any:
     """The run's record; the first process's only, since two that make one SQLite store at the same moment break it."""
-    if int(os.environ.get("RANK", "0")) != 0:
+    if is_helper():
         return False
     from medseg.tracking.mlflow_logger import RunLogger
     from medseg.tracking.run_record import read_run_id

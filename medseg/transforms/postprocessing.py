@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.errors import ConfigError, nearest
 from medseg.types import Affine, LabelXYZ, MaskXYZ
@@ -51,6 +50,8 @@ def fill_holes(label: LabelXYZ, values: Sequence[int], affine: Affine) -> LabelX
 
     On a volume of one slice a hole is what the outline encloses within the slice.
     """
+    from scipy import ndimage  # see _cut
+
     result = label.copy()
     for value in values:
         box, mask = _cut(result, [value])
@@ -162,6 +163,8 @@ def _checked(step: Step) -> dict[str, Any]:
 
 def _cut(label: LabelXYZ, values: Sequence[int]) -> tuple[Box, MaskXYZ] | tuple[None, MaskXYZ]:
     """The smallest box around some labels, and their mask in it; None when the map holds none of them."""
+    from scipy import ndimage  # a fifth of a second: not for bundles without such a step
+
     mask = label == values[0] if len(values) == 1 else np.isin(label, list(values))
     found = ndimage.find_objects(mask.view(np.uint8))
     return (tuple(found[0]), mask[tuple(found[0])]) if found else (None, mask)
@@ -169,5 +172,7 @@ def _cut(label: LabelXYZ, values: Sequence[int]) -> tuple[Box, MaskXYZ] | tuple[
 
 def _components(mask: MaskXYZ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """Component numbers from 1 (connected through faces, edges, corners), and the voxels of each."""
+    from scipy import ndimage  # see above
+
     numbers, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     return numbers, np.bincount(numbers.ravel(), minlength=count + 1)[1:]

@@ -20,6 +20,7 @@ SAME_THING = {
     "fit.py": "what runs inside Lightning (training), the verb, its words",
     "predict.py": "the verb and its words",
     "cv.py": "the verb and its words",
+    "compare.py": "the verb and its words",
     "view.py": "the verb and its words",
     "demo.py": "the data set that the verb makes, the verb, its words",
     "sbom.py": "what is written (tracking) and the words of `python -m medseg.cli.sbom`",

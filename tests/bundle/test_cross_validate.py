@@ -156,7 +156,7 @@ def _chosen_dice(folder: Path) -> dict[str, dict[str, float]]:
 
 def test_verb_and_its_refusals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = place / "report.html"
-    words = ["cv", str(place / "net_a"), "--dry-run", "--quiet", "--device", "cpu", "--output", str(report)]
+    words = ["cv", str(place / "net_a"), "--dry-run", "--device", "cpu", "--output", str(report)]
     assert main(words) == 0
     screen = capsys.readouterr().out
     assert "chosen: net_a" in screen

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from medseg import heartbeat as progress
+from medseg.bars import progress_bar
 from medseg.cli import main as command_line
 from medseg.cli.main import VERBS, main
 from medseg.heartbeat import Step, lines_in_the_log, step
-from medseg.training.progress import progress_bar
 
 
 def test_a_step_tells_how_far_it_is_and_how_long_it_will_take() -> None:
@@ -56,6 +56,7 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
     words = {
         "plan": ["--data", "a", "--output", "b"],
         "evaluate": ["--prediction", "a", "--reference", "b"],
+        "compare": ["--prediction", "a", "--reference", "b"],
         "bundle": ["verify", "x"],
         "federate": ["plan", "--sites", "a", "b", "--output", "c"],
         "split": ["join", "x"],

@@ -89,10 +89,11 @@ def test_nothing_crosses_but_cuts_gradients_names_geometry_and_numbers_and_their
     assert bytes_each_way(CT, settings.config["network_def"]["strides"], ROI, 2, "float16") == printed // 2
 
 
-def test_a_training_killed_ten_times_ends_bit_for_bit_as_an_uninterrupted_one(
-    data: dict[int, Path], tmp_path: Path
+@pytest.mark.parametrize(("steps", "kills", "every"), [(12, 10, 1), (7, 2, 3)])
+def test_a_training_killed_again_and_again_ends_bit_for_bit_as_an_uninterrupted_one(
+    data: dict[int, Path], tmp_path: Path, steps: int, kills: int, every: int
 ) -> None:
-    settings = settings_of(*TWO, steps=12)
+    settings = settings_of(*TWO, steps=steps)
     defence = Defence(dropout=0.2)
     label, others = sites_of(settings, data[2], folders=tmp_path / "whole", defence=defence)
     losses = train(label, others, begin(label, others, PATIENTS))
@@ -100,19 +101,23 @@ def test_a_training_killed_ten_times_ends_bit_for_bit_as_an_uninterrupted_one(
     place = tmp_path / "killed" / "flair" / "state" / "secret.pt"
     place.parent.mkdir(parents=True)
     place.write_bytes(secret)
-    draw, causes = random.Random(0), []
+    draw = random.Random(0)
+    causes: list[str] = []
     while True:
         again, parts = sites_of(settings, data[2], folders=tmp_path / "killed", defence=defence)
+        for half in (again.half, parts["flair"].half):
+            half.every = every
         first = begin(again, parts, PATIENTS)
+        assert first % every == 0
         dying = {
-            name: Dies(other, draw.randrange(1, 5) if len(causes) < 10 else 10**6) for name, other in parts.items()
+            name: Dies(other, draw.randrange(1, 5) if len(causes) < kills else 10**6) for name, other in parts.items()
         }
         try:
             resumed = train(again, dying, first)
             break
         except DataError as error:
             causes.append(str(error))
-    assert len(causes) == 10
+    assert len(causes) == kills
     assert all("site 'flair', step" in cause for cause in causes)
     assert resumed == losses
     for name, other in {"label": again.half, "flair": parts["flair"].half}.items():
@@ -155,7 +160,8 @@ class LosesReplies:
     """A site whose first answer to every call is lost on the way."""
 
     def __init__(self, party: Any) -> None:
-        self.party, self.lost, self.seen = party, 0, set()
+        self.party, self.lost = party, 0
+        self.seen: set[tuple[str, int | None]] = set()
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:

@@ -101,3 +101,27 @@ def test_what_cannot_be_segmented_is_named(segment: Any, image: Any, words: dict
 def test_the_module_shows_its_doors_only(segment: Any) -> None:
     assert dir(medseg) == sorted(medseg.__all__)
     assert repr(segment) == "<medseg bundle tiny_mr_unet 0.1.0: MRI -> anterior, posterior>"
+
+
+def test_files_of_several_channels_are_put_in_order_by_their_names(tmp_path: Path, file: Path) -> None:
+    changes = {"channels": {0: "PET", 1: "CT"}, "normalization": [{"kind": "zscore"}] * 2, "roi_size": [32, 16, 16]}
+    network = {
+        "preset": "mednext",
+        "size": "nano",
+        "spatial_dims": 3,
+        "in_channels": 2,
+        "out_channels": 3,
+        "mixer": None,
+    }
+    make_bundle(tmp_path / "net", tmp_path / "data", **changes, network=network | {"deep_supervision": True})
+    two = medseg.load(tmp_path / "net", medseg.PredictOptions(device="cpu", engine="eager"))
+    image = nibabel.load(file)
+    array = image.get_fdata(dtype=np.float32)
+    (tmp_path / "p").mkdir()
+    for name, values in (("pet", array), ("ct", array[::-1].copy()), ("other", array)):
+        nibabel.save(nibabel.Nifti1Image(values, image.affine), tmp_path / "p" / f"p_{name}.nii.gz")
+    expected = two(np.stack([array, array[::-1]]), affine=image.affine)
+    for given in (["pet", "ct"], ["ct", "pet"]):
+        np.testing.assert_array_equal(two([tmp_path / "p" / f"p_{name}.nii.gz" for name in given]), expected)
+    with pytest.raises(DataError, match="named like channel 1"):
+        two([tmp_path / "p" / "p_ct.nii.gz", tmp_path / "p" / "p_other.nii.gz"])

@@ -119,11 +119,23 @@ ITK: dict[str, Entry] = {
     "nrrd elsewhere": Entry(
         by_itk("scan.nhdr", swap("data file: scan.raw.gz", "data file: /etc/hostname")), "names a voxel file elsewhere"
     ),
+    "nrrd list of files": Entry(
+        by_itk("scan.nhdr", swap("data file: scan.raw.gz", "data file: LIST\nscan.raw.gz\nother.raw.gz")),
+        "over several files",
+    ),
+    "nrrd pattern of files": Entry(
+        by_itk("scan.nhdr", swap("data file: scan.raw.gz", "data file: s%03d.raw 1 5 1 2")), "over several files"
+    ),
     "nrrd voxels lost": Entry(by_itk("scan.nhdr", swap("scan.raw.gz", "lost.raw.gz")), "lost.raw.gz: no such file"),
     "nrrd as nifti": Entry(by_itk("scan.nii", lambda _: b"NRRD0004\ntype: short\n\n"), "is not a NIfTI file"),
     "metaimage": legit(by_itk("scan.mha")),
     "metaimage raw": legit(by_itk("scan.mha", compress=False)),
     "metaimage detached": legit(by_itk("scan.mhd")),
+    "metaimage list of files": Entry(
+        by_itk("scan.mhd", swap("ElementDataFile = scan.zraw", "ElementDataFile = LIST\ns1.raw\ns2.raw")),
+        "over several files",
+    ),
+    "metaimage voxels lost": Entry(by_itk("scan.mhd", swap("scan.zraw", "lost.zraw")), "lost.zraw: no such file"),
     "metaimage cut": Entry(by_itk("scan.mha", cut(0.9)), "end before"),
     "metaimage raw cut": Entry(by_itk("scan.mha", cut(0.9), compress=False), "truncated or its header is wrong"),
     "metaimage flipped": Entry(by_itk("scan.mha", flip(-20)), "damaged"),

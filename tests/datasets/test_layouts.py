@@ -305,3 +305,21 @@ def test_dicom_series_and_files_are_images_of_the_folder_layout(tmp_path: Path) 
     (tmp_path / "labels" / "b.nii.gz").rename(tmp_path / "two" / "labels" / "b.nii.gz")
     write_json(tmp_path / "two" / "dataset.json", {"labels": {"1": "one"}, "channels": {"0": "T2", "1": "T1"}})
     assert [path.name for path in open_dataset(tmp_path / "two").cases[0].images] == ["t2", "t1"]
+
+
+@pytest.mark.parametrize("place", ["", "CT", "scans"])
+@pytest.mark.parametrize("label", ["label", "{}_seg", "tumour"])
+def test_a_patients_image_may_be_a_dicom_series(tmp_path: Path, place: str, label: str) -> None:
+    for name in ("a", "b"):
+        make_series(tmp_path / name / place, prefix=name)
+        header = read_header(tmp_path / name / place)
+        write_label(tmp_path / name / f"{label.format(name)}.nii.gz", np.ones(header.shape, np.uint8), header)
+    make_series(tmp_path / "c" / place, prefix="c")
+    write_json(tmp_path / "dataset.json", {"labels": {"1": "one"}})
+    dataset = open_dataset(tmp_path)
+    assert [(case.name, case.images) for case in dataset.cases] == [
+        (name, (tmp_path / name / place,)) for name in ("a", "b")
+    ]
+    assert [case.name for case in dataset.test_cases] == ["c"]
+    image, found = load_case(dataset.cases[0], dataset)
+    assert image.array.shape[1:] == found.array.shape

@@ -1,4 +1,4 @@
-"""Scores are shown with two digits, and a difference with those that its claim rests on."""
+"""Scores are shown with two digits, also a difference; its sign tells the side of 0."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def test_a_mean_and_its_interval_have_two_digits() -> None:
     ("found", "text"),
     [
         ((0.1, 0.05, 0.2), "+0.10 (+0.05 to +0.20)"),
-        ((0.004, 0.001, 0.009), "+0.004 (+0.001 to +0.009)"),
-        ((0.0, 0.0, 0.0), "+0.00 (+0.00 to +0.00)"),
-        ((0.02, -0.0004, 0.05), "+0.0200 (-0.0004 to +0.0500)"),
+        ((0.004, 0.001, 0.009), "+0.00 (+0.00 to +0.01)"),
+        ((0.0, 0.0, 0.0), "0.00 (0.00 to 0.00)"),
+        ((0.02, -0.0004, 0.05), "+0.02 (-0.00 to +0.05)"),
         ((0.5, math.nan, math.nan), "+0.50"),
         ((math.nan, math.nan, math.nan), "not defined"),
     ],

@@ -255,7 +255,6 @@ def test_no_rescale_at_all_keeps_the_stored_numbers(tmp_path: Path) -> None:
         (lambda one: setattr(one, "RescaleSlope", 0), None, "RescaleSlope of 0"),
         (lambda one: setattr(one, "RescaleSlope", 0), 3, "RescaleSlope of 0"),
         (lambda one: setattr(one, "PhotometricInterpretation", "PALETTE COLOR"), None, "holds colours"),
-        (lambda one: setattr(one, "ImageType", ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), None, "is a mosaic"),
         (lambda one: setattr(one, "Modality", "PT"), 1, "the modality PT"),
         (lambda one: setattr(one, "PatientID", "OTHER"), 1, "another patient"),
     ],

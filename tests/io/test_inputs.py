@@ -164,7 +164,7 @@ def test_a_sidecar_of_others_is_no_record(tmp_path: Path) -> None:
     assert names(find_inputs([tmp_path])) == ["a"]
 
 
-@pytest.mark.parametrize("suffix", [".IMA", ".dicom", ".img", ".MR", "", ".840.113619", ".nii"])
+@pytest.mark.parametrize("suffix", [".IMA", ".dicom", ".img", ".MR", "", ".840.113619", ".nii", ".gz"])
 def test_dicom_is_known_by_its_content(tmp_path: Path, suffix: str) -> None:
     make_series(tmp_path / "p1")
     for path in make_series(tmp_path / "p2"):

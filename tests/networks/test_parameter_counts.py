@@ -3,13 +3,10 @@
 import itertools
 
 import pytest
-import torch
 
-from medseg.networks import PRESETS, build_network
-from medseg.networks.network import SegmentationNetwork
+from medseg.networks import PRESETS
+from tests.networks.counting import CHANNELS, CLASSES, attention, classifier, count, mamba, mlp, norm, on_meta
 
-CLASSES = 1000
-CHANNELS = 3
 # Written down apart from the presets. Width, first width of the stem, blocks per stage, heads of the token stages, layer scale.
 MAMBAVISION = {
     "t": (80, 32, (1, 3, 8, 4), False), "t2": (80, 32, (1, 3, 11, 4), False), "s": (96, 64, (3, 3, 7, 5), False),
@@ -40,36 +37,20 @@ MILLIONS = {
 }  # fmt: skip
 
 
-def norm(c: int) -> int:
-    return 2 * c
-
-
-def mlp(c: int, ratio: int) -> int:
-    return 2 * ratio * c * c + ratio * c + c
-
-
-def attention(c: int) -> int:
-    return 4 * c * c + 4 * c
-
-
 def stem(c: int, first: int, counts: tuple[int, ...]) -> int:
     """Two convolutions without bias, and the two stages of convolution blocks: no gains."""
     blocks = counts[0] * (2 * (9 * c * c + c) + 2 * norm(c)) + counts[1] * (2 * (36 * c * c + 2 * c) + 2 * norm(2 * c))
     return 9 * CHANNELS * first + norm(first) + 9 * first * c + norm(c) + blocks
 
 
-def classifier(c: int) -> int:
-    return norm(8 * c) + (8 * c + 1) * CLASSES
-
-
 def mambavision(size: str) -> int:
     c, first, counts, scale = MAMBAVISION[size]
     total = stem(c, first, counts) + sum(9 * n * c * 2 * n * c for n in (1, 2, 4)) + classifier(c)
-    for width, count in ((4 * c, counts[2]), (8 * c, counts[3])):
+    for width, blocks in ((4 * c, counts[2]), (8 * c, counts[3])):
         half, rank = width // 2, -(-width // 16)
         scan = 2 * width * width + 3 * width + half * (rank + 16) + half * rank + half + 8 * half + half
         shared = 2 * norm(width) + mlp(width, 4) + (2 * width if scale else 0)
-        total += count * shared + (count - count // 2) * scan + count // 2 * attention(width)
+        total += blocks * shared + (blocks - blocks // 2) * scan + blocks // 2 * attention(width)
     return total
 
 
@@ -95,24 +76,15 @@ def gcvit(size: str) -> int:
         return norm(width) + residual(width) + 9 * width * after + norm(after)
 
     total = 9 * CHANNELS * c + c + down(c, c) + sum(down(n * c, 2 * n * c) for n in (1, 2, 4)) + classifier(c)
-    for stage, (count, side, steps) in enumerate(zip(counts, (7, 7, 14, 7), (3, 2, 1, 1), strict=True)):
+    for stage, (blocks, side, steps) in enumerate(zip(counts, (7, 7, 14, 7), (3, 2, 1, 1), strict=True)):
         width = c * 2**stage
         block = 2 * norm(width) + attention(width) + (2 * side - 1) ** 2 * heads[stage] + mlp(width, ratio)
         asks = width * width + width  # a block that asks the global query makes no queries of its own
-        total += count * (block + (2 * width if scale else 0)) - count // 2 * asks + steps * residual(width)
+        total += blocks * (block + (2 * width if scale else 0)) - blocks // 2 * asks + steps * residual(width)
     return total
 
 
 FORMULAS = {"mambavision": mambavision, "fastervit": fastervit, "gcvit": gcvit}
-
-
-def on_meta(preset: str, size: str, **options: int) -> SegmentationNetwork:
-    with torch.device("meta"):
-        return build_network(preset, size=size, **options)
-
-
-def count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(("preset", "size"), MILLIONS, ids=lambda value: value)
@@ -139,32 +111,8 @@ def test_layer_scale_is_on_token_blocks_only(preset: str, size: str) -> None:
     assert scaled == tokens
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("swin_unetr", 62.2), ("swin_unetr_v2", 72.8)])
-def test_swin_unetr_has_the_parameters_of_the_published_network(preset: str, millions: float) -> None:
-    network = on_meta(preset, "48", out_channels=14)
-    coarse = count(network.coarse_heads)
-    assert round((count(network) - coarse) / 1e6, 1) == pytest.approx(millions, abs=0.051)
-
-
-@pytest.mark.parametrize(("size", "millions"), [("s", 5.6), ("b", 10.5), ("m", 17.6), ("l", 61.8)])
-def test_mednext_has_the_published_number_of_parameters(size: str, millions: float) -> None:
-    network = on_meta("mednext", size, out_channels=14)
-    assert count(network) / 1e6 == pytest.approx(millions, rel=0.01)
-
-
-def test_resenc_has_the_published_number_of_parameters() -> None:
-    assert count(on_meta("resenc_unet", "l", out_channels=14)) / 1e6 == pytest.approx(102.4, abs=0.1)
-
-
 VIM = {"tiny": (192, 24), "small": (384, 24), "base": (768, 24)}
 PLAINMAMBA = {"l1": (192, 24, 1), "l2": (384, 24, 2), "l3": (448, 36, 2)}
-
-
-def mamba(width: int, orders: int, taps: int, *, bias: bool = False, moves: int = 0) -> int:
-    """Projections in and out, `orders` sets of convolution, projections, rates and skip; states of 16."""
-    inner, rank = 2 * width, -(-width // 16)
-    own = inner * (taps + 1) + inner * (rank + 32) + inner * rank + inner + 16 * inner + inner
-    return 3 * inner * width + (2 * inner + width if bias else 0) + orders * own + 16 * moves
 
 
 @pytest.mark.parametrize("size", VIM)

@@ -16,6 +16,9 @@ from medseg.planning.sides import tells_sides
         ("kidney (L)", "kidney (R)"), ("LUNG_LEFT", "LUNG_RIGHT"), ("Lkidney", "Rkidney"), ("kidneyleft", "kidneyright"),
         ("Niere links", "Niere rechts"), ("rein gauche", "rein droit"), ("rib_left_1", "rib_right_1"), ("L.Kidney", "R.Kidney"),
         ("lung_upper_lobe_left", "lung_upper_lobe_right"), ("left atrium", "right atrium"), ("kidneyLt", "kidneyRt"),
+        ("rim esquerdo", "rim direito"), ("njure vänster", "njure höger"), ("nyre venstre", "nyre høyre"),
+        ("nerka lewa", "nerka prawa"), ("левая почка", "правая почка"), ("左肾", "右肾"), ("PoumonGauche", "PoumonDroit"),
+        ("Ohr Links", "Ohr Rechts"),
         ("LH-Amygdala", "RH-Amygdala"), ("LV", "RV"), ("riñón izquierdo", "riñón derecho"), ("kidneyleftcortex", "kidneyrightcortex"),
     ],
 )  # fmt: skip
@@ -24,7 +27,13 @@ def test_two_labels_that_differ_by_a_side(pair: tuple[str, str]) -> None:
     assert tells_sides(["liver", *reversed(pair)]) in pair
 
 
-@pytest.mark.parametrize("label", ["left kidney", "kidney_L", "KidneyLeft", "lh.hippocampus", "Left-Lateral-Ventricle"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "left kidney", "kidney_L", "KidneyLeft", "lh.hippocampus", "Left-Lateral-Ventricle", "leftkidney", "kidneyright",
+        "linke Niere", "左肾", "rim esquerdo", "rib_right_1",
+    ],
+)  # fmt: skip
 def test_a_lone_side_counts_since_the_other_one_is_background(label: str) -> None:
     assert tells_sides([label, "liver"]) == label
 
@@ -34,7 +43,8 @@ def test_a_lone_side_counts_since_the_other_one_is_background(label: str) -> Non
     [
         ["left atrium"], ["LeftVentricle", "myocardium"], ["left atrial appendage"], ["spleen", "liver"], ["tumour", "oedema"],
         ["leftover"], ["lung", "lesion", "rib"], ["L1", "L2", "L3", "S1"], ["vertebrae_L5"], ["T1", "T2"], ["lamina", "retina"],
-        ["brightness", "upright"], ["label_1", "label_2"], ["background", "LiTS tumour"], [],
+        ["brightness", "upright"], ["cleft lip", "Bright spot"], ["LeftVentricle"], ["leftatrium"],
+        ["label_1", "label_2"], ["background", "LiTS tumour"], [],
     ],
 )  # fmt: skip
 def test_labels_without_a_side_may_be_mirrored(labels: list[str]) -> None:

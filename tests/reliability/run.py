@@ -3,6 +3,7 @@
     python -m tests.reliability.run                       all rows that this code has not been measured with yet
     python -m tests.reliability.run --only R5 R9          these rows, again
     python -m tests.reliability.run --page                write the page from the rows that are there
+    python -m tests.reliability.run --list                which rows this code still lacks, and the seconds they took last time
 
 A row is a scenario with whole commands, the fuzzer, or a set of tests. Each is kept in docs/reliability.json as soon as it is
 done, with the commit of the measured code, the command, the date and the machine. What failed is written down as failed.
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,6 +74,7 @@ FIGURES = (
         "tests/io/test_nifti.py",
         "tests/io/test_other_formats.py",
         "tests/io/test_dicom.py",
+        "tests/io/test_dicom_mosaic.py",
         "tests/reliability/test_writing.py",
     ),
     Figure("R3", "mutated headers and streams of every reader, and the config grammar"),
@@ -91,9 +94,14 @@ FIGURES = (
     _plays("R5 exact places", "fit killed at the first, a middle, a later and the last step, and between folds", "kill_steps=4"),
     _plays("Budget", "medseg fit --budget of 60, 75 and 90 s: the command takes within 10 % of it", "budget=3"),
     _plays(
-        "Surroundings",
-        "3 folds at once on a fresh bundle, a second start, a tracking store that is locked, full, gone: every training ends well",
-        "surroundings=10",
+        "Folds at once",
+        "3 folds at once on a fresh bundle and a cold store: all end well; a second start of a living fold is refused",
+        "surroundings:folds=10",
+    ),
+    _plays(
+        "Tracking faults",
+        "a tracking store that is locked, full, removed or not answering ends no training; what it did not take is sent later",
+        "surroundings:tracking=1",
     ),
     _plays("R7", "full disk, read-only, vanished input, pipe, slow drive, two writers", "disk"),
     _tests("R8", "damaged or stale preprocessed cases are rebuilt", "tests/io/test_store.py"),
@@ -109,6 +117,7 @@ FIGURES = (
         "another image, detached voxels, weights, settings or labels: computed again or refused; names of people by contents",
         "tests/io/test_behind.py",
         "tests/cases/test_anonymous.py",
+        "tests/commands/test_predict_again.py",
         "tests/training/test_resume_data.py",
         "tests/training/test_cross_validation.py",
     ),
@@ -117,6 +126,7 @@ FIGURES = (
         "files, labels, metrics and channels: never one name for two things; nothing left out without a word",
         "tests/io/test_file_names.py",
         "tests/io/test_channels.py",
+        "tests/io/test_listed.py",
         "tests/io/test_inputs.py",
         "tests/cases/test_outputs.py",
         "tests/datasets/test_layouts.py",
@@ -271,6 +281,20 @@ def report(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
+def listing(rows: Mapping[str, Row], commit: str) -> str:
+    """Each row: whether it is there for this code, and the seconds that it took when it was measured last; the sums below."""
+    lines, left, total = [], 0.0, 0.0
+    for figure in FIGURES:
+        row = rows.get(figure.name)
+        there = row is not None and row.ok and row.commit == commit
+        seconds = row.seconds if row is not None else None
+        total += seconds or 0.0
+        left += 0.0 if there else seconds or 0.0
+        known = "not known" if seconds is None else f"{seconds:.0f} s"
+        lines.append(f"{'there' if there else 'to measure':10}  {known:>9}  {figure.name}")
+    return "\n".join([*lines, f"{total:.0f} s in all, {left:.0f} s of them to measure, rows of unknown time left out"])
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "/")
 
@@ -281,12 +305,16 @@ def main() -> int:
         "--only", nargs="+", default=[], metavar="ROW", help="rows whose name begins so, measured again"
     )
     parser.add_argument("--page", action="store_true", help="measure nothing")
+    parser.add_argument("--list", action="store_true", help="measure and write nothing")
     parser.add_argument("--mutations", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "reliability.md")
     arguments = parser.parse_args()
     kept = arguments.output.with_suffix(".json")
     rows, commit = read_rows(kept), code_commit()
+    if arguments.list:
+        print(listing(rows, commit))
+        return 0
     for figure in () if arguments.page else FIGURES:
         asked = any(figure.name.startswith(word) for word in arguments.only)
         known = figure.name in rows and rows[figure.name].ok and rows[figure.name].commit == commit
@@ -297,7 +325,8 @@ def main() -> int:
         print(
             f"    {'held' if row.ok else 'NOT HELD'}: {row.words} in {row.seconds:.0f} s", file=sys.stderr, flush=True
         )
-        write_json(kept, [asdict(one) for one in rows.values()])
+        names = {one.name for one in FIGURES}
+        write_json(kept, [asdict(one) for one in rows.values() if one.name in names])
     write_text(arguments.output, report(rows))
     print(f"written to {arguments.output}")
     return int(any(figure.name not in rows or not rows[figure.name].ok for figure in FIGURES))

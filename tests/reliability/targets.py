@@ -20,9 +20,10 @@ import numpy as np
 from medseg.bundle.opening.bounded import GrammarError
 from medseg.bundle.opening.expressions import check
 from medseg.config import parse_overrides, read_config
-from medseg.datasets.description import channel_names, label_names, read_object, read_splits
+from medseg.datasets.description import label_names, read_object, read_splits
 from medseg.errors import MedsegError
 from medseg.io.datalist import read_case_list
+from medseg.io.declared import channel_names
 from medseg.io.volume import read_image, read_label
 from tests.corpus.entry import voxels
 from tests.corpus.nifti_inputs import good_bytes

@@ -88,7 +88,7 @@ def test_labels_that_differ_have_metrics_that_differ_and_mlflow_takes_them() -> 
     from mlflow.utils.validation import _validate_metric_name
 
     labels = ["T1+", "T1", "T1-", "left kidney", "left_kidney", " left kidney", "C1/C2", "C1 C2", "tumour (core)", "tumour core",
-              "..", ".", "", "()", "a//b", "liver_left_9bbe7c", "liver (left)", "a\nb", "a\x85b"]  # fmt: skip
+              "..", ".", "", "()", "a//b", "liver_left_9bbe7c", "liver (left)", "a\nb", "a\x85b", "x" * 240, "x" * 241]  # fmt: skip
     names = {metric_name("val_dice", label) for label in labels}
     assert len(names) == len(labels)
     for name in names:

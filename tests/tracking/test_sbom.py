@@ -45,6 +45,22 @@ def test_it_is_shaped_as_cyclonedx_asks(bill: dict) -> None:
     assert any("/sympy@" in needed for needed in torch["dependsOn"])
 
 
+def test_the_library_of_the_standard_takes_it(bill: dict) -> None:
+    pytest.importorskip("cyclonedx")
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    check = JsonStrictValidator(SchemaVersion.V1_5).validate_str
+    assert check(json.dumps(bill)) is None
+    assert check(json.dumps(bill | {"components": [{"name": "no type"}]})) is not None
+    read = Bom.from_json(data=bill)
+    assert read.validate()
+    assert {component.purl.to_string() for component in read.components if component.purl} == {
+        entry["purl"] for entry in bill["components"]
+    }
+
+
 def test_all_lists_more_and_the_command_writes_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bill: dict
 ) -> None:

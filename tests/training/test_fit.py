@@ -112,6 +112,11 @@ def test_going_on_with_other_settings_is_told(bundle: Path, caplog: pytest.LogCa
     fit_bundle(bundle, overrides={**QUICK, "max_epochs": 3}, resume=True)
     assert "fold_0 goes on with other settings than it was started with: max_epochs: 2 -> 3" in caplog.text
     assert "Creating" not in caplog.text  # MLflow's words on its database
+    for key in ("preprocessing_def::spacing", "network_def::mixer"):
+        (bundle / "runs" / "fold_0" / "result.json").unlink(missing_ok=True)
+        value = [2.0, 2.0, 2.0] if key.endswith("spacing") else "identity"
+        with pytest.raises(ConfigError, match=rf"fold_0 was started with other settings \({key}"):
+            fit_bundle(bundle, overrides={**QUICK, "max_epochs": 3, key: value}, resume=True)
 
 
 def test_a_finished_fold_is_not_trained_again_when_resuming(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,6 +125,15 @@ def test_a_finished_fold_is_not_trained_again_when_resuming(bundle: Path, caplog
     with caplog.at_level(logging.INFO):
         assert fit_bundle(bundle, overrides=QUICK, resume=True) == {}
     assert "fold 0 is finished" in caplog.text
+    assert (bundle / "models" / "fold_0" / "model.pt").stat().st_mtime_ns == before
+    assert fit_bundle(bundle, overrides={**QUICK, "train::trainer::tracking": False}, resume=True, device="cpu") == {}
+    for other in (
+        {"max_epochs": 5},
+        {"train::module::learning_rate": 0.5},
+        {"preprocessing_def::spacing": [2.0, 2.0, 2.0]},
+    ):
+        with pytest.raises(ConfigError, match="fold_0 is finished, and was trained with other settings"):
+            fit_bundle(bundle, overrides={**QUICK, **other}, resume=True)
     assert (bundle / "models" / "fold_0" / "model.pt").stat().st_mtime_ns == before
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..dispatch import refuse_forward_mode
 from ..selective_scan.checks import MERGES
 from ..selective_scan.chunked import CHECKPOINT
-from ..selective_scan.op import run_scan, scan_backward_op, work_dtype
-from ..short_conv.op import conv_backward_op, run_conv
+from ..selective_scan.op import run_scan, run_scan_backward, work_dtype
+from ..short_conv.op import run_conv, run_conv_backward
 from ..straight import straight
 from ..traversals.checks import check_traversals
 from ..traversals.orders import Traversal
@@ -115,7 +115,7 @@ def convolved_backward_op(
     with torch.autocast(u.device.type, enabled=False):
         parts = _inner(u, taps, taps_bias, project, expand, rate.shape[2], layout)
         last = kept.new_zeros(kept.shape[0], kept.shape[1], kept.shape[4], kept.shape[3])
-        to_convolved, to_steps, to_rate, to_write, to_read, to_skip, to_z, to_bias, *_ = scan_backward_op(
+        to_convolved, to_steps, to_rate, to_write, to_read, to_skip, to_z, to_bias, *_ = run_scan_backward(
             grad, last, parts.convolved, parts.steps, rate, parts.write, parts.read, skip, z, bias, None, None, kept, grid,
             traversals, True, merge, None,
         )  # fmt: skip
@@ -126,11 +126,12 @@ def convolved_backward_op(
         to_project = torch.matmul(to_mixed.transpose(-1, -2), parts.convolved).sum_to_size(1, *project.shape)
         through = torch.matmul(to_mixed, project.to(to_mixed.dtype))
         to_convolved = to_convolved.add_(through.sum_to_size(to_convolved.shape))
-        to_u, to_taps, to_taps_bias = conv_backward_op(to_convolved, u, taps, taps_bias, *layout, True, None)
-    return (
+        to_u, to_taps, to_taps_bias = run_conv_backward(to_convolved, u, taps, taps_bias, *layout, True, None)
+    found = (
         to_u, to_taps, to_taps_bias, to_project[0].to(project.dtype), to_expand[0].to(expand.dtype), to_rate, to_skip, to_z,
         to_bias,
     )  # fmt: skip
+    return tuple(u.new_empty(0) if one is None else one for one in found)  # type: ignore[return-value]
 
 
 @convolved_backward_op.register_fake
@@ -150,13 +151,13 @@ def _backward(ctx, grad: Tensor, grad_kept: Optional[Tensor]):  # type: ignore[n
     if len(saved) == 0:
         raise RuntimeError("convolved_scan: a gradient is asked for, but the forward ran with save=False")
     kept, *tensors = saved
-    grads = convolved_backward_op(grad, kept, *tensors, ctx.grid, ctx.traversals, ctx.mode, ctx.kernel, ctx.merge)
+    grads = run_convolved_backward(grad, kept, *tensors, ctx.grid, ctx.traversals, ctx.mode, ctx.kernel, ctx.merge)
     return (*(None if x is None else g for g, x in zip(grads, tensors, strict=True)), *([None] * 6))
 
 
 convolved_op.register_autograd(_backward, setup_context=_save)
-# what a caller without gradients or a compiler runs; see straight.py
-run_convolved = straight(convolved_op)
+# what a caller without a compiler runs; see straight.py
+run_convolved, run_convolved_backward = straight(convolved_op, _save, _backward), straight(convolved_backward_op)
 
 
 def _wrong(argument: str, found: object, expected: object) -> ValueError:

@@ -9,10 +9,13 @@ from typing import List, Optional
 import torch
 from torch import Tensor
 
+from ..prepared import once
+
 # When set to 1, inputs are searched for NaN and infinity: a full read of each, and a wait for the GPU.
 DEBUG = "MEDSEG_KERNELS_DEBUG"
 
 
+@once
 def check_shapes(
     q: Tensor, k: Tensor, v: Tensor, g: Optional[Tensor], beta: Optional[Tensor], states: Optional[Tensor], pieces: int
 ) -> None:

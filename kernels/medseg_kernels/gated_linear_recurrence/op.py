@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..prepared import Prepared
 from ..straight import straight
 from . import cpu
-from .checks import check_pieces, check_values
+from .checks import DEBUG, check_pieces, check_values
 from .chunked import chunkwise
 from .chunked_backward import Gradients, chunkwise_backward
 from .reference import work_dtype
@@ -98,8 +99,21 @@ def recurrence_op(
     backend: Optional[str],
 ) -> Tuple[Tensor, Tensor]:
     """(B, N, H, V) outputs and (B * W, H, K, V) last states; see `general.gated_linear_recurrence`."""
+    return _run_forward(  # type: ignore[no-any-return]
+        q, k, v, g, beta, initial_state, _bounds(cu_seqlens), grid, traversal, scale, delta, backend
+    )  # fmt: skip
+
+
+def _bounds(cu_seqlens: Optional[Tensor]) -> Optional[List[int]]:
+    return None if cu_seqlens is None else cu_seqlens.tolist()
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, g: Optional[Tensor], beta: Optional[Tensor], initial_state: Optional[Tensor],
+    packed: Optional[List[int]], grid: List[int], traversal: str, scale: float, delta: bool, backend: Optional[str],
+) -> Tuple[Tensor, Tensor]:  # fmt: skip
     chosen = dispatch.choose(NAME, BACKENDS, backend, q, k, v, g, beta, initial_state)
-    order, bounds = _where(cu_seqlens, grid, traversal, q)
+    order, bounds = _where(packed, grid, traversal, q)
     check_values(q, k, v, g, beta, initial_state)
     output, final = FORWARD[chosen](q, k, v, g, beta, scale, initial_state, order, bounds, delta)
     return output.contiguous(), final.contiguous()
@@ -111,12 +125,12 @@ def _(q, k, v, g, beta, initial_state, cu_seqlens, grid, traversal, scale, delta
 
 
 def _where(
-    cu_seqlens: Optional[Tensor], grid: List[int], traversal: str, q: Tensor
+    packed: Optional[Sequence[int]], grid: List[int], traversal: str, q: Tensor
 ) -> Tuple[Optional[Tensor], Optional[List[int]]]:
     """Visiting order and bounds of the pieces."""
     order, bounds = cached_visit(traversal, tuple(grid), str(q.device))
-    if cu_seqlens is not None:
-        bounds = cu_seqlens.tolist()
+    if packed is not None:
+        bounds = list(packed)
         check_pieces(bounds, q.shape[1])
     if order is not None and q.shape[2] % order.shape[0] != 0:
         raise ValueError(
@@ -148,13 +162,29 @@ def recurrence_backward_op(
     backend: Optional[str],
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, g, beta and initial_state; empty tensors stand for arguments that were None."""
+    found = _plain_backward(
+        grad_output, grad_final, q, k, v, g, beta, initial_state, cu_seqlens, grid, traversal, scale, delta, backend
+    )  # fmt: skip
+    # an empty tensor each: two results of an op must not be the same tensor
+    return tuple(q.new_empty(0) if one is None else one for one in found)  # type: ignore[return-value]
+
+
+def _plain_backward(*given: Any) -> Tuple[Optional[Tensor], ...]:
+    *tensors, packed = given[:9]
+    return _run_backward(*tensors, _bounds(packed), *given[9:])  # type: ignore[no-any-return]
+
+
+def _gradients(
+    grad_output: Tensor, grad_final: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Optional[Tensor], beta: Optional[Tensor],
+    initial_state: Optional[Tensor], packed: Optional[List[int]], grid: List[int], traversal: str, scale: float, delta: bool,
+    backend: Optional[str],
+) -> Tuple[Optional[Tensor], ...]:  # fmt: skip
     chosen = dispatch.choose(NAME, BACKENDS, backend, q, k, v, g, beta, initial_state)
-    order, bounds = _where(cu_seqlens, grid, traversal, q)
+    order, bounds = _where(packed, grid, traversal, q)
     grads = BACKWARD[chosen](grad_output, grad_final, q, k, v, g, beta, scale, initial_state, order, bounds, delta)
     d_state = None if initial_state is None else grads.initial_state.to(initial_state.dtype)
     given = (grads.q, grads.k, grads.v, grads.g, grads.beta, d_state)
-    # an empty tensor each: two results of an op must not be the same tensor
-    return tuple(q.new_empty(0) if grad is None else grad.contiguous() for grad in given)  # type: ignore[return-value]
+    return tuple(None if grad is None else grad.contiguous() for grad in given)
 
 
 @recurrence_backward_op.register_fake
@@ -168,11 +198,17 @@ def _(grad_output, grad_final, q, k, v, g, beta, initial_state, cu_seqlens, grid
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*inputs[:7])
     ctx.settings = inputs[7:]
+    ctx.final = output[1].shape, output[1].dtype
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_output: Tensor, grad_final: Tensor):  # type: ignore[no-untyped-def]
+def _backward(ctx, grad_output: Optional[Tensor], grad_final: Optional[Tensor]):  # type: ignore[no-untyped-def]
     saved = ctx.saved_tensors
-    grads = recurrence_backward_op(grad_output, grad_final, *saved, *ctx.settings)
+    if grad_output is None:
+        grad_output = torch.zeros_like(saved[2], memory_format=torch.contiguous_format)
+    if grad_final is None:
+        grad_final = saved[2].new_zeros(ctx.final[0], dtype=ctx.final[1])
+    grads = run_recurrence_backward(grad_output, grad_final, *saved, *ctx.settings)
     needed = [grad if x is not None else None for grad, x in zip(grads, saved[:6], strict=True)]
     return (*needed, *[None] * 6)
 
@@ -180,5 +216,10 @@ def _backward(ctx, grad_output: Tensor, grad_final: Tensor):  # type: ignore[no-
 recurrence_op.register_autograd(_backward, setup_context=_save)
 
 
-# what a caller without gradients or a compiler runs; see straight.py
-run_recurrence = straight(recurrence_op)
+_run_forward = Prepared(_forward, *dispatch.environment(NAME), DEBUG)
+_run_backward = Prepared(_gradients, *dispatch.environment(NAME))
+
+# what a caller without a compiler runs; see straight.py
+run_recurrence, run_recurrence_backward = (
+    straight(recurrence_op, _save, _backward), straight(recurrence_backward_op, function=_plain_backward)
+)  # fmt: skip

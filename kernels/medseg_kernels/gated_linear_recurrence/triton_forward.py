@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 
 from .triton_shared import (
+    FLOOR,
+    LOG2E,
     load_decay,
     load_rows,
     load_state,
@@ -21,11 +23,6 @@ from .triton_shared import (
     store_tile,
     unit_lower_inverse,
 )
-
-LOG2E = tl.constexpr(1.4426950408889634)
-FLOOR = tl.constexpr(
-    -43.0
-)  # 2^-43 forgets all that float32 holds; lower would cost digits of milder decays in the same sum
 
 
 @triton.jit
@@ -227,6 +224,6 @@ def transfer_kernel(
         elif DECAY == 2:
             total += tl.load(cum + chunk * C + C - 1)
         elif DECAY == 1:
-            total += tl.load(cum + h) * tl.load(counts + c)
+            total += tl.maximum(tl.load(cum + h) * LOG2E, FLOOR) * tl.load(counts + c)
     at = transfers + ((b.to(tl.int64) * size_w + w) * size_h + h) * size_k + keys[None, :]
     tl.store(at, tl.exp2(total), mask=(keys < size_k)[None, :])

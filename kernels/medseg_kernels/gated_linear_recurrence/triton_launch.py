@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..tape import launch
 from . import segments, triton_backward, triton_forward
 from .chunked_backward import Gradients
 from .layout import chunk_table
@@ -129,7 +130,7 @@ class Call:
         if self.g is None:
             return None
         if self.g.dim() == 1:
-            return (self.g.float() * triton_forward.LOG2E.value).clamp(min=triton_forward.FLOOR.value)
+            return self.g.float().contiguous()  # natural logarithms: load_decay brings them to log2
         if self.g.dim() == 4 and self.g.stride(3) != 1:
             self.g = self.g.contiguous()
         self.cum = self.workspace(self.chunk, *self.g.shape[3:], dtype=torch.float32)
@@ -154,7 +155,7 @@ class Call:
         arguments = {name: known.get(name) for name in kernel.arg_names}
         filled = {name: self.q if value is None else value for name, value in arguments.items()}
         warps = warps_of(kernel, wide=self.q.dtype.itemsize > 2, hip=torch.version.hip is not None, **given)
-        kernel[grid](**filled, num_warps=warps, num_stages=stages(kernel is triton_backward.gradient_kernel))
+        launch(kernel, grid, **filled, num_warps=warps, num_stages=stages(kernel is triton_backward.gradient_kernel))
 
     def walk(
         self, start: Optional[Tensor], *, store: bool, values: bool = True
@@ -209,7 +210,8 @@ def chain(
     before, block = torch.empty_like(ends), min(16, block_of(call.size_v))
     pieces = owners[-1] + 1
     grid = (call.size_b * pieces, triton.cdiv(call.size_v, block), call.size_h)
-    triton_forward.chain_kernel[grid](
+    launch(
+        triton_forward.chain_kernel, grid,
         first, ends, transfers, before, edges(tuple(owners), str(call.device)), call.size_h, call.size_k, call.size_v,
         len(owners), pieces, DELTA=call.delta, BACKWARD=backward, BK=block_of(call.size_k), BV=block,
         num_warps=8 if call.delta else 1,
@@ -221,7 +223,13 @@ def zeros_or(state: Optional[Tensor], q: Tensor, v: Tensor, count: int) -> Tenso
     """The initial states in float32."""
     if state is not None:
         return state.float().contiguous()
-    return torch.zeros(q.shape[0] * count, q.shape[2], q.shape[3], v.shape[3], device=q.device)
+    return _zeros((q.shape[0] * count, q.shape[2], q.shape[3], v.shape[3]), str(q.device))
+
+
+@functools.lru_cache(maxsize=16)
+def _zeros(shape: Tuple[int, ...], device: str) -> Tensor:
+    """Read by kernels only."""
+    return torch.zeros(shape, device=device)
 
 
 def forward(
@@ -287,15 +295,16 @@ def _gradients(
     """The kernels that write gradients of tokens, given the states before and the adjoints after all chunks."""
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (call.q, call.k, call.v))
     per_head = call.q.shape[:3]
-    d_beta = None if call.beta is None else torch.empty(per_head, dtype=torch.float32, device=call.device)
+    d_beta = None if call.beta is None else torch.empty(per_head, dtype=call.beta.dtype, device=call.device)
     dg = None
-    if call.g is not None:
-        dg = torch.empty(call.g.shape if call.g.dim() == 4 else per_head, dtype=torch.float32, device=call.device)
+    if call.g is not None:  # a constant per head is summed afterwards
+        kind = torch.float32 if call.g.dim() == 1 else call.g.dtype
+        dg = torch.empty(call.g.shape if call.g.dim() == 4 else per_head, dtype=kind, device=call.device)
     saved = {"states": states, "d_states": d_states, "written": written, "d_written": d_written}
     grid = (call.chunks, call.heads)
     if call.delta:
         call.launch(triton_backward.solve_backward_kernel, grid, dv=dv, d_beta=d_beta, **saved)
     call.launch(triton_backward.gradient_kernel, grid, d_out=d_out, dq=dq, dk=dk, dv=dv, dg=dg, d_beta=d_beta, **saved)
-    if dg is not None and call.g is not None:
-        dg = (dg.sum((0, 1), dtype=torch.float64) if call.g.dim() == 1 else dg).to(call.g.dtype)
-    return Gradients(dq, dk, dv, dg, None if d_beta is None or call.beta is None else d_beta.to(call.beta.dtype), dq)
+    if dg is not None and call.g is not None and call.g.dim() == 1:
+        dg = dg.sum((0, 1), dtype=torch.float64).to(call.g.dtype)
+    return Gradients(dq, dk, dv, dg, d_beta, dq)

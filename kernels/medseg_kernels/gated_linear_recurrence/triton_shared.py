@@ -3,13 +3,18 @@
 
 C steps per chunk, K key channels (padded to BK), V value channels (blocks of BV). One program works on one chunk, or walks
 the chunks of one piece. Cumulative decays are in units of log2, inside a chunk only, and never positive.
-DECAY: 0 none, 1 constant per head, 2 per head and step, 3 per key channel. WRITE: 0 plain, 1 gate, 2 delta rule.
+DECAY: 0 none, 1 constant per head (given as a natural logarithm), 2 per head and step, 3 per key channel.
+WRITE: 0 plain, 1 gate, 2 delta rule.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+# 2^-43 forgets all that float32 holds; lower would cost digits of milder decays in the same sum
+FLOOR = tl.constexpr(-43.0)
 
 
 @triton.jit
@@ -69,7 +74,7 @@ def load_decay(cum, chunk, head, count, size_k, keys, DECAY: tl.constexpr, C: tl
         total = tl.load(cum + chunk * C + steps)[:, None]
         last = tl.load(cum + chunk * C + C - 1 + tl.zeros([1, 1], tl.int32))
     elif DECAY == 1:
-        rate = tl.load(cum + head)
+        rate = tl.maximum(tl.load(cum + head) * LOG2E, FLOOR)
         total = (tl.minimum(steps + 1, count) * rate)[:, None]
         last = tl.zeros([1, 1], tl.float32) + count * rate
     else:

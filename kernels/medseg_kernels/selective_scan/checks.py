@@ -7,6 +7,7 @@ from typing import Optional
 
 from torch import Tensor
 
+from ..prepared import once
 from ..traversals.checks import check_traversals, wrong
 from ..traversals.orders import Traversal
 
@@ -84,6 +85,7 @@ def _check_initial_state(x: Tensor, batch: int, count: int, channels: int, state
         raise wrong("initial_state", tuple(x.shape), whole)
 
 
+@once
 def check_call(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
     delta_bias: Optional[Tensor], traversals: Sequence[str], merge: str, initial_state: Optional[Tensor],

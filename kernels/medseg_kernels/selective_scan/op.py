@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..prepared import Prepared
 from ..straight import straight
 from ..traversals.tables import split
 from . import cpu
@@ -70,6 +71,16 @@ def scan_op(
         save: keep the states that the backward needs (K = 0 without).
         backend: name of a backend, or None for the first that can run.
     """
+    return _run_forward(  # type: ignore[no-any-return]
+        u, delta, rate, write, read, skip, z, bias, initial_state, weights, grid, traversals, delta_softplus, merge, save, backend
+    )  # fmt: skip
+
+
+def _forward(
+    u: Tensor, delta: Tensor, rate: Tensor, write: Tensor, read: Tensor, skip: Optional[Tensor], z: Optional[Tensor],
+    bias: Optional[Tensor], initial_state: Optional[Tensor], weights: Optional[Tensor], grid: Sequence[int], traversals: str,
+    delta_softplus: bool, merge: str, save: bool, backend: Optional[str],
+) -> Tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     given = Inputs(u, delta, rate, write, read, skip, z, bias, initial_state, weights)
     chosen = dispatch.choose(NAME, BACKENDS, backend, *given)
     if chosen == "triton":
@@ -119,6 +130,19 @@ def scan_backward_op(
     backend: Optional[str],
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the ten tensors of the forward in their dtypes; empty ones stand for arguments that were None."""
+    found = _run_backward(
+        grad_out, grad_last, u, delta, rate, write, read, skip, z, bias, initial_state, weights, kept, grid, traversals,
+        delta_softplus, merge, backend,
+    )  # fmt: skip
+    return tuple(u.new_empty(0) if one is None else one for one in found)  # type: ignore[return-value]
+
+
+def _gradients(
+    grad_out: Tensor, grad_last: Tensor, u: Tensor, delta: Tensor, rate: Tensor, write: Tensor, read: Tensor,
+    skip: Optional[Tensor], z: Optional[Tensor], bias: Optional[Tensor], initial_state: Optional[Tensor],
+    weights: Optional[Tensor], kept: Tensor, grid: Sequence[int], traversals: str, delta_softplus: bool, merge: str,
+    backend: Optional[str],
+) -> Tuple[Optional[Tensor], ...]:  # fmt: skip
     given = Inputs(u, delta, rate, write, read, skip, z, bias, initial_state, weights)
     chosen = dispatch.choose(NAME, BACKENDS, backend, *given)
     if chosen == "triton":
@@ -134,8 +158,8 @@ def scan_backward_op(
         grads = chunked_scan_backward(
             grad_out, grad_last, given, kept, tuple(grid), split(traversals), delta_softplus, merge
         )
-    return tuple(  # type: ignore[return-value]
-        u.new_empty(0) if x is None or grad is None else grad.to(x.dtype).contiguous()
+    return tuple(
+        None if x is None or grad is None else grad.to(x.dtype).contiguous()
         for grad, x in zip(grads, given, strict=True)
     )
 
@@ -165,7 +189,7 @@ def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad
         grad_out = u.new_zeros(u.shape[0], u.shape[2], wide * u.shape[3])
     if grad_last is None:
         grad_last = kept.new_zeros(kept.shape[0], kept.shape[1], kept.shape[4], kept.shape[3])
-    grads = scan_backward_op(
+    grads = run_scan_backward(
         grad_out, grad_last, *tensors, kept, ctx.grid, traversals, ctx.delta_softplus, ctx.merge, ctx.backend
     )
     needed = [None if x is None else grad for grad, x in zip(grads, tensors, strict=True)]
@@ -174,5 +198,11 @@ def _backward(ctx, grad_out: Optional[Tensor], grad_last: Optional[Tensor], grad
 
 scan_op.register_autograd(_backward, setup_context=_save)
 
-# what a caller without gradients or a compiler runs; see straight.py
-run_scan = straight(scan_op)
+_run_forward = Prepared(_forward, *dispatch.environment(NAME))
+_run_backward = Prepared(_gradients, *dispatch.environment(NAME))
+
+# what a caller without a compiler runs; see straight.py
+run_scan, run_scan_backward = (
+    straight(scan_op, _save, _backward, function=_run_forward),
+    straight(scan_backward_op, function=_run_backward),
+)

@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..tape import launch
 from ..traversals.tables import split, tables
 from .chunked import CHECKPOINT
 from .chunked_backward import Inputs
@@ -133,7 +134,8 @@ class _Scan:
         opens = self.u
         if self.begins is not None:
             opens = _opens(self.traversals, self.grid, self.shape.span, self.shape.segments, device)
-        carry_kernel[(triton.cdiv(self.size_s * self.size_c, 32), self.planes)](
+        launch(
+            carry_kernel, (triton.cdiv(self.size_s * self.size_c, 32), self.planes),
             rate=self.rate, start=self.or_u(start), opens=opens, ends=ends, sums=sums, starts=starts, last=last,
             rate_r=_step(self.rate, 0), count_r=self.count, size_c=self.size_c, size_s=self.size_s,
             count=self.shape.segments, heads=self.order.shape[1], HAS_START=start is not None,
@@ -159,14 +161,15 @@ def forward(
     starts, several = scan.u, scan.shape.segments > 1
     if several:
         ends, sums = scan.segment_buffers()
-        local_kernel[scan.programs](**scan.arguments(local_kernel, ends=ends, sums=sums))
+        launch(local_kernel, scan.programs, **scan.arguments(local_kernel, ends=ends, sums=sums))
         starts = scan.carry(ends, sums, scan.start, last, backward=False)
     merged = count > 1 and not scan.concat
     to = scan.new(count, size_b, size_n, size_c) if merged else out
     strides = dict(out_b=to.stride(1), out_r=to.stride(0), out_n=to.stride(2)) if merged else {}
     strides = strides or dict(out_b=out.stride(0), out_r=size_c, out_n=out.stride(1))
     gated = scan.z is not None
-    forward_kernel[scan.programs](
+    launch(
+        forward_kernel, scan.programs,
         **scan.arguments(
             forward_kernel, starts=starts, out=to, kept=kept, last=last, HAS_ENDS=several, SAVE=save, **strides,
             HAS_Z=gated and not merged,
@@ -174,7 +177,8 @@ def forward(
     )  # fmt: skip
     if merged:
         part = to[0].numel()
-        merge_kernel[(triton.cdiv(part, 1024),)](
+        launch(
+            merge_kernel, (triton.cdiv(part, 1024),),
             to, **{name: scan.arguments(merge_kernel, parts=to, out=out, part=part)[name] for name in ("z", "z_b", "z_n")},
             out=out, part=part, size_n=size_n, size_c=size_c, count=count, HAS_Z=gated, BLOCK=1024, num_warps=4,
         )  # fmt: skip
@@ -186,8 +190,20 @@ def _added(parts: Tensor, out: Tensor, count: int, outer: int = 1, *, outer_stri
     inner = out.numel() // outer
     rows = min(32, triton.next_power_of_2(count))
     block = 256 if rows <= 4 else 64
-    sum_kernel[(triton.cdiv(inner, block), outer)](
-        parts, out, count, inner, outer_stride, inner, width, FLIP=width > 0, ROWS=rows, BLOCK=block, num_warps=4
+    launch(
+        sum_kernel,
+        (triton.cdiv(inner, block), outer),
+        parts,
+        out,
+        count,
+        inner,
+        outer_stride,
+        inner,
+        width,
+        FLIP=width > 0,
+        ROWS=rows,
+        BLOCK=block,
+        num_warps=4,
     )
     return out
 
@@ -235,7 +251,7 @@ def backward(
         "grad_r": scan.size_c if scan.concat else 0,
     }  # fmt: skip
     ends, sums = scan.segment_buffers()
-    adjoint_kernel[scan.programs](**scan.arguments(adjoint_kernel, ends=ends, sums=sums, **strides))
+    launch(adjoint_kernel, scan.programs, **scan.arguments(adjoint_kernel, ends=ends, sums=sums, **strides))
     first = scan.new(scan.size_b, scan.count, scan.size_s, scan.size_c)
     starts = scan.carry(ends, sums, grad_last.float().transpose(2, 3).contiguous(), first, backward=True)
     grads = {name: _Parts(scan, getattr(given, name)) for name in ("u", "delta")}
@@ -254,7 +270,8 @@ def backward(
     for name in ("u", "delta", "write", "read"):
         more |= {f"grad_{name}_b": grads[name].by_sample, f"grad_{name}_r": grads[name].by_traversal}
     more |= {f"grad_{name}_k": grads[name].by_block for name in ("write", "read")}
-    backward_kernel[scan.programs](
+    launch(
+        backward_kernel, scan.programs,
         **scan.arguments(
             backward_kernel, kept=kept, starts=starts, scratch=scratch, grad_rate=to_rate, grad_start=to_start,
             grad_rows=rows, **strides, **more,

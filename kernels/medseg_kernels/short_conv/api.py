@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import refuse_forward_mode
+from ..prepared import once
 from ..traversals.checks import check_traversals
 from ..traversals.orders import Traversal
 from ..traversals.tables import SEPARATOR
@@ -86,6 +87,7 @@ def _wrong(argument: str, found: object, expected: object) -> ValueError:
     return ValueError(f"short_conv: {argument}: found {found}, expected {expected}")
 
 
+@once
 def _check(x: Tensor, weight: Tensor, bias: Optional[Tensor], mode: str, traversals: List[str]) -> None:
     """Refuse a call that cannot be meant.
 

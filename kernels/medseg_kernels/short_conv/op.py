@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..prepared import Prepared
 from ..straight import straight
 from ..traversals.tables import split
 from . import cpu
@@ -46,6 +47,13 @@ def conv_op(
     backend: Optional[str],
 ) -> Tensor:
     """(B, R, N, C); shapes as in reference.py."""
+    return _run_forward(x, weight, bias, grid, traversals, mode, kernel, silu, backend)  # type: ignore[no-any-return]
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor], grid: Sequence[int], traversals: str, mode: str, kernel: Sequence[int],
+    silu: bool, backend: Optional[str],
+) -> Tensor:  # fmt: skip
     settings = Settings(tuple(grid), traversals, mode, tuple(kernel), silu)
     chosen = dispatch.choose(NAME, BACKENDS, backend, x, weight, bias)
     if chosen == "triton":
@@ -77,6 +85,14 @@ def conv_backward_op(
     backend: Optional[str],
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias in their dtypes; an empty one stands for a bias that was None."""
+    to_x, to_weight, to_bias = _run_backward(grad, x, weight, bias, grid, traversals, mode, kernel, silu, backend)
+    return to_x, to_weight, x.new_empty(0) if to_bias is None else to_bias
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], grid: Sequence[int], traversals: str, mode: str,
+    kernel: Sequence[int], silu: bool, backend: Optional[str],
+) -> Tuple[Tensor, Tensor, Optional[Tensor]]:  # fmt: skip
     settings = Settings(tuple(grid), traversals, mode, tuple(kernel), silu)
     chosen = dispatch.choose(NAME, BACKENDS, backend, x, weight, bias)
     if chosen == "triton":
@@ -88,7 +104,7 @@ def conv_backward_op(
         grads = cpu.backward(grad, x, weight, bias, settings)
     else:
         grads = _torch_backward(grad, x, weight, bias, settings)
-    grad_bias = x.new_empty(0) if bias is None else grads[2].to(bias.dtype).contiguous()
+    grad_bias = None if bias is None or grads[2] is None else grads[2].to(bias.dtype).contiguous()
     return grads[0].to(x.dtype).contiguous(), grads[1].to(weight.dtype).contiguous(), grad_bias
 
 
@@ -123,11 +139,17 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     x, weight, bias = ctx.saved_tensors
-    grads = conv_backward_op(grad, x, weight, bias, *ctx.settings)
+    grads = run_conv_backward(grad, x, weight, bias, *ctx.settings)
     return grads[0], grads[1], None if bias is None else grads[2], None, None, None, None, None, None
 
 
 conv_op.register_autograd(_backward, setup_context=_save)
 
-# what a caller without gradients or a compiler runs; see straight.py
-run_conv = straight(conv_op)
+_run_forward = Prepared(_forward, *dispatch.environment(NAME))
+_run_backward = Prepared(_gradients, *dispatch.environment(NAME))
+
+# what a caller without a compiler runs; see straight.py
+run_conv, run_conv_backward = (
+    straight(conv_op, _save, _backward, function=_run_forward),
+    straight(conv_backward_op, function=_run_backward),
+)

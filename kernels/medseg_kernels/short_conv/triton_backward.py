@@ -12,11 +12,11 @@ from .triton_forward import find_channels, neighbours
 
 @triton.jit
 def weight_kernel(
-    x, through, order, inverse, bounds, partial,
+    x, through, order, inverse, bounds, partial, partial_bias,
     x_b, x_n, count, taps, heads, shift, size_n, size_c, size_x, size_y, size_z, kx, ky, kz, spans, span,
     GRID: tl.constexpr, HAS_BOUNDS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """partial (spans, T + 1, B, R, C) float32; the row behind the taps is the bias. through (B, R, N, C) float32."""
+    """partial (spans, B, R, C, T), partial_bias (spans, B, R, C) float32. through (B, R, N, C), dense."""
     c, live, head = find_channels(size_c, heads, BLOCK)
     q, j = tl.program_id(0) % spans, tl.program_id(0) // spans
     plane = tl.program_id(2).to(tl.int64)
@@ -28,6 +28,7 @@ def weight_kernel(
         inside = token < size_n
         mask = inside[:, None] & live[None, :]
         grad_NC = tl.load(through + (plane * size_n + token[:, None]) * size_c + c[None, :], mask=mask, other=0.0)
+        grad_NC = grad_NC.to(tl.float32)
         if j < taps:
             other, there = neighbours(
                 order, inverse, bounds, row, token, inside, j, 1, shift, size_n, size_x, size_y, size_z, kx, ky, kz,
@@ -36,5 +37,6 @@ def weight_kernel(
             at = x + b * x_b + other[:, None] * x_n + c[None, :]
             grad_NC *= tl.load(at, mask=there[:, None] & live[None, :], other=0.0).to(tl.float32)
         sum_C += tl.sum(grad_NC, 0)
-    at = ((q * (taps + 1) + j).to(tl.int64) * tl.num_programs(2) + plane) * size_c
-    tl.store(partial + at + c, sum_C, mask=live)
+    at = (q.to(tl.int64) * tl.num_programs(2) + plane) * size_c + c
+    tl.store(partial + at * taps + j, sum_C, mask=live & (j < taps))
+    tl.store(partial_bias + at, sum_C, mask=live & (j == taps))

@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..tape import launch
 from .reference import step_shift
 from .tables import Settings, tables
 from .triton_backward import weight_kernel
@@ -23,7 +24,8 @@ class _Call:
     def __init__(self, x: Tensor, weight: Tensor, bias: Optional[Tensor], settings: Settings) -> None:
         grid, traversals, mode, kernel, _ = settings
         self.x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-        self.weight = weight.float().transpose(1, 2).contiguous()
+        turned = weight.transpose(1, 2)
+        self.weight = torch.empty(turned.shape, dtype=torch.float32, device=x.device).copy_(turned)
         self.bias = None if bias is None else bias.float().contiguous()
         self.size_b, self.size_n, self.size_c = x.shape
         self.count, self.taps, heads = weight.shape[0], weight.shape[2], 1
@@ -44,7 +46,8 @@ class _Call:
         """x (B, R', N, C) -> out; `grad` as in conv_kernel; sign -1 turns the taps round and sums over traversals."""
         summed, up = sign < 0, x if grad is None else grad
         planes = self.size_b * (1 if summed else self.count)
-        conv_kernel[(triton.cdiv(self.size_n, TOKENS), self.blocks, planes)](
+        launch(
+            conv_kernel, (triton.cdiv(self.size_n, TOKENS), self.blocks, planes),
             x=x, weight=self.weight, bias=x if self.bias is None else self.bias, grad=up, out=out, x_b=x.stride(0),
             x_r=x.stride(1) if x.shape[1] > 1 else 0, x_n=x.stride(2), grad_b=up.stride(0), grad_r=up.stride(1),
             grad_n=up.stride(2), sign=sign, HAS_BIAS=self.bias is not None and not summed, SILU=silu, GRAD=grad is not None,
@@ -62,22 +65,23 @@ def forward(x: Tensor, weight: Tensor, bias: Optional[Tensor], settings: Setting
 
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor], settings: Settings
-) -> Tuple[Tensor, Tensor, Tensor]:
+) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
     """Gradients of x (B, N, C), weight (R, C, T) and bias (R, C)."""
     call = _Call(x, weight, bias, settings)
     grad = grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
-    through = torch.empty(grad.shape, dtype=torch.float32, device=x.device)
+    through = grad.contiguous()
     if settings.silu:
+        through = torch.empty(grad.shape, dtype=torch.float32, device=x.device)
         call.convolve(call.x.unsqueeze(1), through, grad, 1, True)
-    else:
-        through.copy_(grad)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     call.convolve(through, grad_x, None, -1, False)
     spans = triton.cdiv(call.size_n, SPAN)
-    partial = torch.empty(spans, call.taps + 1, call.size_b, call.count, call.size_c, device=x.device)
-    weight_kernel[(spans * (call.taps + 1), call.blocks, call.size_b * call.count)](
-        x=call.x, through=through, partial=partial, x_b=call.x.stride(0), x_n=call.x.stride(1), spans=spans, span=SPAN,
+    lead = (spans, call.size_b, call.count, call.size_c)
+    partial, partial_bias = torch.empty(*lead, call.taps, device=x.device), torch.empty(lead, device=x.device)
+    launch(
+        weight_kernel, (spans * (call.taps + 1), call.blocks, call.size_b * call.count),
+        x=call.x, through=through, partial=partial,
+        partial_bias=partial_bias, x_b=call.x.stride(0), x_n=call.x.stride(1), spans=spans, span=SPAN,
         **call.common,
     )  # fmt: skip
-    total = partial.sum((0, 2))  # (T + 1, R, C)
-    return grad_x, total[:-1].permute(1, 2, 0), total[-1].clone()
+    return grad_x, partial.sum((0, 1)), None if bias is None else partial_bias.sum((0, 1))

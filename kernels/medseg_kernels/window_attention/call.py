@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .windows import effective_window, product, windows_per_axis
@@ -151,9 +150,9 @@ class Gradients:
     bias_table: Tensor | None = None
     dense_bias: Tensor | None = None
 
-    def as_list(self, device: torch.device) -> list[Tensor]:
-        """Eight tensors, empty ones for None, as the operator's schema wants."""
-        fields = (
+    def as_list(self) -> list[Tensor | None]:
+        """The eight, in order."""
+        return [
             self.qkv,
             self.kv,
             self.global_query,
@@ -162,5 +161,4 @@ class Gradients:
             self.padding,
             self.bias_table,
             self.dense_bias,
-        )
-        return [torch.empty(0, device=device) if field is None else field for field in fields]
+        ]

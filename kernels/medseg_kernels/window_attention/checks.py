@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medseg_kernels.prepared import once
+
 from .windows import GEOMETRIES, product
 
 PAD_MODES = ("mask", "input")
@@ -64,6 +66,7 @@ def packed(qkv: Tensor, kv: Tensor | None, global_query: Tensor | None, dims: in
         shape("kv", kv, [*qkv.shape[:-2], 2, *qkv.shape[-2:]], "(B, grid, 2, heads, head_dim) to the q given as qkv")
 
 
+@once
 def companions(
     qkv: Tensor,
     tensors: dict[str, Tensor | None],

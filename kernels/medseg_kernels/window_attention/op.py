@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medseg_kernels import dispatch
 from medseg_kernels.dispatch import Backend
+from medseg_kernels.prepared import Prepared
 from medseg_kernels.straight import straight
 
 from .call import Problem, output_shapes
@@ -82,12 +83,14 @@ def attention_op(
     backend: str,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """(tokens, carriers, log-sum-exp (B, W, H, U)); see `problem.Problem` for the shapes."""
-    problem = _problem(
+    return _run_forward(  # type: ignore[no-any-return]
         qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias, seed, window_size, shift_size, radius,
         causal, geometry, pad_mode, bias_index, scale, dropout, backend,
     )  # fmt: skip
-    out, extra, lse = _run("forward", backend, problem)
-    return out, extra, lse
+
+
+def _forward(qkv: Tensor, *rest: Any) -> Any:
+    return _run("forward", rest[-1], _problem(qkv, *rest))
 
 
 @attention_op.register_fake
@@ -126,12 +129,18 @@ def attention_backward_op(
     backend: str,
 ) -> List[Tensor]:
     """Gradients of the eight differentiable tensors, empty for absent ones."""
-    problem = _problem(
-        qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias, seed, window_size, shift_size, radius,
-        causal, geometry, pad_mode, bias_index, scale, dropout, backend,
+    found = _run_backward(
+        grad, grad_carriers, out, out_carriers, lse, qkv, kv, global_query, carriers, sample, padding, bias_table, dense_bias,
+        seed, window_size, shift_size, radius, causal, geometry, pad_mode, bias_index, scale, dropout, backend,
     )  # fmt: skip
-    found = _run("backward", backend, problem, out, out_carriers, lse, grad, grad_carriers)
-    return found.as_list(qkv.device)
+    return [torch.empty(0, device=qkv.device) if one is None else one for one in found]
+
+
+def _gradients(
+    grad: Tensor, grad_carriers: Tensor, out: Tensor, out_carriers: Tensor, lse: Tensor, qkv: Tensor, *rest: Any
+) -> List[Optional[Tensor]]:
+    found = _run("backward", rest[-1], _problem(qkv, *rest), out, out_carriers, lse, grad, grad_carriers)
+    return list(found.as_list())
 
 
 @attention_backward_op.register_fake
@@ -150,19 +159,28 @@ def _setup(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor, Tens
     ctx.present = [tensor is not None for tensor in inputs[:9]]
     ctx.options = inputs[9:]
     ctx.save_for_backward(*output, *[tensor for tensor in inputs[:9] if tensor is not None])
-    ctx.set_materialize_grads(True)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor, grad_carriers: Tensor, _: Tensor) -> Tuple[Any, ...]:
+def _backward(ctx: Any, grad: Optional[Tensor], grad_carriers: Optional[Tensor], _: Any) -> Tuple[Any, ...]:
     out, out_carriers, lse, *saved = ctx.saved_tensors
+    grad = torch.zeros_like(out) if grad is None else grad
+    if grad_carriers is None:
+        grad_carriers = torch.zeros_like(out_carriers) if out_carriers.numel() else out_carriers
     rest = iter(saved)
     tensors = [next(rest) if there else None for there in ctx.present]
-    found = attention_backward_op(grad, grad_carriers, out, out_carriers, lse, *tensors, *ctx.options)
+    found = run_attention_backward(grad, grad_carriers, out, out_carriers, lse, *tensors, *ctx.options)
     gradients = [value if there else None for value, there in zip(found, ctx.present[:8], strict=True)]
     return (*gradients, None, *[None] * len(ctx.options))
 
 
 attention_op.register_autograd(_backward, setup_context=_setup)
 
-# what a caller without gradients or a compiler runs; see straight.py
-run_attention = straight(attention_op)
+_run_forward = Prepared(_forward, *dispatch.environment("window_attention"))
+_run_backward = Prepared(_gradients, *dispatch.environment("window_attention"))
+
+# what a caller without a compiler runs; see straight.py
+run_attention, run_attention_backward = (
+    straight(attention_op, _setup, _backward, function=_run_forward),
+    straight(attention_backward_op, function=_run_backward),
+)

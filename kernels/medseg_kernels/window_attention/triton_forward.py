@@ -6,7 +6,18 @@ In the paper's words: FlashAttention inside windows that exist only as indices.
 import triton
 import triton.language as tl
 
-from .triton_shared import add_bias, grid_tile, hide, keep, locate, output_rows, query_tile, store_tile, task_of
+from .triton_shared import (
+    add_bias,
+    carrier_rows,
+    grid_tile,
+    hide,
+    keep,
+    locate,
+    output_rows,
+    query_tile,
+    store_tile,
+    task_of,
+)
 
 
 @triton.jit
@@ -51,5 +62,5 @@ def forward_kernel(
     statistic = tl.where(real, (top + tl.log2(total)) * 0.6931471805599453, float("inf"))
     tl.store(lse + task.to(tl.int64) * U + i, statistic, mask=i < U)
     store_tile(out, output_rows(where_i, size_n, head, E), result, where_i[1], E, EB)
-    if M > 0:  # (B * W * H, M, E)
-        store_tile(out_carriers, (task.to(tl.int64) * M + i) * E, result, i < M, E, EB)
+    if M > 0:
+        store_tile(out_carriers, carrier_rows(i, task, h, H, 1, M, E), result, i < M, E, EB)

@@ -11,6 +11,7 @@ import triton.language as tl
 from .triton_backward import LOG2E
 from .triton_shared import (
     add_bias,
+    carrier_rows,
     grid_rows,
     grid_tile,
     hide,
@@ -18,6 +19,7 @@ from .triton_shared import (
     locate,
     output_tile,
     query_tile,
+    store_padding,
     store_tile,
     task_of,
 )
@@ -79,14 +81,11 @@ def fused_kernel(
         store_tile(dk, to, acc_k, where_j[1], E, EB)
         store_tile(dv, to, acc_v, where_j[1], E, EB)
         if M > 0:
-            to = (wide * M + j) * (3 * E)
-            store_tile(dcarriers, to + E, acc_k, j < M, E, EB)
-            store_tile(dcarriers, to + 2 * E, acc_v, j < M, E, EB)
-        if SUM_PADDING:  # (B * W * H, key blocks, 2, E)
-            padded = (where_j[2] & ~where_j[1])[:, None]
-            to = dpadding + (wide * blocks + first // BK) * (2 * E) + e
-            tl.store(to, tl.sum(tl.where(padded, acc_k, 0.0), 0), mask=e < E)
-            tl.store(to + E, tl.sum(tl.where(padded, acc_v, 0.0), 0), mask=e < E)
+            to = carrier_rows(j, task, h, H, 3, M, E)
+            store_tile(dcarriers, to + H * E, acc_k, j < M, E, EB)
+            store_tile(dcarriers, to + 2 * H * E, acc_v, j < M, E, EB)
+        if SUM_PADDING:
+            store_padding(dpadding, (task // H * blocks + first // BK, h, H), where_j, acc_k, acc_v, E, EB)
         tl.debug_barrier()
     for first in range(0, U, BQ):
         i = first + tl.arange(0, BQ)
@@ -98,4 +97,4 @@ def fused_kernel(
         else:
             store_tile(dq, grid_rows(where_i, b, h, (qdb, qdn, qdh)), acc, where_i[1], E, EB)
         if M > 0:
-            store_tile(dcarriers, (wide * M + i) * (3 * E), acc, i < M, E, EB)
+            store_tile(dcarriers, carrier_rows(i, task, h, H, 3, M, E), acc, i < M, E, EB)

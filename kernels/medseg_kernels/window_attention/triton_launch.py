@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medseg_kernels.tape import launch
+
 from .call import Gradients, Problem
 from .dropout import threshold
 from .tables import BiasTables, bias_tables, pitch, window_tables
@@ -79,8 +81,8 @@ class _Launch:
         if k.stride() != v.stride():
             k, v = k.contiguous(), v.contiguous()
         self.carriers = q  # any pointer will do for what is absent
-        if p.carriers is not None:  # (B * W * H, M, 3, E): small, and read by rows
-            self.carriers = p.carriers.permute(0, 1, 4, 2, 3, 5).contiguous()
+        if p.carriers is not None:
+            self.carriers = p.carriers.contiguous()
         sample = q if p.sample is None else p.sample.float().contiguous()
         padding = q if p.padding is None else p.padding.float().contiguous()
         self.tables, self.bias, self.kind, self.plane = window_tables(p), q, 0, 0
@@ -110,7 +112,9 @@ class _Launch:
         dense = p.qkv.new_empty(p.heads, side, side, dtype=torch.float16 if small else torch.float32)
         if dense.numel() * dense.element_size() > MOST_BYTES:
             return
-        expand_kernel[((side // 32) * (side // 64), p.heads)](
+        launch(
+            expand_kernel,
+            ((side // 32) * (side // 64), p.heads),
             self.bias,
             dense,
             self.codes.row,
@@ -149,32 +153,18 @@ class _Launch:
         }  # fmt: skip
 
 
-def _by_task(tensor: Tensor, heads: int) -> Tensor:
-    """(B, W, M, H * E) -> (B, W, H, M, E), as the kernels read carriers."""
-    if tensor.shape[2] == 0:
-        return tensor
-    return tensor.unflatten(-1, (heads, -1)).transpose(2, 3).contiguous()
-
-
 def forward(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, carriers, log-sum-exp (B, W, H, U))."""
     from .triton_forward import forward_kernel
 
-    p, launch = problem, _Launch(problem)
+    p, common = problem, _Launch(problem)
     out = p.qkv.new_empty(p.batch, *p.grid, p.heads * p.channels)
-    carriers = p.qkv.new_empty(p.batch, p.windows, p.heads, p.extra, p.channels)
+    carriers = p.qkv.new_empty(p.batch, p.windows, p.extra, p.heads * p.channels)
     lse = p.qkv.new_empty(p.batch, p.windows, p.heads, p.tokens, dtype=torch.float32)
-    settings = launch.settings("forward")
+    settings = common.settings("forward")
     grid = (p.batch * p.windows * p.heads * settings["blocks"],)
-    forward_kernel[grid](out=out, out_carriers=carriers, lse=lse, **settings)
-    return out, _by_window(carriers), lse
-
-
-def _by_window(carriers: Tensor) -> Tensor:
-    """(B, W, H, M, E) -> (B, W, M, H * E)."""
-    if carriers.shape[3] == 0:
-        return carriers.new_empty(*carriers.shape[:2], 0, carriers.shape[2] * carriers.shape[4])
-    return carriers.transpose(2, 3).flatten(3).contiguous()
+    launch(forward_kernel, grid, out=out, out_carriers=carriers, lse=lse, **settings)
+    return out, carriers, lse
 
 
 def backward(
@@ -183,10 +173,10 @@ def backward(
     """Gradients of all tensors, without atomics."""
     from .triton_backward import key_kernel, query_kernel
 
-    p, launch = problem, _Launch(problem)
+    p, common = problem, _Launch(problem)
     shared: dict[str, Any] = {
         "grad": grad.contiguous(), "lse": lse, "delta": torch.empty_like(lse),
-        "grad_carriers": _by_task(grad_carriers, p.heads),
+        "grad_carriers": grad_carriers.contiguous(),
     }  # fmt: skip
     found = Gradients(qkv=torch.empty_like(p.qkv, memory_format=torch.contiguous_format))
     if p.kv is not None:
@@ -196,13 +186,13 @@ def backward(
         shape = (p.batch, p.windows, p.tokens - p.extra, p.heads, p.channels)
         per_window = p.qkv.new_empty(shape, dtype=torch.float32)
     dq, dk, dv = p.roles(found.qkv, found.kv, per_window)
-    dcarriers = launch.carriers if p.carriers is None else torch.empty_like(launch.carriers)
+    dcarriers = common.carriers if p.carriers is None else torch.empty_like(common.carriers)
     tasks, sums = p.batch * p.windows * p.heads, p.padded and p.pad_mode == "input"
-    key = launch.settings("fused" if tasks >= MANY else "key")
+    key = common.settings("fused" if tasks >= MANY else "key")
     parts = key["blocks"] if sums else 0
-    dpadding = p.qkv.new_empty(p.batch, p.windows, p.heads, parts, 2, p.channels, dtype=torch.float32)
+    dpadding = p.qkv.new_empty(p.batch, p.windows, parts, 3, p.heads, p.channels, dtype=torch.float32)
     shared |= {"dq": dq, "dcarriers": dcarriers, "factor": p.scale}
-    shared |= {"out": out, "out_carriers": _by_task(out_carriers, p.heads), "dk": dk, "dv": dv, "dpadding": dpadding}
+    shared |= {"out": out, "out_carriers": out_carriers, "dk": dk, "dv": dv, "dpadding": dpadding}
     to_q = _steps(dq if per_window is None else dk)  # a shared query's gradient needs no strides
     if tasks >= MANY:
         from .triton_fused import fused_kernel
@@ -211,13 +201,13 @@ def backward(
         steps = {**_steps(dk), **{f"q{name}": step for name, step in to_q.items()}}
         _start(fused_kernel, tasks, shared, key, SUM_PADDING=sums, partial=partial, **steps)
     else:
-        query = launch.settings("query")
+        query = common.settings("query")
         _start(query_kernel, tasks * query["blocks"], shared, query, **to_q)
         _start(key_kernel, tasks * key["blocks"], shared, key, SUM_PADDING=sums, **_steps(dk))
     if p.carriers is not None:
-        found.carriers = dcarriers.permute(0, 1, 3, 4, 2, 5).contiguous()
+        found.carriers = dcarriers
     if p.bias_table is not None or p.dense_bias is not None:
-        _bias_gradients(launch, shared, found)
+        _bias_gradients(common, shared, found)
     _sum_partials(p, found, per_window, dpadding if sums else None)
     return found
 
@@ -226,7 +216,7 @@ def _start(kernel: Any, programs: int, shared: dict[str, Any], settings: dict[st
     """Launch with those of the arguments that the kernel has."""
     known = {**shared, **settings, **more}
     options = {name: settings[name] for name in ("num_warps", "num_stages")}
-    kernel[(programs,)](**{name: known[name] for name in kernel.arg_names}, **options)
+    launch(kernel, (programs,), **{name: known[name] for name in kernel.arg_names}, **options)
 
 
 def _steps(tensor: Tensor) -> dict[str, int]:
@@ -234,27 +224,28 @@ def _steps(tensor: Tensor) -> dict[str, int]:
     return {"db": tensor.stride(0), "dn": tensor.stride(3), "dh": tensor.stride(4)}
 
 
-def _bias_gradients(launch: _Launch, shared: dict[str, Any], found: Gradients) -> None:
+def _bias_gradients(common: _Launch, shared: dict[str, Any], found: Gradients) -> None:
     """Gradient of the bias of all pairs per group of windows, then of the table or the dense bias."""
     from .triton_backward import bias_kernel, table_kernel
 
-    p, settings = launch.problem, launch.settings("bias")
+    p, settings = common.problem, common.settings("bias")
     tiles = -(-p.tokens // settings["BQ"]) * settings["blocks"]
     groups = max(1, min(p.batch * p.windows // 4, 1024 // max(1, tiles * p.heads), 16))
     pairs = p.qkv.new_empty(groups, p.heads, p.tokens, p.tokens, dtype=torch.float32)
     known = {**shared, **settings, "dpairs": pairs, "B": p.batch}
     options = {name: settings[name] for name in ("num_warps", "num_stages")}
-    bias_kernel[(tiles, p.heads, groups)](**{name: known[name] for name in bias_kernel.arg_names}, **options)
+    launch(bias_kernel, (tiles, p.heads, groups), **{name: known[name] for name in bias_kernel.arg_names}, **options)
     total = pairs.sum(0) if groups > 1 else pairs[0]
     if p.dense_bias is not None:
         found.dense_bias = total.to(p.dense_bias.dtype)
         return
     assert p.bias_table is not None
-    assert launch.codes is not None
+    assert common.codes is not None
     rows, tokens = p.bias_table.shape[0], product(p.window)
     table = torch.empty_like(p.bias_table, memory_format=torch.contiguous_format)
-    table_kernel[(-(-rows // 64), p.heads)](
-        total, launch.codes.codes, launch.codes.inverse, table, p.heads, tokens, p.tokens, bias_center(p.table_window), rows,
+    launch(
+        table_kernel, (-(-rows // 64), p.heads),
+        total, common.codes.codes, common.codes.inverse, table, p.heads, tokens, p.tokens, bias_center(p.table_window), rows,
         M=p.extra, BR=64, BI=32,
     )  # fmt: skip
     found.bias_table = table
@@ -267,12 +258,14 @@ def _sum_partials(p: Problem, found: Gradients, per_window: Tensor | None, dpadd
         found.global_query = shared_query.to(p.qkv.dtype)
     if p.padding is None and p.sample is None:
         return
-    per_sample = p.qkv.new_zeros(p.batch, 3, p.heads, p.channels, dtype=torch.float32)
-    if dpadding is not None:
-        per_sample[:, 1:] = dpadding.sum((1, 3)).transpose(1, 2)
     if p.padding is not None:
-        found.padding = per_sample.sum(0).to(p.qkv.dtype)
+        found.padding = torch.zeros_like(p.padding) if dpadding is None else dpadding.sum((0, 1, 2)).to(p.qkv.dtype)
     if p.sample is not None:
-        dq, dk, dv = p.roles(found.qkv, found.kv, shared_query)
-        parts = [part.flatten(1, -3).sum(1, dtype=torch.float32) for part in (dq, dk, dv)]
-        found.sample = (torch.stack(parts, dim=1) + per_sample).to(p.qkv.dtype)
+        if p.kv is None and shared_query is None:
+            total = found.qkv.flatten(1, 3).sum(1, dtype=torch.float32)
+        else:
+            dq, dk, dv = p.roles(found.qkv, found.kv, shared_query)
+            total = torch.stack([part.flatten(1, -3).sum(1, dtype=torch.float32) for part in (dq, dk, dv)], dim=1)
+        if dpadding is not None:
+            total += dpadding.sum((1, 2))
+        found.sample = total.to(p.qkv.dtype)

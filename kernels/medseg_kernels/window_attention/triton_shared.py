@@ -7,7 +7,7 @@ Arguments that always travel together are tuples:
     tables    rows and groups of tables.py, and the pitch of their rows
     where     of a tile of tokens: raster number on the grid, on the grid?, in the window?; see `locate`
     strides   of q, k or v: batch, token, head; channels lie side by side
-    given     carriers (B * W * H, M, 3, E), sample (B, 3, H, E) and padding (3, H, E)
+    given     carriers (B, W, M, 3, H, E), sample (B, 3, H, E) and padding (3, H, E)
     head      task = (b * W + w) * H + h, b, h, H
     bias      values, row and column codes, pitch; see `bias_tile`
 """
@@ -46,6 +46,12 @@ def grid_rows(where, b, h, strides):
 
 
 @triton.jit
+def carrier_rows(i, task, h, H, roles, M: tl.constexpr, E: tl.constexpr):
+    """64-bit offsets of the carriers of a window in a tensor (B, W, M, roles, H, E)."""
+    return ((task // H).to(tl.int64) * M + i) * (roles * H * E) + h * E
+
+
+@triton.jit
 def _complete(
     x, i, in_window, unfilled, given, head, ROLE: tl.constexpr, M: tl.constexpr, HAS: tl.constexpr,
     E: tl.constexpr, EB: tl.constexpr,
@@ -63,7 +69,7 @@ def _complete(
         more = tl.load(sample + ((b * 3 + ROLE) * H + h) * E + e, mask=real, other=0.0)
         x = x.to(tl.float32) + tl.where(in_window[:, None], more[None, :], 0.0)
     if M > 0:
-        rows = (task.to(tl.int64) * M + i) * (3 * E) + ROLE * E
+        rows = carrier_rows(i, task, h, H, 3, M, E) + ROLE * H * E
         own = (i < M)[:, None] & real[None, :]
         x = x.to(tl.float32) + tl.load(carriers + rows[:, None] + e[None, :], mask=own, other=0.0)
     return x.to(kind)
@@ -107,13 +113,13 @@ def output_rows(where, size_n, head, E: tl.constexpr):
 
 @triton.jit
 def output_tile(tokens, carriers, i, where, size_n, head, M: tl.constexpr, E: tl.constexpr, EB: tl.constexpr):
-    """Rows of an output-shaped tensor, carriers' (B * W * H, M, E); zero at padded tokens."""
+    """Rows of an output-shaped tensor, carriers' (B, W, M, H, E); zero at padded tokens."""
     task, b, h, H = head
     e = tl.arange(0, EB)
     rows = output_rows(where, size_n, head, E)
     found = tl.load(tokens + rows[:, None] + e[None, :], mask=where[1][:, None] & (e < E)[None, :], other=0.0)
     if M > 0:
-        rows = (task.to(tl.int64) * M + i) * E
+        rows = carrier_rows(i, task, h, H, 1, M, E)
         found += tl.load(carriers + rows[:, None] + e[None, :], mask=(i < M)[:, None] & (e < E)[None, :], other=0.0)
     return found
 
@@ -123,6 +129,18 @@ def store_tile(to, rows, x, there, E: tl.constexpr, EB: tl.constexpr):
     """Store the rows of a tile that are there, E channels of each."""
     e = tl.arange(0, EB)
     tl.store(to + rows[:, None] + e[None, :], x.to(to.dtype.element_ty), mask=there[:, None] & (e < E)[None, :])
+
+
+@triton.jit
+def store_padding(dpadding, place, where, acc_k, acc_v, E: tl.constexpr, EB: tl.constexpr):
+    """Sums over the padded keys of a tile, (B, W, key blocks, 3, H, E); padded queries are rows of zeros."""
+    block, h, H = place
+    e = tl.arange(0, EB)
+    padded = (where[2] & ~where[1])[:, None]
+    to = dpadding + (block.to(tl.int64) * 3 * H + h) * E + e
+    tl.store(to, tl.zeros((EB,), tl.float32), mask=e < E)
+    tl.store(to + H * E, tl.sum(tl.where(padded, acc_k, 0.0), 0), mask=e < E)
+    tl.store(to + 2 * H * E, tl.sum(tl.where(padded, acc_v, 0.0), 0), mask=e < E)
 
 
 @triton.jit

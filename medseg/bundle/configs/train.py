@@ -60,6 +60,10 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "val_interval": settings["val_interval"],
         "early_stop": settings.get("early_stop"),
         "num_workers": None,
+        "devices": None,
+        "num_nodes": None,
+        "strategy": "auto",
+        "micro_batch_size": None,
     }
 
 
@@ -111,6 +115,7 @@ def _module(plan: Plan) -> dict[str, Any]:
         "regions": "@regions",
         "inferer": "@train::inferer",
         "seed": "@seed",
+        "micro_batch_size": "@micro_batch_size",
         **{key: settings[key] for key in MODULE_KEYS if key in settings},
         **_project(plan),
     }
@@ -134,8 +139,9 @@ def _trainer(plan: Plan) -> dict[str, Any]:
         "bundle_root": "@bundle_root",
         "fold": "@fold",
         "device": "@device",
-        "devices": None,
-        "strategy": "auto",
+        "devices": "@devices",
+        "num_nodes": "@num_nodes",
+        "strategy": "@strategy",
         "precision": "auto",
         "val_interval": "@val_interval",
         "early_stop": "@early_stop",

@@ -40,7 +40,7 @@ _LIGHTNING = {
 }  # fmt: skip
 
 # Lightning's words that start no other package
-_STRATEGY = words("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "fsdp")
+_STRATEGY = words("auto", "ddp", "fsdp2", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "fsdp")
 _PRECISION = words(
     "auto", "16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true", "16", "bf16", "32", "64"
 )
@@ -52,7 +52,8 @@ TRAINING: dict[str, Target] = {
     ),
     "SegmentationModule": allowed(
         "module", network=parts("network"), labels=DATA, inferer=parts("inferer"), regions=DATA, loss=either(NAME, DATA),
-        optimizer=NAME, learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER, seed=NUMBER,
+        optimizer=NAME, learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER,
+        micro_batch_size=NUMBER, seed=NUMBER,
     ),
     "TrainingDataset": allowed(
         "dataset", preprocessing=parts("preprocessing"), labels=DATA, roi_size=NUMBER, samples_per_epoch=NUMBER,

@@ -137,3 +137,20 @@ def _svg(figure: Figure) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     return text.replace(INK, "currentColor")
+
+
+def differences(rows: Mapping[str, tuple[float, float, float]], *, x_label: str) -> str:
+    """Mean differences with their intervals, a row per name, and a line at 0, as SVG; NaN ends draw the mean alone."""
+    figure, axes = _figure(6.4)
+    figure.set_figheight(1.2 + 0.32 * max(1, len(rows)))
+    for place, (mean, low, high) in enumerate(rows.values()):
+        color = COLORS[0]
+        if not math.isnan(low):
+            axes.plot([low, high], [place, place], "-", color=color, linewidth=1.6)
+        axes.plot([mean], [place], "o", color=color, **_dot(5))
+    axes.axvline(0.0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [as_text(name) for name in rows], fontsize=7)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(as_text(x_label))
+    axes.grid(axis="x", alpha=0.3)
+    return _svg(figure)

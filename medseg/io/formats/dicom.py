@@ -67,7 +67,7 @@ def is_dicom_file(path: Path) -> bool:
 
     The mark stands at byte 128; files of old archives begin with the first data element instead.
     """
-    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.name.lower().endswith(".gz"):
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() == ".dcm":
         return True

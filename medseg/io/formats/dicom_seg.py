@@ -18,6 +18,7 @@ from medseg.errors import DataError, GridMismatchError, LabelError
 
 from ..atomic import atomic_path
 from ..header import Header
+from .dicom_mosaic import is_mosaic
 from .dicom_slices import read_dataset
 
 
@@ -151,6 +152,10 @@ def _segmentation(label: NDArray[np.integer], like: Header, segments: Mapping[in
     numbers[list(segments)] = np.arange(1, len(segments) + 1)
     frames = numbers[label].transpose(2, 1, 0)  # (slices, rows, columns), in the order of the source images
     sources = [_with_empty(read_dataset(file, pixels=True)) for file in like.series]
+    if any(is_mosaic(source) for source in sources):
+        raise DataError(
+            f"{like.path}: is a mosaic, and a DICOM SEG refers to slices that are images of their own; write NIfTI or NRRD instead."
+        )
     with python_warnings.catch_warnings(), _named(like.path):
         python_warnings.simplefilter("ignore")
         return hd.seg.Segmentation(

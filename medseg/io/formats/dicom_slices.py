@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import warnings as python_warnings
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError, GeometryError, MedsegError, UnreadableFileError
 
+from .dicom_mosaic import is_mosaic, mosaic_of
 from .stream import file_size, open_file
 
 TAGS = [
@@ -53,9 +55,9 @@ class Slice:
     """One plane of voxels: where it lies (LPS mm) and how its stored numbers become values.
 
     `row` and `column` are the world directions in which the column index and the row index grow; `spacing` is DICOM's
-    PixelSpacing (between rows, between columns); `frame` is None in a file of one image. `scaling` says where the values come
-    from: `none` (stored as they are), `rescale` (slope and intercept), or `table` (a modality LUT). `patient` is for comparing
-    alone, never for showing.
+    PixelSpacing (between rows, between columns); `frame` is None in a file of one image; `tile` is the slice's first row and column
+    in the picture of a mosaic. `scaling` says where the values come from: `none` (stored as they are), `rescale` (slope and
+    intercept), or `table` (a modality LUT). `patient` is for comparing alone, never for showing.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Slice:
     scaling: str = "none"
     patient: str = ""
     warnings: tuple[str, ...] = ()
+    tile: tuple[int, int] | None = None
 
 
 @functools.cache
@@ -121,8 +124,11 @@ def slices_in(path: Path) -> list[Slice]:
         ) from None
 
 
-def read_dataset(path: Path, *, pixels: bool) -> Any:
-    """A pydicom dataset, with or without its pixels. Raises UnreadableFileError naming the cause, whatever it is."""
+def read_dataset(path: Path, *, pixels: bool, tags: Sequence[str] | None = TAGS) -> Any:
+    """A pydicom dataset: all of it with `pixels`, else these elements of its header (None: all).
+
+    Raises UnreadableFileError naming the cause, whatever it is.
+    """
     pydicom = pydicom_module()
     with open_file(path) as file:
         start = file.read(132)
@@ -140,7 +146,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Any:
                     file,
                     stop_before_pixels=not pixels,
                     force=start[128:] != b"DICM",
-                    specific_tags=None if pixels else TAGS,
+                    specific_tags=None if pixels or tags is None else list(tags),
                 )
         except MedsegError:
             raise
@@ -208,19 +214,45 @@ def _slices_of(path: Path, dataset: Any) -> list[Slice]:
                 warnings=warnings,
             )
         )
-    return slices
+    return _tiles_of(slices[0], dataset) if is_mosaic(dataset) else slices
+
+
+def _tiles_of(picture: Slice, dataset: Any) -> list[Slice]:
+    """The slices of a mosaic, each with its own place. Raises DataError or GeometryError where its place is not known."""
+    mosaic = mosaic_of(
+        picture.path,
+        read_dataset(picture.path, pixels=False, tags=None),
+        corner=picture.position,
+        axes=(picture.row, picture.column),
+        spacing=picture.spacing,
+        distance=picture.thickness,
+    )
+    warnings = picture.warnings
+    if not dataset.get("SpacingBetweenSlices"):
+        warnings += (
+            f"a mosaic without SpacingBetweenSlices; its slices are taken to be {picture.thickness:g} mm apart",
+        )
+    return [
+        dataclasses.replace(
+            picture,
+            tile=tile,
+            position=position,
+            rows=mosaic.rows,
+            columns=mosaic.columns,
+            number=picture.number + index,
+            warnings=warnings,
+        )
+        for index, (tile, position) in enumerate(mosaic.tiles())
+    ]
 
 
 def _check_kind(path: Path, dataset: Any) -> None:
-    """Refuse pictures whose numbers are no values of one plane: colours, tables of colours, mosaics of many planes."""
+    """Refuse pictures whose numbers are no values: colours and tables of colours."""
     kind = str(dataset.get("PhotometricInterpretation") or "")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or kind not in ("", "MONOCHROME1", "MONOCHROME2"):
         raise DataError(
             f"{path}: holds colours ({kind}), expected one number per voxel; export the images it was made from."
         )
-    kinds = dataset.get("ImageType") or ()
-    if "MOSAIC" in [str(one).upper() for one in ([kinds] if isinstance(kinds, str) else kinds)]:
-        raise DataError(f"{path}: is a mosaic, many slices in one picture; split it first (dcm2niix does).")
 
 
 def _scaling(path: Path, dataset: Any, groups: Sequence[Any]) -> tuple[str, float, float]:

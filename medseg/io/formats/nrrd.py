@@ -126,6 +126,11 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
         if line.startswith("#") or ":=" in line.split(": ", 1)[0]:
             continue  # comments and free key/value pairs say nothing about voxels
         key, colon, value = line.partition(":")
+        if re.fullmatch(r"data ?file:\s*LIST.*", line, re.IGNORECASE):
+            fields["datafile"] = (
+                "LIST"  # names of files follow, to the header's end; refused where the file is looked for
+            )
+            break
         if not colon:
             raise UnreadableFileError(
                 f"{path}: the header line {line[:60]!r} is not 'field: value'; the header is damaged."

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from medseg.errors import ConfigError
 
+from .batch_rows import draw_uniform
 from .conv3d import Conv3d
 
 CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
@@ -84,18 +85,18 @@ class RMSNorm(nn.Module):
 
 
 def image_norm(kind: str, spatial_dims: int, channels: int, eps: float = 1e-5) -> nn.Module:
-    """A norm for channel-first images: `instance`, `batch`, `layer` (over channels) or `none`."""
-    if kind == "instance":
+    """A norm for channel-first images: `instance`, `instance_plain` (no gain), `batch`, `layer` (over channels) or `none`."""
+    if kind in ("instance", "instance_plain"):
         # Group norm with one channel per group is instance norm; it is the faster of the two on a CPU and accepts a
         # grid of a single voxel while training.
-        return nn.GroupNorm(channels, channels, eps=eps)
+        return nn.GroupNorm(channels, channels, eps=eps, affine=kind == "instance")
     if kind == "batch":
         return BATCH_NORM[spatial_dims](channels, eps=eps)
     if kind == "layer":
         return ImageLayerNorm(channels, eps=eps)
     if kind == "none":
         return nn.Identity()
-    raise ConfigError(f"norm: found {kind!r}, expected instance, batch, layer or none")
+    raise ConfigError(f"norm: found {kind!r}, expected instance, instance_plain, batch, layer or none")
 
 
 def token_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
@@ -141,7 +142,11 @@ class DropPath(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
             return branch
-        keep = torch.rand([branch.shape[0]] + [1] * (branch.ndim - 1), device=branch.device) >= self.rate
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            drawn = torch.rand(branch.shape[0], device=branch.device)
+        else:
+            drawn = draw_uniform(branch.shape[0], branch.device)
+        keep = (drawn >= self.rate).view([branch.shape[0]] + [1] * (branch.ndim - 1))
         return branch * keep.to(branch.dtype) / (1.0 - self.rate)
 
 

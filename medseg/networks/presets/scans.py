@@ -26,6 +26,7 @@ def segmamba(size: str, spatial_dims: int) -> NetworkSpec:
 
     The published inter-slice order is fixed to patches of 128 voxels; here it follows the grid.
     """
+    norm = "instance" if size == "nano" else "instance_plain"  # the released norms have no gain
     if size == "nano":
         widths, counts, fine = (24, 40, 56, 72), (1, 1, 2, 2), 16
     else:
@@ -36,7 +37,7 @@ def segmamba(size: str, spatial_dims: int) -> NetworkSpec:
         if index == 0:
             options["entry"] = {"kernel": 7 if size != "nano" else 3}
         else:
-            options["entry"] = {"norm": "instance", "kernel": "stride"}
+            options["entry"] = {"norm": norm, "kernel": "stride"}
         levels.append(
             Level(
                 width, ("gated_spatial_conv", *repeat("selective_scan", count)),
@@ -48,6 +49,7 @@ def segmamba(size: str, spatial_dims: int) -> NetworkSpec:
     skips = [fine, *(2 * width for width in widths)] if size != "nano" else [fine, *widths[1:], 88]
     return NetworkSpec(
         levels=tuple(levels),
+        norm=norm,
         decoder="unetr",
         decoder_options={"widths": skips, "blocks": [False, True, True, True, True], "finish": size != "nano"},
     )

@@ -11,10 +11,12 @@ import sys
 import numpy as np
 import torch
 
+from medseg_kernels import gated_linear_recurrence
 from medseg_kernels.gated_linear_recurrence import segments, triton_launch
 from medseg_kernels.gated_linear_recurrence.chunked import chunkwise
 from medseg_kernels.gated_linear_recurrence.chunked_backward import chunkwise_backward
 from tests.kernels.gated_linear_recurrence.cases import DECAYS, WRITES, Case, error, make_case, rms_ratio, weights_for
+from tests.kernels.played import played
 
 PIECES = [0, 0, 7, 71, 71, 100]
 
@@ -91,6 +93,13 @@ def truth(case: Case) -> dict[str, torch.Tensor]:
     return {"output": output, "final_state": final, **{n: x for n, x in grads._asdict().items() if x is not None}}
 
 
+def recurrent(*given: torch.Tensor) -> torch.Tensor:
+    """The delta rule with a decay, on a sequence of two segments."""
+    q, k, v, g, beta = given
+    out: torch.Tensor = gated_linear_recurrence(q, k, v, -g.abs(), beta, backend="triton")[0]
+    return out
+
+
 def alone(device: str) -> int:
     """One worker: no piece is cut."""
     return 1
@@ -103,6 +112,10 @@ def crowd(device: str) -> int:
 
 def main() -> None:
     segments.MIN_CHUNKS = 1
+    triton_launch.workers = crowd
+    rows = [(1, 70, 1, 8)] * 3 + [(1, 70, 1)] * 2
+    right = played(recurrent, *rows)
+    print(json.dumps({"name": "played", "half": False, "errors": {"0 if right": float(not right)}}), flush=True)
     listed = cases()
     expected = [truth(case) for _, case, _ in listed]
     poison()

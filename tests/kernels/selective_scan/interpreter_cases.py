@@ -12,6 +12,7 @@ import torch
 from medseg_kernels import selective_scan
 from medseg_kernels.selective_scan import triton_launch
 from medseg_kernels.selective_scan.chunked_backward import Inputs
+from tests.kernels.played import played
 from tests.kernels.selective_scan.cases import Case, error, worst
 
 WINDOWED = "windowed:2,2,2:snake"
@@ -94,6 +95,16 @@ def by_name() -> float:
     return error(results[0], results[1].double())
 
 
+def scanned(
+    u: torch.Tensor, delta: torch.Tensor, write: torch.Tensor, read: torch.Tensor, z: torch.Tensor
+) -> torch.Tensor:
+    """Two traversals, gated."""
+    rate = -torch.ones(2, 2)
+    return selective_scan(
+        u, delta, rate, write, read, z=z, delta_softplus=True, traversals=["snake", "reversed raster"], backend="triton"
+    )
+
+
 def main() -> None:
     results: dict[str, Any] = {
         name: max(worst(case, case.inputs(), triton_launch.forward, triton_launch.backward).values())
@@ -101,6 +112,8 @@ def main() -> None:
     }
     for check in (poisoned, half_precision, repeated, far_apart, expanded, by_name):
         results[check.__name__] = check()
+    volume = (1, 2, 2, 2, 2)
+    results["played"] = played(scanned, volume, volume, volume, volume, volume)
     print(json.dumps(results))
 
 

@@ -6,9 +6,11 @@ import json
 
 import torch
 
+from medseg_kernels import short_conv
 from medseg_kernels.short_conv import triton_launch
 from medseg_kernels.short_conv.tables import Settings
 from medseg_kernels.traversals.tables import SEPARATOR
+from tests.kernels.played import played
 from tests.kernels.selective_scan.cases import error
 from tests.kernels.short_conv.cases import CASES, Case
 
@@ -28,11 +30,17 @@ def worst(case: Case, dtype: torch.dtype) -> float:
     return max(error(out, expected), *(error(a, b) for a, b in zip(found, wanted, strict=False)))
 
 
+def convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Two traversals."""
+    return short_conv(x, weight, bias, traversals=["raster", "snake"], silu=True, backend="triton")
+
+
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills fresh buffers with NaN
     triton_launch.SPAN = 64  # two spans or one: the interpreter takes seconds per thousand tokens
     results = {case.name: worst(case, torch.float32) for case in SMALL}
     results["float16, a tenth of its bound"] = worst(CASES[0], torch.float16) / 200
+    results["played, 0 if right"] = float(not played(convolved, (1, 2, 3, 2, 4), (2, 4, 3), (2, 4)))
     print(json.dumps(results))
 
 

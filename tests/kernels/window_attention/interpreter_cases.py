@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medseg_kernels import window_attention
 from medseg_kernels.window_attention import triton_launch
+from tests.kernels.played import played
 from tests.kernels.window_attention.cases import Case, errors
 
 G, W, S = (5, 4, 3), (3, 2, 3), (1, 1, 1)
@@ -46,6 +47,11 @@ def far_strides() -> dict[str, float]:
     return {str(n): float((a - b).abs().max()) for n, (a, b) in enumerate(zip(*results, strict=True))}
 
 
+def attended(qkv: Tensor, table: Tensor, padding: Tensor) -> Tensor:
+    """Shifted windows with a table and padding."""
+    return window_attention(qkv, 2, 1, table, pad_qkv=padding, pad_mode="input", backend="triton")
+
+
 def poison_new_tensors() -> None:
     """From here on new memory holds NaN, so that an element that nobody writes is seen."""
     empty, empty_like, new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
@@ -61,6 +67,8 @@ def poison_new_tensors() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {"far strides float32": far_strides()}
+    right = played(attended, (1, 3, 2, 2, 3, 2, 4), (27, 2), (3, 2, 4))
+    found["played float32"] = {"0 if right": float(not right)}
     poison_new_tensors()
     for case in [*SHORT, *TILES]:
         found[f"{case} float32"] = errors(case, torch.float32, "triton", batch=1)

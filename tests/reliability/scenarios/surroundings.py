@@ -9,13 +9,14 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .base import Child, Outcome, make_data, make_planned, temporary_files
 
 FOLDS = 3
+PARTS = ("folds", "tracking")
 SHORT = (
     "max_epochs=2",
     "steps_per_epoch=1",
@@ -28,13 +29,15 @@ SHORT = (
 )
 
 
-def run(times: int, seed: int, folder: Path) -> Outcome:
+def run(times: int, seed: int, folder: Path, parts: Sequence[str] = PARTS) -> Outcome:
+    """`folds`: started `times` times at once, and one of them twice; `tracking`: each fault of the store."""
     outcome = Outcome()
     pristine = make_planned(folder / "pristine", make_data(folder / "data"))
-    for number in range(times):
+    for number in range(times if "folds" in parts else 0):
         _folds_at_once(outcome, pristine, folder / f"at_once_{number}")
-    _second_start(outcome, pristine, folder / "twice")
-    for name, fault in FAULTS.items():
+    if "folds" in parts:
+        _second_start(outcome, pristine, folder / "twice")
+    for name, fault in FAULTS.items() if "tracking" in parts else ():
         _faulty_store(outcome, pristine, folder / name, name, fault)
     return outcome
 
