@@ -73,10 +73,10 @@ def main(length: int, rounds: int) -> None:
         "torch, step by step": step(lambda: pure_torch(block, x), leaves, grad),
         "torch, chunked": with_backend(ours, "reference"),
     }
-    truth = contenders["torch, step by step"]()
+    truth = [result.detach() for result in contenders["torch, step by step"]()]
     errors = {
         name: max(
-            require_close(f"{name}, result {i}", found, right, 2e-4)
+            require_close(f"{name}, result {i}", found.detach(), right, 2e-4)
             for i, (found, right) in enumerate(zip(contenders[name](), truth, strict=True))
         )
         for name in ("compat", "torch, chunked")

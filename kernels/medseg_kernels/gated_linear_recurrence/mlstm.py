@@ -151,12 +151,15 @@ def running_maximum(
     fade = log_forget.double().gather(1, index.expand(size_b, -1, -1))
     gate = i.double().gather(1, index.expand(size_b, -1, -1))
     steps = torch.arange(size_n, device=i.device)
-    owner = torch.searchsorted(bounds[1:].contiguous(), steps, right=True)  # piece of each step
+    owner = torch.zeros_like(steps)  # piece of each step: how many begin up to it (no exporter knows searchsorted)
+    if pieces is not None:
+        begins = torch.zeros(size_n + 1, dtype=torch.long, device=i.device)
+        owner = begins.scatter_add(0, bounds[1:-1], torch.ones_like(bounds[1:-1])).cumsum(0)[:size_n]
     is_first = (steps == bounds[owner]).view(1, -1, 1)
     before_piece = begin[:, owner]
     relative = torch.where(is_first, torch.maximum(gate, fade + before_piece), gate) - fade.cumsum(1)
     # a later piece outweighs every earlier one, so that the maximum forgets at its start
-    lift = (relative.amax() - relative.amin() + 1) * owner.view(1, -1, 1)
+    lift = (relative.max() - relative.min() + 1) * owner.view(1, -1, 1)
     highest = running_max(relative + lift) - lift + fade.cumsum(1)
     previous = torch.where(is_first, before_piece, highest.roll(1, 1))
     is_empty = (bounds[1:] == bounds[:-1]).view(1, -1, 1)

@@ -238,3 +238,19 @@ def test_long_sequences_keep_five_digits() -> None:
     found, state = retention(q.float(), k.float(), v.float(), rate)
     assert error(found, exact) < 1e-5
     assert error(state, last) < 1e-5
+
+
+def test_packed_mlstm_equals_each_sequence_alone_also_where_one_is_empty() -> None:
+    q, k, v = (tokens(1, 11, 2, 4, seed=n) for n in range(3))
+    i, f = tokens(1, 11, 2, seed=3), tokens(1, 11, 2, seed=4)
+    ends = torch.tensor([0, 4, 4, 11, 11])
+    found, _ = mlstm(q, k, v, i, f, cu_seqlens=ends)
+    alone = [mlstm(*(x[:, a:b] for x in (q, k, v, i, f)))[0] for a, b in itertools.pairwise(ends.tolist()) if b > a]
+    torch.testing.assert_close(found, torch.cat(alone, 1))
+
+
+def test_a_recorded_mlstm_holds_no_operation_that_exporters_lack() -> None:
+    q, i = tokens(1, 2, 3, 4, 2, 4), tokens(1, 2, 3, 4, 2)
+    orders = ["raster", "windowed:1,2,2"]
+    graph = torch.jit.trace(lambda q, i: mlstm(q, q, q, i, i, traversals=orders)[0], (q, i), check_trace=False).graph
+    assert not {"searchsorted", "amax", "cummax"} & {node.kind().removeprefix("aten::") for node in graph.nodes()}
