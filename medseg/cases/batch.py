@@ -164,9 +164,9 @@ def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
                     task = partial(CaseResult, case.name, "skipped")
                 else:
                     assert segmenter is not None
-                    task = _compute(case, box, segmenter, began, job)
+                    task = compute_case(case, box, segmenter, began, job)
             except Exception as error:
-                task = partial(_failed, case, error)
+                task = partial(failed_case, case, error)
             if writing is not None:
                 yield writing.result()
             writing = writer.submit(task)
@@ -180,15 +180,15 @@ def _read_ahead(
     cases: Sequence[Case], reader: ThreadPoolExecutor, job: Job
 ) -> Iterator[tuple[Case, list[Reading | Exception | None]]]:
     """Each case with its volume in a box that the taker empties, so that nothing here keeps the voxels alive."""
-    ahead = [reader.submit(_read, cases[0], job)] if cases else []
+    ahead = [reader.submit(read_case, cases[0], job)] if cases else []
     for number, case in enumerate(cases):
         box: list[Reading | Exception | None] = [ahead.pop().result()]
         if number + 1 < len(cases):
-            ahead.append(reader.submit(_read, cases[number + 1], job))
+            ahead.append(reader.submit(read_case, cases[number + 1], job))
         yield case, box
 
 
-def _read(case: Case, job: Job) -> Reading | Exception | None:
+def read_case(case: Case, job: Job) -> Reading | Exception | None:
     """The case's image, why it cannot be read, or None when the case is finished already."""
     try:
         if job.options.resume:
@@ -202,7 +202,7 @@ def _read(case: Case, job: Job) -> Reading | Exception | None:
         return error
 
 
-def _compute(
+def compute_case(
     case: Case, box: list[Reading | Exception | None], segmenter: Segmenter, began: float, job: Job
 ) -> Callable[[], CaseResult]:
     """Run the network on the volume in the box; returns what is left to do, for the writing thread."""
@@ -232,7 +232,7 @@ def _compute(
     return partial(_finish, case, kept, label, segmenter.describe(), steps, began, job)
 
 
-def _failed(case: Case, error: Exception) -> CaseResult:
+def failed_case(case: Case, error: Exception) -> CaseResult:
     if os.environ.get("MEDSEG_DEBUG"):
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__
@@ -280,7 +280,7 @@ def _finish(
         outside = kept.out_of_scope
         return CaseResult(case.name, "done", [path.name for path in paths], "", taken, rows, steps, outside)
     except Exception as error:
-        return _failed(case, error)
+        return failed_case(case, error)
 
 
 def label_paths(case: Case, job: Job) -> list[Path]:

@@ -15,6 +15,8 @@ from medseg.record import PICTURE, PROBABILITIES, RECORD, read_record
 
 # names of the files that a run writes for all its cases
 CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
+# of a run over a part of them, and the list of all that `medseg cluster slurm` writes
+LIST_NAME = "cases.csv"
 
 
 @dataclass(frozen=True)

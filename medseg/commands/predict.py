@@ -13,23 +13,22 @@ from typing import Any
 from medseg.bars import notebook_bar
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.configs.deciding import takes_missing_channels
-from medseg.bundle.load import Bundle, Trust, load_bundle
+from medseg.bundle.load import Trust, load_bundle
 from medseg.cases.anonymous import Mask, anonymous
-from medseg.cases.batch import CaseResult, Job, Reading, Segmenter, run_cases
+from medseg.cases.batch import CaseResult, Job, Reading, run_cases
 from medseg.cases.measures import rows_to_csv
 from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, OutputOptions, check_outputs
-from medseg.cases.record import settings_hash
-from medseg.cases.scope import Scope, sum_up
+from medseg.cases.scope import sum_up
 from medseg.config import read_json
 from medseg.devices import choose_device
-from medseg.errors import ConfigError, DataError, MedsegError
+from medseg.errors import ConfigError, MedsegError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
-from medseg.io.behind import content_digest
 from medseg.types import FilePath
 
 from .contained import needs_child, run_contained
+from .predict_job import make_job
 
 log = logging.getLogger(__name__)
 
@@ -173,24 +172,8 @@ def predict_here(
     outputs = OutputOptions(folder, suffix, one_file_per_label, probabilities, preview, statistics, resume)
     check_outputs(cases, opened.labels, outputs)
 
-    def segmenter() -> Segmenter:
-        from medseg.bundle.predictor import make_segmenter  # torch is imported here
-
-        return make_segmenter(opened, options, cases=len(cases), probabilities=probabilities)
-
-    job = Job(
-        segmenter=segmenter,
-        labels=opened.labels,
-        model=model_facts(opened, options.fold),
-        options=outputs,
-        request=options.request() | {"bundle": deciding_facts(opened, options)},
-        progress=progress,
-        codes=label_codes(opened),
-        read_already=read_already or {},
-        scope=scope_of(opened),
-        anyway=anyway,
-        normalization=opened.config.get("preprocessing_def::normalization") if gaps else (),
-    )
+    job = make_job(opened, outputs, options, anyway=anyway, count=len(cases))
+    job.progress, job.read_already = progress, read_already or {}
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     with mask.over_messages() if mask else nullcontext():
@@ -216,73 +199,6 @@ def _run(
     if outside:
         log.warning("%s", outside)
     return result
-
-
-def model_facts(bundle: Bundle, fold: int | None = None) -> dict[str, Any]:
-    """Name, version and SHA-256 of the weights.
-
-    Raises:
-        BundleError: a weight file is missing.
-    """
-    from medseg.bundle.weights import remedy_of, sha256_of
-
-    files = bundle.files_for(fold)
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]} is missing: {remedy_of(missing[0])}")
-    return {
-        "name": bundle.name,
-        "version": bundle.version,
-        "weights_sha256": {str(path.relative_to(bundle.folder)): sha256_of(path) for path in files},
-    }
-
-
-def deciding_facts(bundle: Bundle, options: PredictOptions) -> dict[str, Any]:
-    """Everything in the bundle beside its weights that may change what a case's files hold, for `--continue`.
-
-    The whole inference.json rather than a list of keys: what is forgotten in a list would keep stale labels.
-    """
-    from medseg.bundle.weights import sha256_of
-
-    code = sorted(path for path in bundle.folder.rglob("*.py") if path.is_file())
-    facts: dict[str, Any] = {
-        "inference": bundle.config.raw,
-        "labels": {str(value): name for value, name in bundle.labels.items()},
-        "channels": {str(channel): name for channel, name in bundle.channels.items()},
-        "plan": {} if bundle.plan is None else bundle.plan.inference,
-        "codes": label_codes(bundle),
-        "code": {path.relative_to(bundle.folder).as_posix(): content_digest(path) for path in code},
-    }
-    if options.fast:
-        from medseg.bundle.low_resolution import settings_of
-
-        coarse = bundle.folder / str(settings_of(bundle)["checkpoint"])
-        facts["low_resolution"] = sha256_of(coarse) if coarse.is_file() else ""
-    return {key: settings_hash({"": value}) for key, value in facts.items()}
-
-
-def scope_of(bundle: Bundle) -> Scope:
-    """What the bundle was made with, for warnings: its modalities, and the fingerprint that planning measured."""
-    entries = (bundle.config.raw.get("preprocessing_def") or {}).get("normalization") or []
-    scaled = {i for i, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("kind") == "zscore"}
-    if bundle.plan is not None:
-        return Scope(bundle.channels, bundle.plan.fingerprint, frozenset(scaled))
-    image = bundle.metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
-    return Scope({**bundle.channels, -1: str(image.get("modality", ""))})
-
-
-def label_codes(bundle: Bundle) -> dict[str, Any]:
-    """DICOM codes per label name from the bundle's configs/labels.json, where it has one."""
-
-    path = bundle.layout.label_codes
-    if not path.is_file():
-        return {}
-    try:
-        entries = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    listed = entries.values() if isinstance(entries, dict) else entries
-    return {str(entry["name"]): entry["codes"] for entry in listed if "codes" in entry}
 
 
 def _write_summary(result: Prediction, *, resume: bool) -> None:

@@ -99,7 +99,7 @@ def _lock(path: Path) -> BaseFileLock | None:
 
 
 @contextlib.contextmanager
-def claimed(path: Path, what: str, remedy: str) -> Iterator[None]:
+def claimed(path: Path, what: str, remedy: str, *, doing: str = "trained") -> Iterator[None]:
     """Work in a place as the only process; a second start is refused with the host and process that is there.
 
     Claims may be nested within one process.
@@ -108,6 +108,7 @@ def claimed(path: Path, what: str, remedy: str) -> Iterator[None]:
         path: of the claim's file; it stays, empty.
         what: `fold 0 of liver_ct`, begins the sentence.
         remedy: what the second one may do.
+        doing: what the first one does with it, as in `is being trained by`.
 
     Raises:
         ResourceError: another process holds the claim.
@@ -121,6 +122,7 @@ def claimed(path: Path, what: str, remedy: str) -> Iterator[None]:
             _claims[path] -= 1
         return
     lock = _lock(path)
+    what = f"{what} is being {doing}"
     with contextlib.ExitStack() as stack:
         if lock is not None:
             stack.enter_context(_taken(lock, path, what, remedy))
@@ -172,7 +174,7 @@ def _refuse_living(path: Path, what: str, remedy: str, *, locks: bool) -> None:
         if locks or not _is_alive(holder.get("pid")):
             return  # a machine's own locks do not lie: it was killed
         raise _refusal(holder, what, remedy)
-    log.info("%s: %s was there last; looking for %.0f s whether it still is", what, _named(holder), SILENT_S)
+    log.info("%s: last by %s; looking for %.0f s whether it still is", what, _named(holder), SILENT_S)
     before = _beats(path)
     end = time.monotonic() + SILENT_S
     while time.monotonic() < end:
@@ -182,7 +184,7 @@ def _refuse_living(path: Path, what: str, remedy: str, *, locks: bool) -> None:
 
 
 def _refusal(holder: dict[str, Any], what: str, remedy: str) -> ResourceError:
-    return ResourceError(f"{what} is being trained by {_named(holder)}; {remedy}")
+    return ResourceError(f"{what} by {_named(holder)}; {remedy}")
 
 
 def _named(holder: dict[str, Any]) -> str:

@@ -109,6 +109,8 @@ class Together(Callback):
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         assert isinstance(module, SegmentationModule)
         share = self.data.share(module.micro_batch_size)
+        # Lightning converts after it has loaded a checkpoint, whose float64 would then have gone through float32
+        trainer.precision_plugin.convert_module(module)
         module.network = _ready(module.network, trainer, parts=len(share.parts()))
         if trainer.world_size == 1:
             return

@@ -42,6 +42,7 @@ def draw_uniform(samples: int, device: torch.device) -> Tensor:
     """
     place = _rows.get()
     if place is None or samples % len(place[0]) or place[1] == len(place[0]):
-        return torch.rand(samples, device=device)
+        return torch.rand(samples, device=device, dtype=torch.float32)  # a repeated call may have another default
     rows, total = place
-    return torch.rand(total, samples // len(rows), device=device)[list(rows)].reshape(-1)
+    drawn = torch.rand(total, samples // len(rows), device=device, dtype=torch.float32)
+    return drawn[list(rows)].reshape(-1)
