@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 ALIGNED = 256  # bytes, as CUDA's allocator aligns
 MOST_STEPS = 64
@@ -87,11 +87,14 @@ class Launch(NamedTuple):
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
     """`kernel[grid](...)`, seen by the tape that is being recorded, if any."""
-    compiled = kernel[grid](*arguments, **named)
     _active.launched = getattr(_active, "launched", 0) + 1
     recorder = getattr(_active, "recorder", None)
-    if recorder is not None:
-        recorder.note_launch(kernel, compiled, grid, arguments, named)
+    if recorder is None:
+        kernel[grid](*arguments, **named)
+        return
+    with _disable_current_modes():  # what triton's interpreter does with torch is no part of the call
+        compiled = kernel[grid](*arguments, **named)
+    recorder.note_launch(kernel, compiled, grid, arguments, named)
 
 
 def launched() -> int:

@@ -12,6 +12,7 @@ from gpu_parts.timing import dearest, three_numbers
 from torch import Tensor
 
 import medseg_kernels as kernels
+from medseg_kernels import prepared
 
 ORIENTED = ["raster", "reversed raster", "raster:YZX"]
 
@@ -174,9 +175,11 @@ def window_variants(steps: Any) -> None:
     make = window(48, 3, 7)
     for queries, keys, warps in ((64, 32, 4), (64, 64, 4), (32, 32, 4), (64, 32, 2), (64, 64, 8)):
         options = {"BQ": queries, "BK": keys, "num_warps": warps, "num_stages": 2}
+        prepared.forget()  # a tape holds the tiles that it was recorded with
         with mock.patch.object(triton_launch, "tile_options", return_value=options):
             for label, call in make("cuda", False)[:2]:
                 steps.add("kernels", f"window 48 7 {queries}x{keys} {warps} warps {label}", **three_numbers(call, 10))
+    prepared.forget()
 
 
 SUBJECTS: dict[str, tuple[Callable[[str, bool], Contenders], int]] = {

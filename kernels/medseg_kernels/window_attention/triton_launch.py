@@ -34,16 +34,17 @@ def refuse(*tensors: Tensor) -> str | None:
     return None
 
 
-def tile_options(kernel: str, tokens: int, channels: int, carriers: int, amd: bool) -> dict[str, int]:
+def tile_options(kernel: str, tokens: int, channels: int, itemsize: int, amd: bool) -> dict[str, int]:
     """BQ and BK (queries and keys of a tile), warps and stages of one kernel, by what the cost model (tests/kernels/model) says.
 
-    A warp of NVIDIA's matrix units takes 16 rows at least: more warps than rows / 16 would all do the same work.
+    A warp of NVIDIA's matrix units takes 16 rows at least: more warps than rows / 16 would all do the same work. float32 has no
+    matrix units (TF32 would lose digits): its tiles lie in registers, over 8 warps.
 
     Args:
         kernel: "forward", "fused", "query", "key" or "bias".
         tokens: of a window, carriers included.
         channels: per head.
-        carriers: extra tokens of a window, which are read apart.
+        itemsize: bytes of a number.
         amd: for AMD's GPUs, whose warps have 64 lanes and more registers.
     """
     most = 64 if channels <= 64 else 32
@@ -51,10 +52,31 @@ def tile_options(kernel: str, tokens: int, channels: int, carriers: int, amd: bo
     short = min(size, 32)
     if amd:
         return {"BQ": size, "BK": short if kernel == "forward" else size, "num_warps": 4, "num_stages": 2}
-    sizes = {"forward": (size, short), "query": (size, short), "bias": (short, size)}
-    queries, keys = sizes.get(kernel, (size, size))
+    if itemsize == 4 and channels >= 32 and size >= 32:
+        sizes = {"forward": (size, 32), "bias": (32, size)}.get(kernel, (32, 32))
+        return {"BQ": sizes[0], "BK": sizes[1], "num_warps": 4 if kernel == "query" else 8, "num_stages": 2}
+    if (
+        kernel == "fused"
+        and _padded(tokens, 64) ** 2 > 1.1 * _padded(tokens, 32) ** 2
+        and size == 64
+        and channels <= 16
+    ):
+        return {
+            "BQ": 32,
+            "BK": 32,
+            "num_warps": 2,
+            "num_stages": 3,
+        }  # 343 tokens: 384^2 scores are 19 % more than 352^2
+    whole = size if channels <= 32 and tokens % size == 0 else short
+    sizes_of = {"forward": (size, whole), "query": (size, short), "bias": (short, size)}
+    queries, keys = sizes_of.get(kernel, (size, size))
     stages = 3 if kernel in ("key", "fused") else 2
     return {"BQ": queries, "BK": keys, "num_warps": max(1, min(4, size // 16)), "num_stages": stages}
+
+
+def _padded(tokens: int, tile: int) -> int:
+    """Tokens of whole tiles."""
+    return -(-tokens // tile) * tile
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -138,7 +160,7 @@ class _Launch:
     def settings(self, kernel: str) -> dict[str, Any]:
         """Sizes, strides, factors, compile-time flags and tiles of one kernel; "blocks" are its tiles of a window-head."""
         p, q, k = self.problem, self.tensors["q"], self.tensors["k"]
-        options = tile_options(kernel, p.tokens, p.channels, p.extra, torch.version.hip is not None)
+        options = tile_options(kernel, p.tokens, p.channels, p.qkv.dtype.itemsize, torch.version.hip is not None)
         queries, keys = -(-p.tokens // options["BQ"]), -(-p.tokens // options["BK"])
         tail = p.tokens % options["BQ"] + p.tokens % options["BK"]
         blocks = keys if kernel in ("key", "bias", "fused") else queries
@@ -244,9 +266,9 @@ def _bias_gradients(common: _Launch, shared: dict[str, Any], found: Gradients) -
     rows, tokens = p.bias_table.shape[0], product(p.window)
     table = torch.empty_like(p.bias_table, memory_format=torch.contiguous_format)
     launch(
-        table_kernel, (-(-rows // 64), p.heads),
+        table_kernel, (-(-rows // 8), p.heads),
         total, common.codes.codes, common.codes.inverse, table, p.heads, tokens, p.tokens, bias_center(p.table_window), rows,
-        M=p.extra, BR=64, BI=32,
+        M=p.extra, BR=8, BI=128,
     )  # fmt: skip
     found.bias_table = table
 

@@ -30,7 +30,7 @@ def test_interpreted_kernels_equal_the_reference() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 20
+    assert len(lines) == 21
     for line in lines:
         for name, value in line["errors"].items():
             assert value < (HALF if line["half"] else FLOAT32), (line["name"], name, value)  # NaN fails too
