@@ -183,7 +183,10 @@ def page(content: dict[str, Any]) -> str:
         for name, row in sorted(good.items())
     ]  # fmt: skip
     lines += [f"| `{name}` | failed: {row['failed']} |" for name, row in sorted(rows.items()) if "failed" in row]
-    return "\n".join([*head, *lines, *remarks(good)]) + "\n"
+    from medseg.networks import PRESETS
+
+    missing = ", ".join(f"`{name}`" for name in PRESETS if name not in rows)
+    return "\n".join([*head, *lines, *remarks(good), f"Not measured yet: {missing or 'none'}."]) + "\n"
 
 
 def write_page() -> None:
