@@ -80,11 +80,11 @@ $(EXTRAS_DONE):
 	@[ -x $(EXTRAS)/bin/python ] || $(PYTHON) -m venv $(EXTRAS)
 	@rm -f $(EXTRAS)/.extras-*
 	@$(EXTRAS)/bin/pip install -q "torch==$(TORCH_VERSION)"
-	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e '.[federated,dev]'
+	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e '.[federated,ray,dev]'
 	@touch $@
 
 test-extras: $(EXTRAS_DONE)
-	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration -m "not gpu"
+	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration tests/commands/cohort -m "not gpu"
 
 fuzz: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.fuzz_bundles --mutations 200000 --output docs/fuzz_bundles.json

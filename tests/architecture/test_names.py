@@ -14,6 +14,8 @@ KERNELS = ROOT / "kernels" / "medseg_kernels"
 
 # basename -> why several files have it
 SAME_THING = {
+    "cluster.py": "the verb and its words",
+    "cohort.py": "the scheduling of cases and the command that uses it",
     "split.py": "the verb and its words",
     "plan.py": "the record (planning), the verb (commands), its words (cli)",
     "federate.py": "the verb and its words",
