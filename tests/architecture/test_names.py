@@ -16,6 +16,7 @@ KERNELS = ROOT / "kernels" / "medseg_kernels"
 SAME_THING = {
     "cluster.py": "the verb and its words",
     "cohort.py": "the scheduling of cases and the command that uses it",
+    "parts.py": "of a list of cases, and what mixers are made of",
     "split.py": "the verb and its words",
     "plan.py": "the record (planning), the verb (commands), its words (cli)",
     "federate.py": "the verb and its words",

@@ -59,12 +59,13 @@ def test_parts_share_the_cases_out_and_one_outside_is_refused() -> None:
 
 
 def test_two_runs_into_one_folder_are_refused_but_not_two_parts(tmp_path: Path) -> None:
-    with alone_with(tmp_path, Part(1, 2)), alone_with(tmp_path, Part(2, 2)):
-        with (
-            pytest.raises(ResourceError, match=r"another run \(part [12] of 2\) writes there"),
-            alone_with(tmp_path, Part()),
-        ):
-            pass
+    with (
+        alone_with(tmp_path, Part(1, 2)),
+        alone_with(tmp_path, Part(2, 2)),
+        pytest.raises(ResourceError, match=r"another run \(part [12] of 2\) writes there"),
+        alone_with(tmp_path, Part()),
+    ):
+        pass
     assert not list(tmp_path.iterdir())
 
 
