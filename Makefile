@@ -92,7 +92,7 @@ $(EXTRAS_DONE):
 	@[ -x $(EXTRAS)/bin/python ] || $(PYTHON) -m venv $(EXTRAS)
 	@rm -f $(EXTRAS)/.extras-*
 	@$(call install_torch,$(EXTRAS)/bin)
-	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e kernels -e '.[federated,dev]'
+	@$(EXTRAS)/bin/pip install -q -c constraints.txt -e kernels -e '.[federated,ray,dev]'
 	@touch $@
 
 # private intersection pins protobuf, which others of the extras want newer
@@ -106,7 +106,7 @@ $(PSI_DONE):
 	@touch $@
 
 test-extras: $(EXTRAS_DONE) $(PSI_DONE)
-	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration -m "not gpu"
+	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration tests/commands/cohort -m "not gpu"
 	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(PSI)/bin/python -m pytest -q tests/collaboration/test_shared_names.py
 
 fuzz: $(FULL)

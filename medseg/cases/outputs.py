@@ -88,12 +88,15 @@ def check_outputs(cases: Sequence[Case], labels: Mapping[int, str], options: Out
     """
     root = os.path.realpath(options.folder)
     inputs = {os.path.realpath(file) for case in cases for file in _files_of(case)}
+    identities = {identity for place in inputs if (identity := _identity(place)) is not None}
     taken = {same_file(os.path.join(root, name)): f"the run's own {name}" for name in (CSV_NAME, SUMMARY_NAME)}
     for case in cases:
         outputs = CaseOutputs.of(case, labels, options)
         for path in (outputs.record, *outputs.results().values()):
-            place = os.path.realpath(path)
-            if place in inputs or _is_one_of(path, inputs):
+            place = os.path.join(os.path.realpath(path.parent) if path.parent != options.folder else root, path.name)
+            if path.is_symlink():
+                place = os.path.realpath(path)
+            if place in inputs or _identity(path) in identities:
                 raise DataError(f"{path}: the output would replace the input; choose another folder with --output")
             other = taken.setdefault(same_file(place), f"case {case.name!r}")
             if other != f"case {case.name!r}":
@@ -101,19 +104,20 @@ def check_outputs(cases: Sequence[Case], labels: Mapping[int, str], options: Out
                     f"{path}: case {case.name!r} and {other} would be written to this one file; rename an input, or give names "
                     "in a csv list"
                 )
-        if outputs.record.exists() and read_record(outputs.record) is None:
+        if os.path.lexists(outputs.record) and read_record(outputs.record) is None:
             raise DataError(
                 f"{outputs.record}: exists and is no record of medseg, and the record of case {case.name!r} would replace it; "
                 "choose another folder with --output"
             )
 
 
-def _is_one_of(path: Path, inputs: set[str]) -> bool:
-    """Whether a disk that knows no upper and lower case, or a hard link, makes an existing file one of the inputs."""
-    if not path.exists():
-        return False
-    near = (one for one in inputs if os.path.dirname(one) == os.path.dirname(os.path.realpath(path)))
-    return any(os.path.exists(one) and os.path.samefile(path, one) for one in near)
+def _identity(path: Path | str) -> tuple[int, int] | None:
+    """Which file a name stands for: a disk that knows no upper and lower case, or a hard link, gives one several names."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _files_of(case: Case) -> Iterator[Path]:

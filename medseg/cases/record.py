@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 import medseg
 from medseg.io import Case
-from medseg.io.behind import content_digest, volume_digest
+from medseg.io.behind import case_files, content_digest, volume_digest
 from medseg.record import read_record
 
 from .outputs import CaseOutputs, OutputOptions
@@ -83,6 +84,13 @@ def finish_record(
     record["missing_channels"] = list(case.missing)
     record["suffix"], record["one_file_per_label"] = options.suffix, options.one_file_per_label
     record["outputs_sha256"] = {kind: content_digest(path) for kind, path in outputs.results().items()}
+    record["stamps"] = stamps_of(outputs, case)
+
+
+def stamps_of(outputs: CaseOutputs, case: Case) -> list[list[int]]:
+    """Size and time of change of every file that a record speaks of, inputs first: as long as they stay, so did the bytes."""
+    paths = [*case_files(case), *outputs.results().values()]
+    return [[found.st_size, found.st_mtime_ns] for found in (os.stat(path) for path in paths)]
 
 
 def is_finished(outputs: CaseOutputs, request: str, case: Case, *, statistics: bool = False) -> bool:
@@ -99,10 +107,12 @@ def is_finished(outputs: CaseOutputs, request: str, case: Case, *, statistics: b
         if record is None or record.get("request") != request or (statistics and not record.get("statistics")):
             return False
         written = record.get("outputs_sha256", {})
+        if record.get("missing_channels", []) != list(case.missing) or not outputs.results().keys() <= written.keys():
+            return False
+        if "stamps" in record and record["stamps"] == stamps_of(outputs, case):
+            return True  # nothing was touched: thousands of volumes need not be read
         wanted = outputs.results().items()
         if any(not path.is_file() or content_digest(path) != written.get(kind) for kind, path in wanted):
-            return False
-        if record.get("missing_channels", []) != list(case.missing):
             return False
         return bool(record.get("inputs_sha256") == [volume_digest(path) for path in case.images])
     except (OSError, ValueError, AttributeError):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 from medseg.errors import BundleError, ConfigError, printable
 
 from .consent import consent
+from .duration import parse_duration
 from .main import add_common_arguments
-
-SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,19 +35,6 @@ def _devices(text: str) -> int | str:
     if text != "auto" and not (text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of devices; expected such as 2, or auto")
     return text if text == "auto" else int(text)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `2h`, `20m`, `90s`, `90`.
-
-    Example:
-        >>> parse_duration("1.5h")
-        5400.0
-    """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", text.lower())
-    if not match or match[2] not in SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; expected such as 2h, 20m or 90s")
-    return float(match[1]) * SECONDS[match[2]]
 
 
 def run(arguments: argparse.Namespace) -> int:

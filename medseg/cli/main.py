@@ -43,6 +43,7 @@ VERBS = {
     "bundle": "verify, export, pack, install, import or register a bundle",
     "split": "train one network at sites that have different images of the same patients",
     "federate": "train one network at several sites that keep their images",
+    "cluster": "predict a cohort with a job array, and see how far it is",
     "networks": "list the network presets with their size and cost",
     "demo": "run the whole path on a small dataset made on the spot",
     "doctor": "say what this machine has and what will run on it",

@@ -12,6 +12,7 @@ from medseg.errors import ConfigError, printable
 from medseg.heartbeat import Step, step
 
 from .consent import consent
+from .duration import parse_duration
 from .main import EXIT_NOTHING_DONE, EXIT_OK, EXIT_SOME_FAILED, add_common_arguments
 from .words import UsageError, bundle_first
 
@@ -52,6 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--anyway", action="store_true", help="predict also what is of another modality than the model's"
+    )
+    parser.add_argument(
+        "--workers", metavar="ray[=ADDRESS]", help="one worker per device, on this machine or a Ray cluster"
+    )
+    parser.add_argument("--part", metavar="i/N", help="only every N-th case, from the i-th on: a task of a job array")
+    parser.add_argument(
+        "--case-limit",
+        type=parse_duration,
+        default=3600.0,
+        metavar="1h",
+        help="with --workers or --part: time of a case",
     )
     parser.add_argument("--continue", dest="resume", action="store_true", help="skip cases that are finished")
     parser.add_argument(
@@ -123,7 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     find_bundle(arguments.bundle)
     # before torch is imported: a broken file is named at once, unless names are not to be said
-    read_already = {} if arguments.anonymous_names else first_look(inputs)
+    alone = arguments.workers is None and arguments.part is None
+    read_already = first_look(inputs) if alone and not arguments.anonymous_names else {}
     from medseg.commands.predict import predict_bundle
     from medseg.inference.settings import PredictOptions
 
@@ -138,6 +151,13 @@ def run(arguments: argparse.Namespace) -> int:
         fast=arguments.fast,
         fold=arguments.fold,
     )
+    spread = None
+    if arguments.workers is not None or arguments.part is not None:
+        from medseg.cases.parts import Part
+        from medseg.commands.cohort import Spread
+
+        part = Part() if arguments.part is None else Part.of(arguments.part)
+        spread = Spread(arguments.workers, part, arguments.case_limit, arguments.threads)
     screen = _Screen(quiet=arguments.quiet or arguments.json)
     with step("opening the bundle") as screen.step:
         result = predict_bundle(
@@ -154,6 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
             trust=consent(arguments),
             anonymous_names=arguments.anonymous_names,
             anyway=arguments.anyway,
+            spread=spread,
             read_already=read_already,
             progress=screen.progress,
             finished=screen.finished,

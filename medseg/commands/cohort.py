@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Spread:
     """
 
     workers: str | None = None
-    part: Part = Part()
+    part: Part = field(default_factory=Part)
     limit_s: float = 3600.0
     threads: int | None = None
     size: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Sequence
@@ -26,10 +27,8 @@ class ProcessWorker:
         theirs.close()
 
     def give(self, case: Case, ahead: Case | None) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it is gone, which is told when it is waited for
             self.pipe.send((case, ahead))
-        except OSError:
-            pass  # it is gone, which is told when it is waited for
 
     def end(self) -> None:
         self.process.kill()

@@ -18,15 +18,17 @@ from medseg.cases.anonymous import Mask, anonymous
 from medseg.cases.batch import CaseResult, Job, Reading, run_cases
 from medseg.cases.measures import rows_to_csv
 from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, OutputOptions, check_outputs
+from medseg.cases.parts import Part, alone_with
 from medseg.cases.scope import sum_up
 from medseg.config import read_json
 from medseg.devices import choose_device
-from medseg.errors import ConfigError, MedsegError
+from medseg.errors import ConfigError, MedsegError, UntrustedBundleError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
 from medseg.types import FilePath
 
+from .cohort import Asked, Spread, predict_cohort
 from .contained import needs_child, run_contained
 from .predict_job import make_job
 
@@ -68,6 +70,7 @@ def predict_bundle(
     trust: Trust = False,
     anonymous_names: bool = False,
     anyway: bool = False,
+    spread: Spread | None = None,
     read_already: dict[tuple[Path, ...], Reading] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     finished: Callable[[CaseResult, int, int], None] | None = None,
@@ -88,6 +91,7 @@ def predict_bundle(
         trust: let the bundle run code that is not on the allow-list; see `load_bundle`.
         anonymous_names: name cases by a hash of the input's bytes, in files and messages, since file names often name people.
         anyway: predict cases of another modality than the model's, too.
+        spread: over workers, or a part of the cases; see `medseg.commands.cohort`.
         read_already: volumes that `medseg.cases.batch.first_look` read; a child reads them itself.
         progress: called with (case, windows done, windows in all).
         finished: called with (result, cases done, cases in all).
@@ -114,6 +118,15 @@ def predict_bundle(
         "anonymous_names": anonymous_names,
         "anyway": anyway,
     }
+    if spread is not None:
+        if needs_child(found):
+            raise UntrustedBundleError(
+                f"{found}: is a stranger's bundle, which is opened in a child process with limits; workers have none. Predict "
+                "without --workers and --part, or set MEDSEG_FOREIGN=inside to do without the limits"
+            )
+        outputs = OutputOptions(Path(output), suffix, one_file_per_label, probabilities, preview, statistics, resume)
+        asked = Asked(outputs, options, trust, anonymous_names, anyway)
+        return Prediction(Path(output), predict_cohort(found, words, asked, spread, finished=finished))
     with notebook_bar("window") as shown:
         progress = progress or shown
         if not needs_child(found):
@@ -175,10 +188,10 @@ def predict_here(
     job = make_job(opened, outputs, options, anyway=anyway, count=len(cases))
     job.progress, job.read_already = progress, read_already or {}
     folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
-    with mask.over_messages() if mask else nullcontext():
+    with alone_with(folder, Part()), mask.over_messages() if mask else nullcontext():
+        remove_leftovers(folder)
         result = _run(cases, job, mask, finished)
-    _write_summary(result, resume=resume)
+        _write_summary(result, resume=resume)
     return result
 
 
@@ -193,6 +206,7 @@ def _run(
                 finished(result.cases[-1], len(result.cases), len(cases))
     except MedsegError:  # an option or the model was refused: nothing is left that looks like a result
         with suppress(OSError):
+            Part().claim(job.options.folder).unlink(missing_ok=True)
             job.options.folder.rmdir()  # only an empty one goes
         raise
     outside = sum_up({case.name: case.out_of_scope for case in result.cases if case.status == "done"})

@@ -73,7 +73,8 @@ def deciding_facts(bundle: Bundle, options: PredictOptions) -> dict[str, Any]:
 
     code = sorted(path for path in bundle.folder.rglob("*.py") if path.is_file())
     facts: dict[str, Any] = {
-        "inference": bundle.config.raw,
+        # but for where the bundle lies: a trusted one is read from a private copy, which is another in every process
+        "inference": {key: value for key, value in bundle.config.raw.items() if value != str(bundle.folder)},
         "labels": {str(value): name for value, name in bundle.labels.items()},
         "channels": {str(channel): name for channel, name in bundle.channels.items()},
         "plan": {} if bundle.plan is None else bundle.plan.inference,

@@ -51,6 +51,7 @@ HOMES = {
     "nibabel": ("medseg/io",), "pydicom": ("medseg/io",), "highdicom": ("medseg/io",), "SimpleITK": ("medseg/io",),
     "pytorch_lightning": ("medseg/training", "medseg/tracking", "medseg/collaboration"),
     "nvflare": ("medseg/collaboration",),
+    "ray": ("medseg/commands/cohort_ray.py",), "fsspec": ("medseg/io/remote.py",), "s3fs": ("medseg/io/remote.py",),
     "lightning": (),
     "mlflow": ("medseg/tracking",),
     "jinja2": ("medseg/evaluation",),

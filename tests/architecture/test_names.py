@@ -14,6 +14,9 @@ KERNELS = ROOT / "kernels" / "medseg_kernels"
 
 # basename -> why several files have it
 SAME_THING = {
+    "cluster.py": "the verb and its words",
+    "cohort.py": "the scheduling of cases and the command that uses it",
+    "parts.py": "of a list of cases, and what mixers are made of",
     "split.py": "the verb and its words",
     "plan.py": "the record (planning), the verb (commands), its words (cli)",
     "federate.py": "the verb and its words",

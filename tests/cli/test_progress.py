@@ -60,6 +60,7 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
         "bundle": ["verify", "x"],
         "federate": ["plan", "--sites", "a", "b", "--output", "c"],
         "split": ["join", "x"],
+        "cluster": ["status", "x"],
         "networks": [],
         "demo": [],
         "doctor": [],
