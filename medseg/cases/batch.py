@@ -111,7 +111,9 @@ class Job:
 
     @property
     def request_hash(self) -> str:
-        return settings_hash({"model": dict(self.model), "request": dict(self.request)})
+        """Of all that decides what is written: the labels, and the names by which records and files call them."""
+        names = {str(value): name for value, name in self.labels.items()}
+        return settings_hash({"model": dict(self.model), "request": dict(self.request), "labels": names})
 
 
 def first_look(inputs: Sequence[FilePath]) -> dict[tuple[Path, ...], Reading]:

@@ -30,7 +30,7 @@ from medseg.selection.averaging import average_finished, chosen_over_several, pr
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .fit_built import build_first, run_trusted, told_as_raised
-from .fit_changes import refuse_other_settings, tell_changes
+from .fit_changes import is_as_asked, tell_changes
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
 from .fit_tracking import tracking_at, users_address, without_addresses
@@ -161,8 +161,8 @@ def _fit_folds(
     for number in folds:
         shown = None if trusted is None else trusted.root
         config = own.prepared(resolve_config(folder, own.overrides, fold=number, files=own.files, shown=shown, **keys))
-        if resume and is_finished(folder, number) and not learnt_from_other_data(folder, number):
-            refuse_other_settings(Layout(folder).run(number).folder, config)
+        finished = resume and is_finished(folder, number) and not learnt_from_other_data(folder, number)
+        if finished and is_as_asked(Layout(folder).run(number).folder, config):
             log.info("fold %d is finished", number)
             send_leftovers(folder, number)
             continue

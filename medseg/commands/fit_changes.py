@@ -46,19 +46,24 @@ def tell_changes(run_folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_other_settings(run_folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to leave a finished run as it is when it is asked for with other settings than it was trained with.
+def is_as_asked(run_folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a finished run was trained with the settings that are asked for now; not when only more epochs are: it goes on then.
 
     Raises:
-        ConfigError: with the settings that differ.
+        ConfigError: it was trained with others, which are named. It is neither left nor taken for what is asked for.
     """
-    changed = [text for key, text in _changes(run_folder, config).items() if not _below(key, _WHERE_IT_RUNS)]
+    found = {key: text for key, text in _changes(run_folder, config).items() if not _below(key, _WHERE_IT_RUNS)}
+    longer = list(found) == ["max_epochs"] and RunFolder(run_folder).checkpoint.is_file()
+    if longer and read_json(RunFolder(run_folder).config)["max_epochs"] < config["max_epochs"]:
+        return False
+    changed = list(found.values())
     if changed:
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise ConfigError(
             f"{run_folder.name} is finished, and was trained with other settings ({'; '.join(changed[:4])}{more}); train it without "
             "--resume to have these, or give the ones it was trained with."
         )
+    return True
 
 
 def _changes(run_folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

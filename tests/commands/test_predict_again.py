@@ -61,6 +61,18 @@ def test_continue_knows_all_in_the_bundle_that_decides_a_result(layout: Layout, 
             _edit(layout.inference, change)
             assert _run(layout, tmp_path / "in", tmp_path / "out", resume=True) == {"a": "done"}
             assert _run(layout, tmp_path / "in", tmp_path / "out", resume=True) == {"a": "skipped"}
+        layout.inference.write_text(before)
+        names = layout.metadata.read_text()
+        outputs = ["network_data_format", "outputs", "pred", "channel_def"]
+
+        def rename(metadata: Any) -> None:
+            for key in outputs:
+                metadata = metadata[key]
+            metadata["1"] = "renamed"
+
+        _edit(layout.metadata, rename)
+        assert _run(layout, tmp_path / "in", tmp_path / "out", resume=True) == {"a": "done"}
+        layout.metadata.write_text(names)
     finally:
         layout.inference.write_text(before)
 

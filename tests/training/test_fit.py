@@ -128,13 +128,15 @@ def test_a_finished_fold_is_not_trained_again_when_resuming(bundle: Path, caplog
     assert (bundle / "models" / "fold_0" / "model.pt").stat().st_mtime_ns == before
     assert fit_bundle(bundle, overrides={**QUICK, "train::trainer::tracking": False}, resume=True, device="cpu") == {}
     for other in (
-        {"max_epochs": 5},
+        {"steps_per_epoch": 5},
         {"train::module::learning_rate": 0.5},
         {"preprocessing_def::spacing": [2.0, 2.0, 2.0]},
     ):
         with pytest.raises(ConfigError, match="fold_0 is finished, and was trained with other settings"):
             fit_bundle(bundle, overrides={**QUICK, **other}, resume=True)
     assert (bundle / "models" / "fold_0" / "model.pt").stat().st_mtime_ns == before
+    assert fit_bundle(bundle, overrides={**QUICK, "max_epochs": 3}, resume=True)[0]  # more of the same: it goes on
+    assert json.loads((bundle / "runs" / "fold_0" / "config.json").read_text())["max_epochs"] == 3
 
 
 def test_all_folds_are_trained_as_nested_runs_and_resumed(bundle: Path) -> None:
