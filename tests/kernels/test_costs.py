@@ -58,6 +58,11 @@ def test_the_table_holds_the_gains_it_was_made_for() -> None:
 
     assert gain("window_attention", "48^3 7^3 E16") >= 5
     assert gain("window_attention", "64^3 8^3 E16") >= 5
+    for name, row in now["window_attention"].items():
+        if name.startswith(("48^3 7^3 E16", "64^3 8^3 E16")):
+            assert row["torch_kernels"] <= 3
+    both = sum(now["window_attention"][f"48^3 7^3 E16 {way}"]["microseconds"] for way in ("forward", "backward"))
+    assert both <= 1910 / 5  # MONAI's bytes at 4.3 TB/s
     # before counts neither its second and third loop nor the 275 kernels of torch of a recurrence
     assert gain("selective_scan", "64^3 C96 S16") >= 1.8
     assert gain("gated_linear_recurrence", "scalar K64") >= 1.2

@@ -45,7 +45,7 @@ def test_outputs_and_gradients_equal_the_loop(case: Case, backend: str) -> None:
 @needs_triton
 def test_kernels_equal_the_loop_in_the_interpreter() -> None:
     results = run_cases(Path(__file__).with_name("interpreter_cases.py"))
-    assert len(results) == 6
+    assert len(results) == 7
     assert {name: value for name, value in results.items() if not value < 1e-4} == {}
 
 
