@@ -168,7 +168,7 @@ class SlidingWindowInferer:
         shape = tuple(inputs.shape[2:])
         plan = plan_windows(
             shape,
-            self.roi_size,
+            window_size(self.roi_size, shape),
             per_axis(self.overlap, 3, "overlap"),
             placement=self.placement,  # type: ignore[arg-type]
         )
