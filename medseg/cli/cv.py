@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.errors import printable
+from medseg.errors import ConfigError, printable
 from medseg.heartbeat import Step, step
 
 from . import confined
@@ -41,6 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     from medseg.commands.cv_record import record_choice, write_cv_report
     from medseg.evaluation import ScoreSettings
 
+    if arguments.output and Path(arguments.output).is_dir():
+        raise ConfigError(
+            f"--output {arguments.output}: is a folder; name the HTML file, such as {arguments.output}/cv.html"
+        )
     with step("opening the bundles") as counted:
         result = cross_validate(
             arguments.bundle,

@@ -65,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from medseg.evaluation import ScoreSettings, evaluate_folders
 
+    if arguments.images is not None and not Path(arguments.images).is_dir():
+        raise ConfigError(f"--images {arguments.images}: no such folder; check the path")
     table = read_label_table(arguments.labels) if arguments.labels else LabelTable(None, {}, None)
     settings = ScoreSettings(
         groups=tuple(words_of(arguments.metrics)),
@@ -124,8 +126,6 @@ def _scenes(evaluation: Evaluation, images: Path | None, stamps: Mapping[str, st
     from medseg.io.geometry import check_same_grid
     from medseg.io.volume import is_volume_file, read_image, read_label
 
-    if images is not None and not images.is_dir():
-        raise ConfigError(f"--images {images}: no such folder")
     listed = sorted(images.iterdir()) if images is not None else []
     # the first channel of a case, with or without nnU-Net's channel number
     files = {case_name(path).removesuffix("_0000"): path for path in listed if is_volume_file(path)}

@@ -41,7 +41,10 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", text.lower())
     if not match or match[2] not in SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; expected such as 2h, 20m or 90s")
-    return float(match[1]) * SECONDS[match[2]]
+    seconds = float(match[1]) * SECONDS[match[2]]
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} leaves no time to train; expected such as 2h, 20m or 90s")
+    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ from .confined import run_confined, stranger_of
 from .endings import GOES_ON, goes_on_by_itself, say_last_words
 from .screen import log_to_screen, safe_screen
 from .words import EXIT_USAGE as EXIT_USAGE
-from .words import Parser, UsageError, parse_words
+from .words import Parser, UsageError, at_least_one, parse_words
 
 # verb -> what it does; the file medseg/cli/VERB.py holds its options.
 VERBS = {
@@ -53,7 +53,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
     """Options that mean the same everywhere: any of device, threads, json, quiet, trust."""
     texts = {
         "device": {"default": "auto", "help": "auto, cpu, cuda, cuda:N or mps (default: auto)"},
-        "threads": {"type": int, "default": None, "metavar": "N", "help": "CPU threads (default: all cores)"},
+        "threads": {"type": at_least_one, "default": None, "metavar": "N", "help": "CPU threads (default: all cores)"},
         "json": {"action": "store_true", "help": "print one JSON object instead of text"},
         "quiet": {"action": "store_true", "help": "no progress, only warnings and errors"},
         "trust": {"action": "store_true", "help": "let a bundle run code that is not on the allow-list"},
@@ -133,6 +133,8 @@ def _run(words: list[str], verb: str) -> int:
         if os.environ.get("MEDSEG_DEBUG"):
             traceback.print_exc()
         named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            named = f"{error.filename}: is a file where a folder is needed; choose another with --output"
         return _refuse(named, as_json=getattr(arguments, "json", False))
 
 

@@ -45,6 +45,17 @@ ELSEWHERE = {
 }
 
 
+def at_least_one(text: str) -> int:
+    """The number of an option that counts something; what it refuses becomes one line of `Parser.error`."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1; leave the option out for all there are")
+    return number
+
+
 class Parser(argparse.ArgumentParser):
     """One line for a usage error, with the nearest verb or option."""
 
@@ -55,6 +66,11 @@ class Parser(argparse.ArgumentParser):
         match = re.fullmatch(r"argument ([A-Z]+): invalid choice: '(.*)' \(choose from .*\)", message, re.DOTALL)
         if match:
             message = f"unknown {match[1].lower()} {match[2]!r}.{_hint(match[2], choices_of(self))}"
+        required = "the following arguments are required: "
+        if message.startswith(required):  # argparse counts words of which there may be none as well
+            none_needed = {str(action.metavar) for action in self._actions if action.nargs == "*"}
+            names = message.removeprefix(required).split(", ")
+            message = required + ", ".join(name for name in names if name not in none_needed)
         print(f"{self.prog}: {printable(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
 

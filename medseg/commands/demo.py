@@ -102,12 +102,12 @@ def run_demo(folder: Path, *, device: str = "auto", force: bool = False) -> Path
     if force and (folder / "demo.json").is_file():
         shutil.rmtree(folder)
     demo = Demo(folder, device)
+    kind = choose_device(device).type  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     if demo.record.is_file():
         demo.seconds = dict(read_json(demo.record)["seconds"])
     template = template_path("t1")
     layout = Layout(demo.bundle)
-    kind = choose_device(device).type
     fitted = layout.run(0).result
     log.info("%s", NOTE)
     demo.stage("make the dataset", lambda: (demo.data / "dataset.json").is_file(), lambda: _make_data(demo))
