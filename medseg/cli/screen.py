@@ -64,8 +64,8 @@ def safe_screen() -> Iterator[None]:
 
 # Libraries whose notes on themselves are no words of ours; their errors are raised, and told by the verb.
 LIBRARIES = (
-    "alembic", "ignite", "lightning_fabric", "matplotlib", "mlflow", "monai", "nvidia", "nvimgcodec", "onnx_ir", "onnxscript", "openvino",
-    "pydicom", "pytorch_lightning", "torch", "torchmetrics",
+    "alembic", "ignite", "lightning_fabric", "matplotlib", "mlflow", "monai", "nvidia", "nvimgcodec", "onnx_ir", "onnxscript",
+    "openvino", "pydicom", "pytorch_lightning", "torch", "torchmetrics",
 )  # fmt: skip
 
 
