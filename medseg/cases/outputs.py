@@ -88,7 +88,7 @@ def check_outputs(cases: Sequence[Case], labels: Mapping[int, str], options: Out
     """
     root = os.path.realpath(options.folder)
     inputs = {os.path.realpath(file) for case in cases for file in _files_of(case)}
-    identities = {identity for place in inputs if (identity := _identity(place)) is not None}
+    identities = {(os.path.dirname(place), identity) for place in inputs if (identity := _identity(place)) is not None}
     taken = {same_file(os.path.join(root, name)): f"the run's own {name}" for name in (CSV_NAME, SUMMARY_NAME)}
     for case in cases:
         outputs = CaseOutputs.of(case, labels, options)
@@ -96,7 +96,7 @@ def check_outputs(cases: Sequence[Case], labels: Mapping[int, str], options: Out
             place = os.path.join(os.path.realpath(path.parent) if path.parent != options.folder else root, path.name)
             if path.is_symlink():
                 place = os.path.realpath(path)
-            if place in inputs or _identity(path) in identities:
+            if place in inputs or (os.path.dirname(place), _identity(path)) in identities:
                 raise DataError(f"{path}: the output would replace the input; choose another folder with --output")
             other = taken.setdefault(same_file(place), f"case {case.name!r}")
             if other != f"case {case.name!r}":

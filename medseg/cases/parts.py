@@ -81,14 +81,9 @@ def alone_with(folder: Path, part: Part) -> Iterator[None]:
                 "folder with --output"
             )
     claim = part.claim(folder)
-    with claimed(
-        claim, f"{folder}: {part.text}", "wait for it, or choose another folder with --output", doing="written"
-    ):
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                claim.unlink()
+    remedy = "wait for it, or choose another folder with --output"
+    with claimed(claim, f"{folder}: {part.text}", remedy, doing="written", keep=False):
+        yield
 
 
 @dataclass

@@ -84,7 +84,9 @@ def finish_record(
     record["missing_channels"] = list(case.missing)
     record["suffix"], record["one_file_per_label"] = options.suffix, options.one_file_per_label
     record["outputs_sha256"] = {kind: content_digest(path) for kind, path in outputs.results().items()}
-    record["stamps"] = stamps_of(outputs, case)
+    stamps = stamps_of(outputs, case)
+    if record["inputs_sha256"] == [volume_digest(path) for path in case.images]:  # not exchanged since they were read
+        record["stamps"] = stamps
 
 
 def stamps_of(outputs: CaseOutputs, case: Case) -> list[list[int]]:

@@ -99,7 +99,7 @@ def _lock(path: Path) -> BaseFileLock | None:
 
 
 @contextlib.contextmanager
-def claimed(path: Path, what: str, remedy: str, *, doing: str = "trained") -> Iterator[None]:
+def claimed(path: Path, what: str, remedy: str, *, doing: str = "trained", keep: bool = True) -> Iterator[None]:
     """Work in a place as the only process; a second start is refused with the host and process that is there.
 
     Claims may be nested within one process.
@@ -109,6 +109,7 @@ def claimed(path: Path, what: str, remedy: str, *, doing: str = "trained") -> It
         what: `fold 0 of liver_ct`, begins the sentence.
         remedy: what the second one may do.
         doing: what the first one does with it, as in `is being trained by`.
+        keep: whether the claim's file stays; where it goes, it goes before the claim is given back.
 
     Raises:
         ResourceError: another process holds the claim.
@@ -136,7 +137,11 @@ def claimed(path: Path, what: str, remedy: str, *, doing: str = "trained") -> It
         finally:
             del _claims[path]
             stop.set()
-            _note(path, None)
+            if keep:
+                _note(path, None)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 @contextlib.contextmanager

@@ -58,6 +58,8 @@ SPOKEN = {
     "cv": ["cv", "b"],
     "predict": ["predict", "b", "scans", "-o", "out"],
     "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
+    "compare": ["compare", "--prediction", "a", "--prediction", "b", "--reference", "c"],
+    "cluster": ["cluster", "status", "labels"],
     "view": ["view", "scan.nii.gz", "--no-browser"],
     "federate": ["federate", "run", "b", "--rounds", "2"],
     "split": ["split", "run", "b"],

@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     for index in range(4):
         make_case(place / "data", f"ball_{index}", radius=4.0 + index / 3, seed=index)
     bundle = str(place / "balls")
-    settings = [*QUICK[:-1], "train::trainer::tracking=false", "--quiet"]
+    settings = [*QUICK[:-1], "train::trainer::tracking=false"]
     assert (
         run(
             "plan",

@@ -17,10 +17,9 @@ from torch.nn import functional
 from .ensemble import AveragedNetwork, averaged
 from .half_slab import HalfSlab
 from .mirroring import mirrored
+from .network_outputs import Outputs, flatten, with_metadata_of
 from .places import SIGMA_SCALE, importance_map, padding, per_axis, window_size, window_starts
 from .slab import batches, plan_windows
-
-Outputs = torch.Tensor | Sequence[torch.Tensor] | dict[Any, torch.Tensor]
 
 
 class SlidingWindowInferer:
@@ -128,7 +127,7 @@ class SlidingWindowInferer:
         else:
             runner = _mirrored(network, self.mirror_axes) if self.mirror_axes else network
             merged, keys = self._merge(plain, condition, runner, target, args, kwargs)
-        merged = [_with_metadata_of(inputs, one) for one in merged]
+        merged = [with_metadata_of(inputs, one) for one in merged]
         if isinstance(keys, str):
             return merged[0]
         return tuple(merged) if keys is None else dict(zip(keys, merged, strict=True))
@@ -217,7 +216,7 @@ class SlidingWindowInferer:
                 args_here: tuple[Any, ...] = ([self._slices(inputs, place, roi) for place in places], *args)
             else:
                 args_here = args
-            keys, outputs = _flatten(network(windows, *args_here, **extra))
+            keys, outputs = flatten(network(windows, *args_here, **extra))
             if not accumulators:
                 batch = inputs.shape[0]
                 accumulators = [_Accumulator(out, batch, inputs.shape[2:], roi, weights, device) for out in outputs]
@@ -268,19 +267,6 @@ def _plain(
             f"mirroring and accumulation='nnunet' need one tensor of logits, found {type(logits).__name__}"
         )
     return logits
-
-
-def _with_metadata_of(inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """The logits as MONAI's MetaTensor with what the inputs know, where they are one; themselves else."""
-    if type(inputs) is torch.Tensor or "monai.data" not in sys.modules:
-        return logits
-    from monai.data import MetaTensor
-    from monai.utils import convert_to_dst_type
-
-    if not isinstance(inputs, MetaTensor):
-        return logits
-    template = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
-    return convert_to_dst_type(logits, template, device=logits.device, dtype=logits.dtype)[0]
 
 
 def _mirrored(network: Callable[..., Outputs], axes: Sequence[int]) -> Callable[..., torch.Tensor]:
@@ -353,13 +339,3 @@ class _Accumulator:
             for (before, _), size, factor in zip(pads, shape, self.scale, strict=True)
         ]
         return self.sum[(slice(None), slice(None), *inner)].to(dtype)
-
-
-def _flatten(outputs: Outputs) -> tuple[Any, list[torch.Tensor]]:
-    """("tensor", [t]) for a tensor, (None, tensors) for a sequence, (keys, tensors) for a dictionary."""
-    if isinstance(outputs, torch.Tensor):
-        return "tensor", [outputs]
-    if isinstance(outputs, dict):
-        keys = sorted(outputs)
-        return keys, [outputs[key] for key in keys]
-    return None, list(outputs)

@@ -1,7 +1,9 @@
 """NIfTI-1 and NIfTI-2, single file or .hdr/.img pair, plain or gzip: header in, affine exact.
 
 Written here rather than taken from a library because every answer must be verified: declared size against the file,
-checksum at the end, one clear sentence per defect. `tests/io/test_nifti.py` compares with nibabel voxel by voxel.
+checksum at the end, one clear sentence per defect; and importing nibabel's header class costs 0.16 s of user CPU (least of three,
+beside numpy), a quarter of what `medseg predict` may import beyond torch. `tests/io/test_nifti.py` compares with
+nibabel voxel by voxel.
 """
 
 from __future__ import annotations
