@@ -114,6 +114,7 @@ def parse_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> argpar
             )
         found[below.dest] = rest.pop(place)
         parser = below.choices[found[below.dest]]
+    rest = _with_negative_values(parser, rest)
     refuse_unknown(parser, rest)
     arguments, left = _mixed(parser, rest)
     if left:
@@ -121,6 +122,18 @@ def parse_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> argpar
     for name, value in found.items():
         setattr(arguments, name, value)
     return arguments
+
+
+def _with_negative_values(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """`--budget -1h` as one word, so that the option itself says what is wrong with its value."""
+    joined: list[str] = []
+    for word in words:
+        option = parser._option_string_actions.get(joined[-1]) if joined else None
+        if option is not None and option.nargs is None and joined[-1].startswith("--") and re.match(r"-\d", word):
+            joined[-1] = f"{joined[-1]}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _mixed(parser: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.Namespace, list[str]]:

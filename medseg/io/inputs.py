@@ -85,6 +85,8 @@ def _cases_of(word: FilePath, wanted: Wanted) -> list[Case]:
         return (
             _cases_listed(path, wanted) if path.suffix.lower() == ".csv" else [as_declared(_single(path), wanted.names)]
         )
+    if "://" in str(word):
+        raise UnreadableFileError(f"{word}: is an address, and nothing is fetched; download it and name the file.")
     if any(mark in str(word) for mark in "*?["):
         found = [Path(name) for name in sorted(glob.glob(str(word), recursive=True))]
         found = [one for one in found if one.is_dir() or is_volume_file(one) or is_dicom_file(one)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from medseg.datasets import check_declared, open_dataset
 from medseg.errors import BundleError, ConfigError, DataError
 from medseg.io.datalist import Case
 from medseg.layout import Layout
+
+log = logging.getLogger(__name__)
 
 # nnU-Net's seed: on the same cases both tools get the same folds, so their results can be paired.
 SEED = 12345
@@ -34,7 +37,9 @@ def make_splits(cases: Sequence[Case], folds: int = 5) -> list[Split]:
         raise DataError(
             f"{len(cases)} labelled cases of {len(subjects)} subject: at least two subjects are needed to validate"
         )
-    folds = min(folds, len(subjects))
+    if folds > len(subjects):
+        log.info("%d folds want as many subjects, there are %d: one is left out at a time", folds, len(subjects))
+        folds = len(subjects)
     order = np.arange(len(subjects))
     np.random.RandomState(SEED).shuffle(order)
     splits = []

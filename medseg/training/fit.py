@@ -109,6 +109,9 @@ def _run(
     resuming = start.resume and checkpoint.is_file()
     if start.resume and not resuming:
         log.info("fold %d: nothing to resume in %s, starting", fold, folder)
+    loaded = None
+    if start.pretrained is not None and not resuming:  # before anything of an earlier run is moved: weights may not fit
+        loaded = load_matching(module.network, Path(start.pretrained), partial=start.partial)
     if trainer.is_global_zero:
         prepare_run_folder(folder, keep=start.resume)
         for place in (folder, *weights_folders(bundle_root, fold)):
@@ -116,9 +119,8 @@ def _run(
     if resuming:
         data.first_epoch, data.first_step = progress_of(checkpoint)
     _prepare_data(trainer, data, folder)
-    if start.pretrained is not None and not resuming:
-        weights, record = Path(start.pretrained), RunFolder(folder).initialization
-        load_matching(module.network, weights, record=record, partial=start.partial)
+    if loaded is not None and trainer.is_global_zero:
+        write_json(RunFolder(folder).initialization, loaded)
     keepers = [callback for callback in trainer.callbacks if isinstance(callback, KeepBudget)]  # type: ignore[attr-defined]
     for keeper in keepers:
         keeper.started = started

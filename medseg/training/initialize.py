@@ -5,31 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from medseg.errors import BundleError, ConfigError
-from medseg.io.atomic import write_json
 from medseg.networks.imported.fitting import plain_state
 from medseg.networks.imported.recognise import load_weights
 
 log = logging.getLogger(__name__)
 
 
-def load_matching(
-    network: nn.Module, path: Path, *, record: Path | None = None, partial: Sequence[str] = ()
-) -> tuple[list[str], list[str]]:
+def load_matching(network: nn.Module, path: Path, *, partial: Sequence[str] = ()) -> dict[str, Any]:
     """Copy another model's weights: all of them, but for the parts that may stay as made.
 
     Args:
         network: to be filled; nothing is copied unless everything else fits.
         path: a state dict of a bundle, or published weights under their own names (see networks/imported).
-        record: JSON file to list the names in: `loaded`, `not_loaded` with the reason of each, and `unused` ones of the file.
         partial: beginnings of names that may stay as made where they do not fit (`head`, `encoder.levels.0`); "" is all.
 
     Returns:
-        Names loaded, and names of the network that were not.
+        Names for the run's record: `loaded`, `not_loaded` with the reason of each, and `unused` ones of the file.
 
     Raises:
         BundleError: the file is no state dict, or something in it does not fit: the first entry, and the share that does.
@@ -48,10 +45,8 @@ def load_matching(
     log.info("loaded %d of %d tensors from %s", len(loaded), len(own), path)
     if missed:
         log.warning("not loaded, as initialised: %s", "; ".join(f"{name} ({why})" for name, why in missed.items()))
-    if record is not None:
-        unused = sorted(set(plain) - set(own)) if set(plain) & set(own) else []
-        write_json(record, {"loaded": loaded, "not_loaded": missed, "unused": unused})
-    return loaded, list(missed)
+    unused = sorted(set(plain) - set(own)) if set(plain) & set(own) else []
+    return {"loaded": loaded, "not_loaded": missed, "unused": unused}
 
 
 def _why(own: torch.Tensor, found: torch.Tensor | None) -> str:

@@ -46,6 +46,8 @@ USAGES = [
     ("demo --device nope", 1, "--device auto"),
     ("demo --output text.txt", 1, "choose another with --output"),
     ("fit BUNDLE --budget 0", 2, "such as 2h"),
+    ("fit BUNDLE --budget -1h", 2, "such as 2h"),
+    ("predict BUNDLE https://example.org/scan.nii.gz?x=1", 1, "download it"),
     ("fit", 2, "required: BUNDLE (see"),
     ("plan --dta data --output b", 2, "Did you mean --data"),
     ("plan data b", 2, "--data"),

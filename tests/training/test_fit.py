@@ -178,8 +178,12 @@ def test_weights_of_another_bundle_are_the_start_and_misfits_are_listed(
     plan = Plan.read(tmp_path / "next" / "plan.json")
     plan.labels[2], plan.network["out_channels"] = "another ball", 3
     write_bundle(tmp_path / "next", plan)
+    earlier = tmp_path / "next" / "runs" / "fold_0" / "metrics.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("[]")
     with pytest.raises(BundleError, match=r"'head.weight' is \(2, .*nothing was loaded.*--partial"):
         fit_bundle(tmp_path / "next", overrides=QUICK, init_from=bundle)
+    assert earlier.is_file()  # an earlier run is not set aside for weights that do not fit
     with caplog.at_level(logging.INFO):
         fit_bundle(tmp_path / "next", overrides=QUICK, init_from=bundle, partial=["head", "coarse_heads"])
     assert "not loaded, as initialised" in caplog.text
