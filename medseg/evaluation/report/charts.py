@@ -5,9 +5,11 @@ Curves and boxes become SVG; slices become PNG, in slices.py. pyplot and its glo
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,8 +113,19 @@ def _dot(size: float) -> dict[str, Any]:
     return {"markersize": size, "markeredgecolor": INK, "markeredgewidth": 0.4}
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches.
+
+    Matplotlib asks an `IPython` that is loaded for its version; another thread (MLflow's, which looks for a notebook) may still be
+    importing it, and half of the module has none.
+    """
+    if "IPython" in sys.modules:
+        importlib.import_module("IPython")  # waits until it is whole
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _figure(width: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, 3.4), layout="constrained")
+    figure = new_figure(width, 3.4)
     axes = figure.add_subplot()
     axes.tick_params(colors=INK)
     for spine in axes.spines.values():

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from medseg.types import FilePath
 
-from .charts import as_text
+from .charts import as_text, new_figure
 from .page import Cell, write_report
 from .sections import facts_section, training_section
 
@@ -25,7 +24,7 @@ def curves_picture(rows: Sequence[Mapping[str, float]]) -> bytes:
     Args:
         rows: one mapping per epoch with `step`, and `train_loss` or `val_...` where they were measured.
     """
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = new_figure(8, 3)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
     keys = list(dict.fromkeys(key for row in rows for key in row if key not in NO_METRICS))
