@@ -28,11 +28,19 @@ def told_as_raised(reader: SafeConfig, work: Callable[[SafeConfig], Any]) -> Any
 
 
 def build_first(reader: SafeConfig) -> None:
-    """Seed, then build the network, the loss and the list of cases: what is wrong with them leaves an earlier run alone."""
+    """Seed, then build the network with the weights it starts from, the loss and the list of cases: what is wrong with them
+    leaves an earlier run alone.
+    """
+    from medseg.training.initialize import load_matching
+
     if "initialize" in reader:
         reader.get("initialize")
     if "train::module" in reader:
-        reader.get("train::module")
+        module = reader.get("train::module")
+        weights = reader.get("pretrained") if "pretrained" in reader else None
+        if weights is not None and not reader.get("resume"):  # the run loads them again, once its folder is made
+            partial = reader.get("run::partial") if "run::partial" in reader else ()
+            load_matching(module.network, Path(weights), partial=partial, quiet=True)
     for part in ("train", "validate"):
         if f"{part}::dataset" in reader:
             getattr(reader.get(f"{part}::dataset"), "cases", None)

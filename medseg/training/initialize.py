@@ -17,13 +17,16 @@ from medseg.networks.imported.recognise import load_weights
 log = logging.getLogger(__name__)
 
 
-def load_matching(network: nn.Module, path: Path, *, partial: Sequence[str] = ()) -> dict[str, Any]:
+def load_matching(
+    network: nn.Module, path: Path, *, partial: Sequence[str] = (), quiet: bool = False
+) -> dict[str, Any]:
     """Copy another model's weights: all of them, but for the parts that may stay as made.
 
     Args:
         network: to be filled; nothing is copied unless everything else fits.
         path: a state dict of a bundle, or published weights under their own names (see networks/imported).
         partial: beginnings of names that may stay as made where they do not fit (`head`, `encoder.levels.0`); "" is all.
+        quiet: say nothing where they fit.
 
     Returns:
         Names for the run's record: `loaded`, `not_loaded` with the reason of each, and `unused` ones of the file.
@@ -42,8 +45,9 @@ def load_matching(network: nn.Module, path: Path, *, partial: Sequence[str] = ()
     own, plain = network.state_dict(), plain_state(state, str(path))
     loaded = sorted(set(own) - set(kept))
     missed = {name: _why(own[name], plain.get(name)) for name in sorted(kept)}
-    log.info("loaded %d of %d tensors from %s", len(loaded), len(own), path)
-    if missed:
+    if not quiet:
+        log.info("loaded %d of %d tensors from %s", len(loaded), len(own), path)
+    if missed and not quiet:
         log.warning("not loaded, as initialised: %s", "; ".join(f"{name} ({why})" for name, why in missed.items()))
     unused = sorted(set(plain) - set(own)) if set(plain) & set(own) else []
     return {"loaded": loaded, "not_loaded": missed, "unused": unused}
