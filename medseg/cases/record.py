@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import medseg
 from medseg.io import Case
-from medseg.io.behind import case_files, content_digest, volume_digest
+from medseg.io.behind import case_files, content_digest, stamp_of, volume_digest
 from medseg.record import read_record
 
 from .outputs import CaseOutputs, OutputOptions
@@ -90,9 +90,8 @@ def finish_record(
 
 
 def stamps_of(outputs: CaseOutputs, case: Case) -> list[list[int]]:
-    """Size and time of change of every file that a record speaks of, inputs first: as long as they stay, so did the bytes."""
-    paths = [*case_files(case), *outputs.results().values()]
-    return [[found.st_size, found.st_mtime_ns] for found in (os.stat(path) for path in paths)]
+    """The stamp of every file that a record speaks of, inputs first, without names."""
+    return [stamp_of(os.stat(path)) for path in (*case_files(case), *outputs.results().values())]
 
 
 def is_finished(outputs: CaseOutputs, request: str, case: Case, *, statistics: bool = False) -> bool:

@@ -15,6 +15,7 @@ from medseg.evaluation.folders import pair_cases, with_labels
 from medseg.evaluation.report.page import write_report
 from medseg.evaluation.report.sections import scores_section
 from medseg.io.atomic import write_json
+from medseg.io.file_names import distinct_file_names
 from medseg.types import FilePath
 
 GROUP_METRICS = {"overlap": ("dice",), "surface": ("nsd", "hd95_mm")}
@@ -41,9 +42,10 @@ class Compared:
         """Write comparison.json, a JSON and a CSV of scores per system, and report.html into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, evaluation in self.evaluations.items():
-            evaluation.to_json(folder / f"{name}.evaluation.json")
-            evaluation.to_csv(folder / f"{name}.csv")
+        files = distinct_file_names(dict(enumerate(self.evaluations, start=1)))
+        for number, evaluation in enumerate(self.evaluations.values(), start=1):
+            evaluation.to_json(folder / f"{files[number]}.evaluation.json")
+            evaluation.to_csv(folder / f"{files[number]}.csv")
         write_json(folder / "comparison.json", self.comparison.as_dict())
         sections = [comparison_section(self.comparison)]
         sections += [scores_section(found, title=f"Scores of {name}") for name, found in self.evaluations.items()]

@@ -109,24 +109,13 @@ def predict_bundle(
     words = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
     found = find_bundle(str(bundle))
     settings: dict[str, Any] = {
-        "suffix": suffix,
-        "one_file_per_label": one_file_per_label,
-        "probabilities": probabilities,
-        "preview": preview,
-        "statistics": statistics,
-        "resume": resume,
-        "anonymous_names": anonymous_names,
-        "anyway": anyway,
-    }
+        "suffix": suffix, "one_file_per_label": one_file_per_label, "probabilities": probabilities, "preview": preview,
+        "statistics": statistics, "resume": resume, "anonymous_names": anonymous_names, "anyway": anyway,
+    }  # fmt: skip
     if spread is not None:
-        if needs_child(found):
-            raise UntrustedBundleError(
-                f"{found}: is a stranger's bundle, which is opened in a child process with limits; workers have none. Predict "
-                "without --workers and --part, or set MEDSEG_FOREIGN=inside to do without the limits"
-            )
         outputs = OutputOptions(Path(output), suffix, one_file_per_label, probabilities, preview, statistics, resume)
         asked = Asked(outputs, options, trust, anonymous_names, anyway)
-        return Prediction(Path(output), predict_cohort(found, words, asked, spread, finished=finished))
+        return Prediction(Path(output), _spread_out(found, words, asked, spread, finished))
     with notebook_bar("window") as shown:
         progress = progress or shown
         if not needs_child(found):
@@ -143,6 +132,21 @@ def predict_bundle(
         }
         done = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
         return Prediction(Path(output), done.cases)
+
+
+def _spread_out(
+    found: Path,
+    words: Sequence[FilePath],
+    asked: Asked,
+    spread: Spread,
+    finished: Callable[[CaseResult, int, int], None] | None,
+) -> list[CaseResult]:
+    if needs_child(found):
+        raise UntrustedBundleError(
+            f"{found}: is a stranger's bundle, which is opened in a child process with limits; workers have none. Predict "
+            "without --workers and --part, or set MEDSEG_FOREIGN=inside to do without the limits"
+        )
+    return predict_cohort(found, words, asked, spread, finished=finished)
 
 
 def _at_most(words: Sequence[FilePath]) -> int:

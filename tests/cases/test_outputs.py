@@ -123,3 +123,22 @@ def test_the_record_names_the_bytes_that_were_read(tmp_path: Path) -> None:
     list(run_cases([case], job_for(tmp_path / "out", Exchanged())))
     assert json.loads((tmp_path / "out" / "a.json").read_text())["inputs_sha256"] == [read]
     assert [r.status for r in run_cases([case], job_for(tmp_path / "out", Threshold(), resume=True))] == ["done"]
+
+
+def test_a_file_exchanged_for_one_of_its_size_and_time_is_noticed(tmp_path: Path) -> None:
+    """`rsync -t` and restored backups keep times; the disk's own time of change is nobody's to set."""
+    plain = Header.of_array((5, 6, 4), np.diag([1.0, 2.0, 1.5, 1.0]))
+    image = tmp_path / "in" / "a.nii"
+    image.parent.mkdir()
+    write_image(image, np.zeros((1, 5, 6, 4), np.float32), plain)
+    case, out = Case("a", (image,)), tmp_path / "out"
+    list(run_cases([case], job_for(out, Threshold())))
+    before = image.stat()
+    write_image(image, np.ones((1, 5, 6, 4), np.float32), plain)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (image.stat().st_size, image.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert [r.status for r in run_cases([case], job_for(out, Threshold(), resume=True))] == ["done"]
+    label, old = out / "a.nii.gz", (out / "a.nii.gz").stat()
+    label.write_bytes(bytes(old.st_size))
+    os.utime(label, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert [r.status for r in run_cases([case], job_for(out, Threshold(), resume=True))] == ["done"]

@@ -85,6 +85,15 @@ def test_a_label_that_only_one_system_predicts_is_undefined_for_the_other(
     assert [entry["cases"] for entry in second] == [0]
 
 
+def test_names_of_systems_are_no_paths_and_a_file_each(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    named = [f"../A b={folders / 'good'}", f"../a b={folders / 'bad'}"]
+    words = ["compare", "--reference", str(folders / "reference"), "--output", str(out), "--quiet"]
+    assert main([*words, *(word for name in named for word in ("--prediction", name))]) == EXIT_OK
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len({path.name.casefold() for path in out.glob("*.csv")}) == 2
+
+
 def test_one_folder_alone_and_one_name_twice_are_refused(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(folders, "good")) != EXIT_OK
     assert "repeat --prediction" in capsys.readouterr().err

@@ -5,6 +5,7 @@ Curves and boxes become SVG; slices become PNG, in slices.py. pyplot and its glo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import math
@@ -119,8 +120,9 @@ def new_figure(width: float, height: float) -> Figure:
     Matplotlib asks an `IPython` that is loaded for its version; another thread (MLflow's, which looks for a notebook) may still be
     importing it, and half of the module has none.
     """
-    if "IPython" in sys.modules:
-        importlib.import_module("IPython")  # waits until it is whole
+    if sys.modules.get("IPython") is not None:
+        with contextlib.suppress(ImportError):  # the other thread's to tell
+            importlib.import_module("IPython")  # waits until it is whole
     return Figure(figsize=(width, height), layout="constrained")
 
 

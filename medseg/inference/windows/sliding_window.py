@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from .accumulator import Accumulator
 from .ensemble import AveragedNetwork, averaged
 from .half_slab import HalfSlab
 from .mirroring import mirrored
@@ -207,7 +208,7 @@ class SlidingWindowInferer:
         shares = per_axis(self.overlap, len(shape), "overlap")
         starts = window_starts(inputs.shape[2:], roi, shares, placement=self.placement)
         weights = importance_map(roi, self.blending, self.sigma_scale)
-        accumulators: list[_Accumulator] = []
+        accumulators: list[Accumulator] = []
         keys: Any = None
         for places in self._batches(starts, inputs.shape[0]):
             windows = self._cut(inputs, places, roi)
@@ -219,7 +220,7 @@ class SlidingWindowInferer:
             keys, outputs = flatten(network(windows, *args_here, **extra))
             if not accumulators:
                 batch = inputs.shape[0]
-                accumulators = [_Accumulator(out, batch, inputs.shape[2:], roi, weights, device) for out in outputs]
+                accumulators = [Accumulator(out, batch, inputs.shape[2:], roi, weights, device) for out in outputs]
             for accumulator, output in zip(accumulators, outputs, strict=True):
                 accumulator.add(output, places)
         return [accumulator.finish(starts, pads, shape, inputs.dtype) for accumulator in accumulators], keys
@@ -296,46 +297,3 @@ def _slicewise(network: Callable[..., Outputs]) -> torch.nn.Module:
     if isinstance(network, AveragedNetwork):
         return AveragedNetwork([_Slicewise(member) for member in network.networks])
     return _Slicewise(network)
-
-
-class _Accumulator:
-    """Weighted sum of one output of the network over all windows, and its division by the weights' sum at the end."""
-
-    def __init__(
-        self,
-        output: torch.Tensor,
-        batch: int,
-        shape: Sequence[int],
-        roi: tuple[int, ...],
-        weights: torch.Tensor,
-        device: torch.device,
-    ) -> None:
-        self.roi = tuple(output.shape[2:])
-        self.scale = [out / size for out, size in zip(self.roi, roi, strict=True)]
-        if self.roi != roi:
-            weights = functional.interpolate(weights[None, None], self.roi, mode="nearest-exact")[0, 0]
-        self.weights = weights.to(device)
-        whole = [int(size * factor) for size, factor in zip(shape, self.scale, strict=True)]
-        self.sum = torch.zeros((batch, output.shape[1], *whole), dtype=torch.float32, device=device)
-
-    def _box(self, start: tuple[int, ...]) -> tuple[slice, ...]:
-        firsts = (int(first * factor) for first, factor in zip(start, self.scale, strict=True))
-        return tuple(slice(first, first + size) for first, size in zip(firsts, self.roi, strict=True))
-
-    def add(self, output: torch.Tensor, places: list[tuple[int, tuple[int, ...]]]) -> None:
-        for window, (sample, start) in zip(output, places, strict=True):
-            values = window.as_subclass(torch.Tensor).to(self.sum.device, torch.float32)
-            self.sum[sample][(slice(None), *self._box(start))].addcmul_(values, self.weights)
-
-    def finish(
-        self, starts: list[tuple[int, ...]], pads: list[tuple[int, int]], shape: tuple[int, ...], dtype: torch.dtype
-    ) -> torch.Tensor:
-        total = torch.zeros(self.sum.shape[2:], device=self.sum.device)
-        for start in starts:
-            total[self._box(start)] += self.weights
-        self.sum /= total
-        inner = [
-            slice(round(before * factor), round((before + size) * factor))
-            for (before, _), size, factor in zip(pads, shape, self.scale, strict=True)
-        ]
-        return self.sum[(slice(None), slice(None), *inner)].to(dtype)
