@@ -19,7 +19,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/hippocampus.md"
 HEAD = """# The nano networks on hippocampus, fold 0
 
 Trained and scored by `python benchmarks/hippocampus_presets.py`: plan, fit for a number of samples or a time, predict the
-42 validation cases, evaluate on the scans' own grids; last weights, no mirroring, no ensemble. All rows share the patch of {patch} voxels, the
+42 validation cases, evaluate on the scans' own grids; last weights, no mirroring, no ensemble. All rows share the patch of
+{patch} voxels, the
 batch, optimiser, augmentation, seed and budget ({budget} on {threads} CPU core(s) without a GPU); what differs is the network,
 and so how many samples it saw.
 `identity` is the same network with every token mixer replaced by the identity (`network_def::mixer=identity`).
