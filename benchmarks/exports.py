@@ -171,7 +171,7 @@ def page(content: dict[str, Any]) -> str:
         f"Nano size, a patch of {content.get('side', SIDE)} voxels per axis, float32, one CPU core, torch "
         f"{content.get('torch', '?')}, {content.get('date', '?')}. In",
         "brackets: times our own operators on the same core. In percent: equal labels on noise that the exporter has not seen",
-        "(wanted: at least 99.99 %).",
+        f"(wanted: at least 99.99 %).{content.get('note', '')}",
         "Command: `python benchmarks/exports.py`; it continues where it ended.", "",
         f"{len(good)} presets, {len(shares)} files; the smallest share of equal labels is {100 * min(shares, default=0):.3f} %.", "",
         "| preset | scan or recurrence | our operators | " + " | ".join(NAMES[name] for name in FORMATS) + " | recorded in |",
