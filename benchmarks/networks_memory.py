@@ -139,6 +139,8 @@ def make(name: str) -> nn.Module:
         UnetrBlock.eager = plain_block  # type: ignore[method-assign]
     if kind.endswith("mixer"):
         return Alone(int(size))
+    if kind == "swin_unetr":
+        return build_network(published=f"monai_swin_unetr_{size}")
     return build_network("segmamba" if kind in ("permuted", "fused") else kind, size=size, padding="published")
 
 

@@ -10,7 +10,7 @@ the high-water mark of resident memory in another fresh process that runs the pr
 Finished rows are kept while the code is the same: run it again to go on.
 
 Writes benchmarks/results/networks_speed-cpu-DATE.json after every row. `--docs` measures nothing and writes docs/networks.md
-from the newest result.
+from the newest row of every preset.
 """
 
 from __future__ import annotations
@@ -147,13 +147,11 @@ def device() -> str:
 
 
 def write_page() -> None:
-    """docs/networks.md: every preset with its sizes, source and parameters, and the newest measured rows."""
+    """docs/networks.md: every preset with its sizes, source and parameters, and its newest measured row."""
     from medseg.networks import MIXERS, PRESETS
     from medseg.networks.cost import measure
 
-    results = sorted(RESULTS.glob("networks_speed-cpu-*.json"))
-    found = json.loads(results[-1].read_text()) if results else {"rows": []}
-    rows = {row["preset"]: row for row in found["rows"]}
+    rows = newest_rows()
     lines = [
         "# Networks", "",
         "`medseg networks` lists them for a patch of your own; `build_network(preset, size=...)` makes one. Every preset also",
@@ -174,17 +172,18 @@ def write_page() -> None:
     lines += published_lines()
     lines += ["", f"Token mixers: {', '.join(f'`{name}`' for name in MIXERS)}.", "", "## One training step", ""]
     if rows:
-        roi = found["roi"]
         lines += [
-            f"Nano sizes, patch {roi} x {roi} x {roi}, batch 1, float32, forward and backward, {found['threads']} threads of",
-            f"{found['device']}, {found['date']}, commit {found['commit']}; freed memory stays with the process, as in `medseg fit`.",
-            f"The ratio is to `{BASELINE}` stepped in turn in the same process. Not measured on a GPU.",
-            "Command: `python benchmarks/networks_speed.py`.", "",
-            "| preset | seconds | times resenc_unet | peak memory |", "|---|---|---|---|",
+            "Nano sizes, patch 96 x 96 x 96, batch 1, float32, forward and backward, 2 threads; freed memory stays with",
+            f"the process, as in `medseg fit`. The ratio is to `{BASELINE}` stepped in turn in the same process: compare",
+            "ratios, since the seconds of different days are of different machines. Not measured on a GPU.",
+            "Command: `python benchmarks/networks_speed.py`.",
+            "", "| preset | times resenc_unet | seconds | peak memory | measured |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for row in sorted(rows.values(), key=lambda row: row["ratio"]):
             megabytes = f"{row['peak_bytes'] / 1e6:.0f} MB"
-            lines.append(f"| `{row['preset']}` | {row['seconds']:.2f} | {row['ratio']:.2f} | {megabytes} |")
+            lines.append(
+                f"| `{row['preset']}` | {row['ratio']:.2f} | {row['seconds']:.2f} | {megabytes} | {row['measured']} |"
+            )
         missing = [name for name in PRESETS if name not in rows]
         if missing:
             lines += ["", f"Not measured yet: {', '.join(missing)}."]
@@ -192,6 +191,18 @@ def write_page() -> None:
         lines.append("Not measured yet: `python benchmarks/networks_speed.py` fills this table.")
     lines += memory_lines() + inductor_lines()
     PAGE.write_text("\n".join(lines) + "\n")
+
+
+def newest_rows() -> dict[str, dict[str, Any]]:
+    """The newest row of every preset over all results, with the day, device and commit of its measurement."""
+    rows: dict[str, dict[str, Any]] = {}
+    for path in sorted(RESULTS.glob("networks_speed-cpu-*.json")):
+        found = json.loads(path.read_text())
+        if (found["roi"], found["threads"]) != (96, 2):
+            continue
+        measured = f"{found['date']}, {found['commit']}, {found['device']}"
+        rows.update({row["preset"]: {**row, "measured": measured} for row in found["rows"]})
+    return rows
 
 
 def published_lines() -> list[str]:
@@ -264,7 +275,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--docs", action="store_true", help="write docs/networks.md from the newest result")
+    parser.add_argument("--docs", action="store_true", help="write docs/networks.md from the newest rows")
     parser.add_argument("--pair", metavar="PRESET", help="time one preset beside the baseline here, print JSON")
     parser.add_argument("--peak", metavar="PRESET", help="memory of one preset in this process, print JSON")
     args = parser.parse_args()
