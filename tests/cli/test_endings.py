@@ -55,6 +55,7 @@ def test_an_early_signal_under_slurm_puts_the_job_back(
 SPOKEN = {
     "plan": ["plan", "--data", "data set", "--output", "b"],
     "fit": ["fit", "b", "--fold", "all", "a::b=1 2"],
+    "adapt": ["adapt", "a", "--data", "d", "--output", "b"],
     "cv": ["cv", "b"],
     "predict": ["predict", "b", "scans", "-o", "out"],
     "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
