@@ -29,6 +29,7 @@ from medseg.planning.folds import check_splits, make_splits
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
 from medseg.transforms.classes import class_values
+from medseg.transforms.crops.fusion import LEVELS
 from medseg.types import FilePath
 
 from .adapt_facts import seen_in_pretraining
@@ -97,7 +98,7 @@ class Adapted:
 
 
 def adapt_bundle(
-    source: FilePath, data: FilePath, output: FilePath, wish: Wish | None = None, *, trust: Trust = False
+    source: str | Path, data: FilePath, output: FilePath, wish: Wish | None = None, *, trust: Trust = False
 ) -> Adapted:
     """Write a bundle for a data set that begins with the weights of another model; `medseg fit` trains it.
 
@@ -129,10 +130,10 @@ def adapt_bundle(
         rows[0] = next((i for i, old in enumerate(found.names) if plain(old) == plain(names[0])), None)
     channels = [name for _, name in sorted(plan.channels.items())]
     columns = match_channels(channels, found.channels)
-    same_kind = bool(plan.regions) == bool(found.plan.regions)
+    same_kind = bool(plan.regions) == bool(found.plan.regions) and found.plan.labels != LEVELS
     places = Places(
         tuple(rows) if same_kind else (None,) * len(rows), tuple(columns), len(found.names), len(found.channels),
-        background=not plan.regions,
+        background=not plan.regions and found.plan.labels != LEVELS,
     )  # fmt: skip
     network = _built(plan)
     transfer = _checked(found, network, adapt_state(network.state_dict(), found.state, places), wish.least)

@@ -77,6 +77,8 @@ def refuse_pretraining_cases(folder: Path, fold: int) -> None:
     if facts is None or not layout.train.is_file():
         return
     config = read_json(layout.train)
+    if "Fusion" in str(config.get("train", {}).get("dataset", {}).get("_target_")):
+        return  # the pretraining itself
     gaps = str(config.get("missing_channels", "error"))
     cases = list_cases("val", config.get("data"), str(config["dataset_dir"]), folder, fold, missing_channels=gaps)
     seen = seen_in_pretraining(facts, cases)
