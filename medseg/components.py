@@ -11,6 +11,8 @@ from typing import Any
 # name -> module of its definition
 HOMES = {
     "AveragedNetwork": "medseg.inference.windows.ensemble",
+    "FusionDataset": "medseg.training.fusion_data",
+    "FusionValidation": "medseg.training.fusion_data",
     "NnunetPreprocessing": "medseg.transforms.nnunet_preprocessing",
     "PostprocessLabeld": "medseg.transforms.monai",
     "Preprocessd": "medseg.transforms.monai",

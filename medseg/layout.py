@@ -217,6 +217,21 @@ class Layout:
         return self.runs / f".fold_{fold}.lock"
 
     @property
+    def start(self) -> Path:
+        """Weights that every training of an adapted bundle begins with; never packed."""
+        return self.runs / "start.pt"
+
+    @property
+    def adaptation(self) -> Path:
+        """What `medseg adapt` took over from which source."""
+        return self.readme.with_name("adaptation.json")
+
+    @property
+    def pretraining(self) -> Path:
+        """Which cases, and with what, the weights were pretrained; travels with them."""
+        return self.readme.with_name("pretraining.json")
+
+    @property
     def sites(self) -> Path:
         """One folder for each site of a federated or split training; never packed."""
         return self.runs / "sites"

@@ -16,7 +16,7 @@ from medseg.interruption import EARLY
 from medseg.ranks import is_helper
 
 # What a verb needs to go on instead of starting anew; any other one finds out by itself what is done, or starts again.
-GOES_ON = {"fit": "--resume", "predict": "--continue"}
+GOES_ON = {"fit": "--resume", "pretrain": "--resume", "predict": "--continue"}
 # Words that would throw away, or set aside, what was done before the signal.
 NOT_AGAIN = {"demo": ("--force",)}
 

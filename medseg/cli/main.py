@@ -35,6 +35,8 @@ from .words import Parser, UsageError, at_least_one, parse_words
 VERBS = {
     "plan": "turn a folder of labelled volumes into a bundle, saying why each value was chosen",
     "fit": "train a bundle, one fold or all",
+    "pretrain": "learn from images without labels",
+    "adapt": "begin with another model's weights on new data",
     "cv": "compare bundles and folds, choose an ensemble and post-processing",
     "predict": "segment volumes with a bundle",
     "evaluate": "score label maps against references",

@@ -29,6 +29,7 @@ from medseg.ranks import is_helper
 from medseg.selection.averaging import average_finished, chosen_over_several, predicting_folds, trained_with
 from medseg.tracking.run_record import read_run_id, write_run_id
 
+from .adapt_facts import adapted_start, refuse_pretraining_cases
 from .fit_built import build_first, run_trusted, told_as_raised
 from .fit_changes import is_as_asked, tell_changes
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
@@ -125,7 +126,9 @@ def fit_bundle(
         raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
     folds = list(range(count)) if fold == "all" else [int(fold)]
     choose_device(device)
-    pretrained = _weights_of(init_from) if init_from is not None else None
+    pretrained = _weights_of(init_from) if init_from is not None else adapted_start(folder)
+    for number in folds:
+        refuse_pretraining_cases(folder, number)
     stacked = apply_overrides(read_config([Layout(folder).train, *files]), dict(overrides or {}))
     with tracking_at(users_address(read_config([Layout(folder).train]), stacked, overrides or {})):
         coarse = low_resolution_bundle(folder)

@@ -48,6 +48,7 @@ class Plan:
         missing_channels: `error`, or `zero` to train cases that lack a channel with zeros in its place.
         warnings: what the data showed that a person should look at.
         project: package of the user's own parts that lies in the bundle, or None.
+        preprocessing: `preprocessing_def` of a foreign model that was adapted, in place of spacing and normalization; or None.
         applied: what the bundle's other files were made with, so that later edits are noticed.
     """
 
@@ -77,11 +78,13 @@ class Plan:
     low_resolution: dict[str, Any] | None = None
     missing_channels: str = "error"
     project: str | None = None
+    preprocessing: dict[str, Any] | None = None
     applied: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        return values if self.project else {name: value for name, value in values.items() if name != "project"}
+        unsaid = {name for name in ("project", "preprocessing") if not values[name]}
+        return {name: value for name, value in values.items() if name not in unsaid}
 
     @property
     def network_name(self) -> str:

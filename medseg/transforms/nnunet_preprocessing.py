@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, GridMismatchError
 from medseg.types import Affine, ImageCXYZ
 
 from .grid import GridMap
 from .preprocessing import Prepared
-from .room import room_for_image
+from .resampling import resample_label
+from .room import room_for_image, room_for_label
 
 # An axis counts as coarse when its spacing is more than this many times the finest (nnU-Net's ANISO_THRESHOLD).
 ANISOTROPY = 3.0
@@ -159,6 +160,17 @@ class NnunetPreprocessing:
                 values = self._normalized(inside[channel], channel, mask if self.masked[channel] else None)
                 result[channel] = resize_cubic(values, grid.shape, separate)
         return Prepared(result, affine @ grid.matrix(), grid.source_shape, affine, grid)
+
+    def apply_label(
+        self, label: NDArray[np.integer], affine: Affine, *, grid: GridMap | None = None
+    ) -> NDArray[np.integer]:
+        """As `Preprocessing.apply_label`; `grid` is needed, since the cut looks at the image."""
+        if grid is None:
+            raise ConfigError("nnU-Net cuts by the image: pass grid=prepared.grid of the label's image")
+        if tuple(label.shape) != grid.source_shape:
+            raise GridMismatchError(f"label of shape {tuple(label.shape)} for an image of {grid.source_shape}")
+        with room_for_label(grid):
+            return resample_label(np.ascontiguousarray(grid.cut(grid.turn(label))), grid.shape)
 
     def _normalized(self, values: NDArray[np.float32], channel: int, mask: Any) -> NDArray[np.float32]:
         scheme = self.normalization[channel]

@@ -22,6 +22,8 @@ SAME_THING = {
     "federate.py": "the verb and its words",
     "fit.py": "what runs inside Lightning (training), the verb, its words",
     "predict.py": "the verb and its words",
+    "adapt.py": "the verb and its words",
+    "pretrain.py": "the verb and its words",
     "cv.py": "the verb and its words",
     "compare.py": "the verb and its words",
     "view.py": "the verb and its words",

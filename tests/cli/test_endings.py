@@ -55,6 +55,8 @@ def test_an_early_signal_under_slurm_puts_the_job_back(
 SPOKEN = {
     "plan": ["plan", "--data", "data set", "--output", "b"],
     "fit": ["fit", "b", "--fold", "all", "a::b=1 2"],
+    "pretrain": ["pretrain", "--data", "d", "--output", "b"],
+    "adapt": ["adapt", "a", "--data", "d", "--output", "b"],
     "cv": ["cv", "b"],
     "predict": ["predict", "b", "scans", "-o", "out"],
     "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
@@ -92,7 +94,7 @@ def test_every_verb_ends_with_its_code_and_the_words_that_go_on(number: signal.S
             time.sleep(0.005)
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
-        again = SPOKEN[verb] + {"fit": ["--resume"], "predict": ["--continue"]}.get(verb, [])
+        again = SPOKEN[verb] + {"fit": ["--resume"], "pretrain": ["--resume"], "predict": ["--continue"]}.get(verb, [])
         words = shlex.join([sys.executable, "-m", "medseg", *(word for word in again if word != "--force")])
         assert err.decode().splitlines() == [f"medseg: {said} ({number.name}); go on with: {words}"]
         assert (process.returncode, out) == (code, b"")

@@ -55,6 +55,8 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
     monkeypatch.setattr(module, "run", lambda arguments: time.sleep(0.1) or 0)
     words = {
         "plan": ["--data", "a", "--output", "b"],
+        "pretrain": ["--data", "a", "--output", "b"],
+        "adapt": ["x", "--data", "a", "--output", "b"],
         "evaluate": ["--prediction", "a", "--reference", "b"],
         "compare": ["--prediction", "a", "--reference", "b"],
         "bundle": ["verify", "x"],

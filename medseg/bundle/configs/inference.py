@@ -57,6 +57,8 @@ def channel_names(plan: Plan) -> list[str]:
 
 def preprocessing_def(plan: Plan) -> dict[str, Any]:
     """What happens to an image before the network, in training and in prediction alike."""
+    if plan.preprocessing:
+        return dict(plan.preprocessing)
     spacing: list[float | None] = list(plan.spacing)
     if plan.spatial_dims == 2:
         spacing[2] = None  # slices are computed one by one, whatever lies between them

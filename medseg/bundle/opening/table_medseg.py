@@ -46,6 +46,13 @@ _PRECISION = words(
 )
 
 TRAINING: dict[str, Target] = {
+    "FusionDataset": allowed(
+        "dataset", preprocessing=parts("preprocessing"), labels=DATA, roi_size=NUMBER, samples_per_epoch=NUMBER,
+        augmentation=DATA, seed=NUMBER, **_SOURCE,
+    ),
+    "FusionValidation": allowed(
+        "dataset", preprocessing=parts("preprocessing"), labels=DATA, roi_size=NUMBER, **_SOURCE
+    ),
     "SegmentationData": allowed(
         "data", train_dataset=parts("dataset"), validation_dataset=parts("dataset"), batch_size=SIZE, num_workers=COUNT,
         augmentation_device=words("auto", "cpu", "device"),
