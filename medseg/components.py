@@ -11,6 +11,7 @@ from typing import Any
 # name -> module of its definition
 HOMES = {
     "AveragedNetwork": "medseg.inference.windows.ensemble",
+    "DiffusionModule": "medseg.training.diffusion_module",
     "FusionDataset": "medseg.training.fusion_data",
     "FusionValidation": "medseg.training.fusion_data",
     "NnunetPreprocessing": "medseg.transforms.nnunet_preprocessing",
@@ -25,6 +26,7 @@ HOMES = {
     "ValidationDataset": "medseg.training.case_datasets",
     "VolumeReader": "medseg.io.monai_reader",
     "averaged_network": "medseg.bundle.predictor",
+    "build_diffit": "medseg.networks.diffusion.edm",
     "build_network": "medseg.networks.build",
     "build_nnunet": "medseg.networks.imported.nnunet",
     "build_segresnet_ds": "medseg.networks.imported.monai_segresnet",

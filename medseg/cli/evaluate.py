@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="nan",
         help="distances of a label that one side lacks: undefined, with the reason (default), or the image's diagonal",
     )
+    parser.add_argument("--allow-synthetic", action="store_true", help="score against references that no person drew")
     parser.add_argument("--images", metavar="DIR", help="folder of the images, to show below the worst cases' labels")
     parser.add_argument(
         "--output", metavar="DIR", help="write evaluation.json, evaluation.csv and report.html into this folder"
@@ -64,9 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from medseg.evaluation import ScoreSettings, evaluate_folders
+    from medseg.evaluation.folders import refuse_synthetic_references
 
     if arguments.images is not None and not Path(arguments.images).is_dir():
         raise ConfigError(f"--images {arguments.images}: no such folder; check the path")
+    if not arguments.allow_synthetic:
+        refuse_synthetic_references(Path(arguments.reference))
     table = read_label_table(arguments.labels) if arguments.labels else LabelTable(None, {}, None)
     settings = ScoreSettings(
         groups=tuple(words_of(arguments.metrics)),

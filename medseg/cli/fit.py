@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init-from", default=None, metavar="BUNDLE", help="start from the weights of another bundle")
     parser.add_argument("--partial", action="append", default=[], metavar="NAME",
                         help="part of the network, such as head, that may stay as made with --init-from")  # fmt: skip
+    parser.add_argument("--synthetic", default=None, metavar="DIR",
+                        help="train on the pairs of medseg synthesize too; they never validate")  # fmt: skip
+    parser.add_argument(
+        "--ratio", type=float, default=None, metavar="R", help="synthetic crops for each real one (default: 1)"
+    )
     add_common_arguments(parser, "device", "threads", "json", "quiet", "trust")
 
 
@@ -54,6 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.devices is not None:
         overrides |= {_devices_key(arguments): arguments.devices}
+    if arguments.ratio is not None and arguments.synthetic is None:
+        raise ConfigError("--ratio weighs the pairs of --synthetic DIR, which is missing")
+    if arguments.synthetic is not None:
+        folder = str(Path(arguments.synthetic).resolve())
+        overrides |= {"train::dataset::synthetic_dir": folder}
+        overrides |= {"train::dataset::synthetic_ratio": 1.0 if arguments.ratio is None else arguments.ratio}
     results = fit_bundle(
         arguments.bundle,
         fold=arguments.fold if arguments.fold == "all" else int(arguments.fold),
@@ -72,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({f"fold_{fold}": metrics for fold, metrics in results.items()}))
     elif not arguments.quiet:
         for fold, metrics in results.items():
-            dice = {name: value for name, value in metrics.items() if name.startswith("val_dice")}
-            print(f"fold {fold}: " + ", ".join(f"{name} {value:.2f}" for name, value in dice.items()))
+            shown = {name: value for name, value in metrics.items() if name.startswith("val_")}
+            print(f"fold {fold}: " + ", ".join(f"{name} {value:.2f}" for name, value in shown.items()))
         print(_next(arguments.bundle))
     return 0
 
@@ -123,6 +134,8 @@ def _next(bundle: str) -> str:
     from medseg.selection.averaging import finished_folds, predicting_folds
 
     layout = Layout(find_bundle(bundle))
+    if not any(path.is_file() for path in layout.inference_files):  # a generator
+        return f"next: medseg synthesize sample {bundle} --data DIR --count N --output synthetic/"
     folds = predicting_folds(layout) or finished_folds(layout)
     predict = f"medseg predict {bundle} --input scans/ --output labels/"
     if len(folds) < 2:

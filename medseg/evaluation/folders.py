@@ -15,6 +15,7 @@ from medseg.errors import DataError, MedsegError, UnreadableFileError
 from medseg.io.atomic import is_temporary
 from medseg.io.geometry import grid_difference, spacing_of
 from medseg.io.layouts import label_maps, near_match
+from medseg.io.synthetic import synthetic_among
 from medseg.io.volume import READABLE, case_name, is_volume_file, read_header, read_label
 from medseg.types import Affine, FilePath, LabelXYZ
 
@@ -109,6 +110,16 @@ def evaluate_pairs(
     complete = [dataclasses.replace(case, labels=_with_absent(case.labels, found, settings)) for case in scored]
     complete = [_only_declared(case, found, (declared or {}).get(case.name)) for case in complete]
     return Evaluation(complete, found, settings, failed)
+
+
+def refuse_synthetic_references(reference: Path) -> None:
+    """Refuse references that `medseg synthesize` made: a score against them says nothing of patients. Raises DataError."""
+    files = [reference] if reference.is_file() else list(_label_files(reference).values())
+    if marked := synthetic_among(files):
+        raise DataError(
+            f"{reference}: {len(marked)} of {len(files)} references such as {marked[0]} are synthetic; name real ones, or "
+            "score against them all the same with --allow-synthetic"
+        )
 
 
 def with_labels(evaluation: Evaluation, regions: Mapping[str, tuple[int, ...]]) -> Evaluation:

@@ -17,7 +17,8 @@ class Context(NamedTuple):
     Fields:
         carriers: (B, Xc, Yc, Zc, C) carrier tokens of FasterViT on their own grid, a block of them per window.
         query: (B, *window, H, C // H) global query of GC ViT, the same for every window of a volume.
-        condition: (B, C_condition) vector of the sample (time, label embedding) for `time_attention`.
+        condition: (B, C_condition) vector of the sample, or (B, X, Y, Z, C_condition) of each token (time, label embedding), for
+            `time_attention`.
         gain: (C,) layer scale of the last attention among carriers, which also weighs what they give back to the map.
         valid: (B, X, Y, Z) booleans, False where a token is padding; None where all are real. Mixers leave padding out.
     """

@@ -14,20 +14,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medseg.bars import progress_bar
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError
 from medseg.io.datalist import Case
 from medseg.io.store import Store, StoredArrays
-from medseg.planning.folds import list_cases
+from medseg.planning.folds import list_cases, read_splits
 from medseg.transforms.classes import class_values
 from medseg.transforms.crops.augmentation import apply, draw, spare_missing
 from medseg.transforms.crops.device_augmentation import cut_box
-from medseg.transforms.crops.sampling import SampleKey, Sampling, draw_case, draw_center, draw_labelled_case
+from medseg.transforms.crops.sampling import SampleKey, Sampling, draw_center, draw_labelled_case
 from medseg.transforms.preprocessing import Preprocessing
 
 from .chosen_parts import choose_augmentation
 from .prepare import preprocess_case
 from .processes import is_first_here
 from .supervision import Watch
+from .synthetic_cases import Mixture, refuse_synthetic
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class CaseDataset(Dataset[dict[str, Any]]):
             dataset_dir, bundle_root, fold = self.source
             kinds: dict[str, Any] = {"missing_channels": self.missing_channels, "project": self.project}
             self._cases = list_cases(self.part, self.data, dataset_dir, Path(bundle_root), fold, **kinds)
+            refuse_synthetic(self.part, self._cases)
         return self._cases
 
     def prepare(self) -> None:
@@ -140,7 +142,12 @@ class TrainingDataset(CaseDataset):
         samples_per_epoch: crops per epoch over all processes.
         augmentation: settings of `medseg.transforms.crops.augmentation.draw`, or a transform of {"image", "label"}.
         sampling: which cases and places, see `medseg.transforms.crops.sampling.Sampling`.
+        synthetic_dir: a folder of `medseg synthesize sample` whose pairs are trained on too; empty for none.
+        synthetic_ratio: synthetic crops for each real one.
         seed: of every draw.
+
+    Raises:
+        ConfigError: a ratio below 0, or synthetic pairs together with drawing labels first.
     """
 
     def __init__(
@@ -152,10 +159,13 @@ class TrainingDataset(CaseDataset):
         samples_per_epoch: int,
         augmentation: Any = None,
         sampling: Mapping[str, Any] | None = None,
+        synthetic_dir: str = "",
+        synthetic_ratio: float = 1.0,
         seed: int = 0,
         **source: Any,
     ) -> None:
         super().__init__(preprocessing, labels, **source)
+        self.mixture = Mixture(synthetic_dir, synthetic_ratio)
         self.roi_size = tuple(int(size) for size in roi_size)
         self.samples_per_epoch, self.seed = samples_per_epoch, seed
         self.augmentation = choose_augmentation(augmentation, self.project)
@@ -165,6 +175,20 @@ class TrainingDataset(CaseDataset):
         ] = {}  # label -> numbers of the cases that hold it, where labels are drawn first
         self.watch = Watch(0)
         self.on_device = False  # `SegmentationData.augment_on` decides
+        if self.mixture.folder and self.sampling.by == "label":
+            raise ConfigError(
+                "sampling by label and synthetic pairs exclude each other; set train::dataset::sampling::by=case"
+            )
+
+    @property
+    def cases(self) -> list[Case]:
+        """The real cases of the fold, then the synthetic ones."""
+        if self._cases is None:
+            real = super().cases
+            _, bundle_root, fold = self.source
+            held = () if self.data is not None else read_splits(Path(bundle_root))[fold]["val"]
+            self._cases = [*real, *self.mixture.cases(real, held, self.labels)]
+        return self._cases
 
     def open(self) -> None:
         super().open()
@@ -179,7 +203,7 @@ class TrainingDataset(CaseDataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         epoch, index = divmod(int(item), self.samples_per_epoch)
         key = SampleKey(self.seed, epoch, index)
-        label, number = None, draw_case(key, len(self.cases), self.samples_per_epoch)
+        label, number = None, self.mixture.draw(key, len(self.cases), self.samples_per_epoch)
         if self.holders:
             label, number = draw_labelled_case(key, self.holders, self.sampling.power)
         case, arrays = self.cases[number], self._arrays[number]

@@ -36,7 +36,7 @@ FLOORS = {
         ),
         2: ("transforms", "networks", "io", "losses"),
         3: ("inference", "evaluation", "datasets", "tracking"),
-        4: ("planning", "cases", "selection", "assurance"),
+        4: ("planning", "cases", "selection", "assurance", "synthesis"),
         5: ("bundle", "training"),
         6: ("collaboration",),
         7: ("server",),

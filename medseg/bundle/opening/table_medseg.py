@@ -62,9 +62,13 @@ TRAINING: dict[str, Target] = {
         optimizer=NAME, learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER,
         micro_batch_size=NUMBER, seed=NUMBER,
     ),
+    "DiffusionModule": allowed(
+        "module", network=parts("network"), labels=DATA, roi_size=NUMBER, label_dropout=NUMBER, optimizer=NAME,
+        learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER, seed=NUMBER,
+    ),
     "TrainingDataset": allowed(
         "dataset", preprocessing=parts("preprocessing"), labels=DATA, roi_size=NUMBER, samples_per_epoch=NUMBER,
-        augmentation=DATA, sampling=DATA, seed=NUMBER, **_SOURCE,
+        augmentation=DATA, sampling=DATA, synthetic_dir=TEXT, synthetic_ratio=NUMBER, seed=NUMBER, **_SOURCE,
     ),
     "ValidationDataset": allowed("dataset", preprocessing=parts("preprocessing"), labels=DATA, **_SOURCE),
     "make_trainer": allowed(
@@ -101,6 +105,10 @@ PREDICTION: dict[str, Target] = {
         sigma_scale=NUMBER, padding_mode=words("constant", "reflect", "replicate", "circular"), cval=NUMBER,
         sw_device=DEVICE, device=DEVICE, progress=FLAG, cache_roi_weight_map=FLAG, cpu_thresh=NUMBER, buffer_steps=NUMBER,
         buffer_dim=NUMBER, with_coord=FLAG, placement=NAME, accumulation=NAME, mirror_axes=NUMBER,
+    ),
+    "build_diffit": allowed(
+        "network", sigma_data=NUMBER, bound=NUMBER, multiples=SIZE, spatial_dims=SIZE, image_channels=SIZE, classes=SIZE,
+        width=SIZE, cells=SIZE, window=SIZE, head_width=SIZE, patch=SIZE, label_in_attention=FLAG, checkpointing=FLAG,
     ),
     "build_network": allowed(
         "network", preset=NAME, spatial_dims=SIZE, in_channels=SIZE, out_channels=SIZE, size=NAME, mixer=NAME,

@@ -52,6 +52,12 @@ def describe(path: Path, *, allow_shear: bool = False) -> tuple[Header, Payload]
     return header, payload
 
 
+def description(path: Path) -> str:
+    """The header's free text; raises as `describe`."""
+    fields, _ = _read_fields(_header_file(path))
+    return bytes(fields["descrip"]).split(b"\0", 1)[0].decode("ascii", "replace")
+
+
 def voxel_files(path: Path) -> list[Path]:
     """The other half of a pair, by its name alone: header and data file, as far as they exist."""
     header = _header_file(path)

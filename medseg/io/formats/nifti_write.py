@@ -28,12 +28,15 @@ _CACHE_LINE = 64
 _TILE = (32, 32)  # with a cache line each: 64 KiB
 
 
-def write(path: Path, array: NDArray[Any], like: Header) -> None:
+def write(path: Path, array: NDArray[Any], like: Header, *, description: str = "") -> None:
     """Write (X, Y, Z), or (C, X, Y, Z) as a four-dimensional file, with the geometry of `like`.
 
     qform, sform, their codes, pixdim and units equal those of `like` bit for bit where it came from NIfTI; otherwise the
     sform (and the qform where the axes are at right angles) is set from the affine with code 1. NIfTI-2 is written only
     when NIfTI-1 cannot hold the shape or the numbers. Description, names and extensions of the source are not copied.
+
+    Args:
+        description: text of the header's own field, at most 79 letters.
 
     Raises:
         ResourceError: the file cannot be written.
@@ -42,7 +45,7 @@ def write(path: Path, array: NDArray[Any], like: Header) -> None:
     spatial = array.shape[-3:]
     channels = array.shape[0] if array.ndim == 4 else 1
     shape = (*spatial, channels) if channels > 1 else spatial
-    head = _header_bytes(shape, array.dtype.newbyteorder("="), stored)
+    head = _header_bytes(shape, array.dtype.newbyteorder("="), stored, description=description)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         if path.name.lower().endswith(".gz"):
             with gzip_writer(file, array.nbytes) as stream:
@@ -143,7 +146,12 @@ def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _header_bytes(
-    shape: tuple[int, ...], dtype: np.dtype[Any], stored: StoredTransform, scale: tuple[float, float] = (1.0, 0.0)
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    stored: StoredTransform,
+    scale: tuple[float, float] = (1.0, 0.0),
+    *,
+    description: str = "",
 ) -> bytes:
     small = max(shape) <= np.iinfo(np.int16).max and _fits_float32(stored)
     record = HEADER_1 if small else HEADER_2
@@ -158,6 +166,7 @@ def _header_bytes(
     fields["xyzt_units"] = stored.units
     fields["qform_code"], fields["sform_code"] = stored.qform_code, stored.sform_code
     fields["quaternion"], fields["offset"], fields["srow"] = stored.quaternion, stored.offset, stored.srow
+    fields["descrip"] = description.encode("ascii", "replace")[:79]
     fields["magic"] = b"n+1\0" if small else b"n+2\0\r\n\x1a\n"
     return fields.tobytes() + struct.pack("<i", 0)  # four zero bytes: no extensions
 

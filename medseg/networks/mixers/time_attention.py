@@ -3,7 +3,7 @@
 Source: Hatamizadeh et al. 2024 (DiffiT). Time or any other condition enters here only; nothing is shifted or gated.
 """
 
-from typing import Final, List, Tuple
+from typing import Final, List, Optional, Tuple
 
 from torch import Tensor, nn
 
@@ -20,7 +20,9 @@ class TimeAttention(nn.Module):
     """[q; k; v] = W_s x + W_t c, both with bias; softmax(q k^T / sqrt(E) + table) v within each window.
 
     Args:
-        site: where it stands; `condition_width` channels of c. Window None is the whole grid, without a table.
+        site: where it stands; `condition_width` channels of c, which is one vector per sample (B, C) or per token
+            (B, X, Y, Z, C). One per sample moves all logits of a query alike, and acts by the bias of each key and by what is
+            added to the values; one per token acts by all three parts. Window None is the whole grid, without a table.
     """
 
     spatial_dims: Final[int]
@@ -46,10 +48,17 @@ class TimeAttention(nn.Module):
             -1, [3, self.num_heads, -1]
         )
         grid: List[int] = list(qkv.shape[1 : 1 + self.spatial_dims])
-        sample, valid = self.temporal(condition), context.valid
+        sample: Optional[Tensor] = None
+        told = self.temporal(condition)
+        if condition.dim() == 2:  # one vector per sample: the kernel adds it, no map is made of it
+            sample = told
+        else:
+            qkv = qkv + drop_flat_axis(told, self.spatial_dims).unflatten(-1, [3, self.num_heads, -1])
+        valid = context.valid
         if valid is not None:
             qkv = mark_keys(qkv, drop_flat_axis(valid, self.spatial_dims), 1)
-            sample = add_channel(sample.unflatten(-1, [3, self.num_heads, -1]), -1)
+            if sample is not None:
+                sample = add_channel(sample.unflatten(-1, [3, self.num_heads, -1]), -1)
         window = grid if len(self.window) == 0 else self.window
         y = window_attention(qkv, window, 0, self.table, sample_qkv=sample, scale=self.scale)
         if valid is not None:

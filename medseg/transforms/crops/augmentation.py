@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medseg_kernels import warp_patch
 
-from . import intensity
+from . import appearance, intensity
 from .recipes import RECIPES, Recipe, build_recipe
 
 __all__ = [
@@ -48,6 +48,7 @@ class ChannelParameters:
         contrast: factor about the mean.
         low_resolution: remaining resolution.
         inverted_gamma, gamma: exponents.
+        gin_seed, paint_seed: of a new appearance, which comes before all of the above; painting before the convolutions.
         dropped: the channel is set to zero, whatever else happens to it.
     """
 
@@ -60,6 +61,8 @@ class ChannelParameters:
     low_resolution: float | None = None
     inverted_gamma: float | None = None
     gamma: float | None = None
+    gin_seed: int | None = None
+    paint_seed: int | None = None
     dropped: bool = False
 
 
@@ -178,8 +181,9 @@ def apply(
             label_mode=parameters.label_mode,  # type: ignore[arg-type]
         )
     values = crop if isinstance(crop, Tensor) else torch.from_numpy(crop)
+    classes = None if label_crop is None else torch.as_tensor(label_crop)
     for channel, changes in zip(values, parameters.channels, strict=True):
-        _change_values(channel, changes)
+        _change_values(channel, classes, changes)
     if flat:
         return crop[..., 0], None if label_crop is None else label_crop[..., 0]
     return crop, label_crop
@@ -261,13 +265,33 @@ def _draw_channels(generator: np.random.Generator, recipe: Recipe, channels: int
     if channels > 1 and recipe.channel_dropout > 0 and generator.random() < recipe.channel_dropout:
         lost = int(generator.integers(0, channels))
         drawn[lost] = ChannelParameters(dropped=True)
-    return tuple(drawn)
+    return _with_appearance(generator, recipe, tuple(drawn))
 
 
-def _change_values(channel: Tensor, changes: ChannelParameters) -> None:
+def _with_appearance(
+    generator: np.random.Generator, recipe: Recipe, drawn: tuple[ChannelParameters, ...]
+) -> tuple[ChannelParameters, ...]:
+    """The channels with a new look where it happens; it draws nothing, and moves nothing, where a recipe has neither."""
+    for name in ("gin", "paint"):
+        chance = getattr(recipe, name)
+        if chance > 0:
+            happens, seeds = generator.random() < chance, generator.integers(0, 2**63, len(drawn))
+            if happens:
+                drawn = tuple(
+                    dataclasses.replace(one, **{f"{name}_seed": int(seed)})
+                    for one, seed in zip(drawn, seeds, strict=True)
+                )
+    return drawn
+
+
+def _change_values(channel: Tensor, label: Tensor | None, changes: ChannelParameters) -> None:
     if changes.dropped:
         channel.zero_()
         return
+    if changes.paint_seed is not None and label is not None:
+        appearance.paint(channel, label, changes.paint_seed)
+    if changes.gin_seed is not None:
+        appearance.gin(channel, changes.gin_seed)
     if changes.noise_std is not None:
         intensity.add_noise(channel, changes.noise_std, changes.noise_seed)
     if changes.blur_sigma is not None:

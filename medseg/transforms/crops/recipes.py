@@ -41,6 +41,8 @@ class Recipe:
         gamma: probability of a gamma change.
         gamma_range: exponents; mean and standard deviation of the crop are kept.
         per_channel: probability of each channel to be changed when blur or low resolution happens.
+        gin: probability of a random shallow convolution of every channel, see `appearance.gin`.
+        paint: probability of random intensities in the place of each label's, see `appearance.paint`.
         channel_dropout: probability that one of several channels becomes zero, for data where channels may be missing.
         spacing: mm per voxel of the network's grid; keeps rotations rigid on anisotropic grids.
         thick_slices: ratio of spacings from which a rotation stays within the slices.
@@ -72,17 +74,20 @@ class Recipe:
     gamma: float = 0.3
     gamma_range: Range = (0.7, 1.5)
     per_channel: float = 0.5
+    gin: float = 0.0
+    paint: float = 0.0
     channel_dropout: float = 0.0
     spacing: tuple[float, ...] | None = None
     thick_slices: float = 3.0
     label_mode: str = "vote"
 
 
-_INTENSITY = ("noise", "blur", "gain", "offset", "contrast", "low_resolution", "inverted_gamma", "gamma")
-_QUIET: dict[str, Any] = dict.fromkeys((*_INTENSITY, "channel_dropout"), 0.0)
-_NOTHING: dict[str, Any] = dict.fromkeys(
-    ("rotation", "scaling", "elastic", "mirror", "channel_dropout", *_INTENSITY), 0.0
+_INTENSITY = (
+    *("noise", "blur", "gain", "offset", "contrast", "low_resolution", "inverted_gamma", "gamma"),
+    *("gin", "paint", "channel_dropout"),
 )
+_QUIET: dict[str, Any] = dict.fromkeys(_INTENSITY, 0.0)
+_NOTHING: dict[str, Any] = dict.fromkeys(("rotation", "scaling", "elastic", "mirror", *_INTENSITY), 0.0)
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
@@ -91,6 +96,9 @@ RECIPES: dict[str, Recipe] = {
         Recipe(), rotation_degrees=15.0, scaling_range=(0.85, 1.15), blur=0.0, low_resolution=0.0
     ),
     "strong": dataclasses.replace(Recipe(), rotation=0.5, scaling=0.5, elastic=0.3, gain=0.3, offset=0.2, contrast=0.3),
+    # for scanners that were not trained on
+    "gin": dataclasses.replace(Recipe(), gin=0.5),
+    "paint": dataclasses.replace(Recipe(), paint=0.5),
     "spatial": dataclasses.replace(Recipe(), **_QUIET),
     "none": dataclasses.replace(Recipe(), **_NOTHING),
 }

@@ -8,6 +8,7 @@ NET = {"in_channels": 1, "out_channels": 2, "spatial_dims": 3}
 LABELS = {"0": "background", "1": "organ"}
 
 # Components that others are given, by id; `@NAME` below stands for one of them.
+DENOISER = {"_target_": "medseg.components.build_diffit", "sigma_data": 1.0, "width": 16, "multiples": [1]}
 PARTS: dict[str, Any] = {
     "network": {"_target_": "UNet", **NET, "channels": [2, 4], "strides": [2]},
     "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [8, 8, 8]},
@@ -89,6 +90,8 @@ BY_TARGET: dict[str, dict[str, Any]] = {
     "ConcatItemsd": {"keys": ["image", "pred"], "dim": 0},
     "SlidingWindowInferer": {"overlap": 0.25},
     "TrainingDataset": {"roi_size": [8, 8, 8], "labels": LABELS},
+    "DiffusionModule": {"network": DENOISER, "labels": LABELS, "roi_size": [8, 8, 8]},
+    "build_diffit": {"sigma_data": 1.0, "width": 16, "multiples": [1]},
     "make_trainer": {"tracking": False, "device": "cpu"},
     "choose_device": {"name": "cpu"},
     "LabelToMaskd": {"keys": "pred"},

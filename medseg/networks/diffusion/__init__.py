@@ -1,0 +1,1 @@
+"""Networks that turn noise into images: a denoiser and the scaling around it."""
