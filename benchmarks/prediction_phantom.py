@@ -15,7 +15,7 @@ LOWER, UPPER = -900.0, 1000.0
 def phantom(
     shape: Sequence[int], spacing: Sequence[float], seed: int = 0, classes: int = CLASSES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A CT-like volume (int16 HU) and its labels: a body, air around, an ellipsoid per class.
+    """A CT-like volume (int16 HU) and its labels: a body of 0 HU, air around, an ellipsoid per class, 100 HU apart from all others.
 
     Plane by plane along Z, so that a long volume needs no float copy of itself.
     """
@@ -37,7 +37,7 @@ def phantom(
                 continue
             organ = ((x - centre[0]) / radius[0]) ** 2 + ((y - centre[1]) / radius[1]) ** 2 + offset <= 1
             organ &= inside
-            plane[organ], label[organ, k] = -500.0 + 100.0 * value, value
+            plane[organ], label[organ, k] = -600.0 + 100.0 * (value + (value > 5)), value
         hu[:, :, k] = plane + rng.normal(0, 12, plane.shape).astype(np.float32)
     return hu, label
 

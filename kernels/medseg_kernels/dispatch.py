@@ -65,6 +65,18 @@ def refuse_forward_mode(op: str, *tensors: torch.Tensor | None) -> None:
         )
 
 
+def refuse_derivatives(op: str, *tensors: object) -> None:
+    """Refuse tensors that ask for any derivative: an op that works on memory would hand on those of another function, or none.
+
+    Raises:
+        NotImplementedError: naming the op and the way out.
+    """
+    kept = [value for value in tensors if isinstance(value, torch.Tensor)]
+    refuse_forward_mode(op, *kept)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in kept):
+        raise NotImplementedError(f"{op}: has no derivatives; detach the tensor, or call it under torch.no_grad()")
+
+
 def choose(op: str, backends: Mapping[str, Backend], requested: str | None, *tensors: torch.Tensor | None) -> str:
     """Name of the backend that will run `op` on these tensors.
 

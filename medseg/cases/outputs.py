@@ -11,10 +11,10 @@ from medseg.errors import DataError, MedsegError
 from medseg.io import Case
 from medseg.io.behind import case_files, content_digest
 from medseg.io.file_names import distinct_file_names, same_file
-from medseg.record import PICTURE, PROBABILITIES, RECORD, read_record
+from medseg.record import PICTURE, PROBABILITIES, RECORD, SUMMARY, read_record
 
 # names of the files that a run writes for all its cases
-CSV_NAME, SUMMARY_NAME = "volumes.csv", "summary.json"
+CSV_NAME, SUMMARY_NAME = "volumes.csv", SUMMARY
 # of a run over a part of them, and the list of all that `medseg cluster slurm` writes
 LIST_NAME = "cases.csv"
 

@@ -30,7 +30,7 @@ from medseg.selection.averaging import average_finished, chosen_over_several, pr
 from medseg.tracking.run_record import read_run_id, write_run_id
 
 from .adapt_facts import adapted_start, refuse_pretraining_cases
-from .fit_built import build_first, run_trusted, told_as_raised
+from .fit_built import build_first, run_trusted, told_as_raised, try_weights
 from .fit_changes import is_as_asked, tell_changes
 from .fit_finished import is_finished, learnt_from_other_data, send_leftovers
 from .fit_record import keep_definition, refuse_mixture, refuse_other_plan
@@ -297,6 +297,8 @@ def run_config(
     with claim_run(folder, fold):
         if reader is not None:
             told_as_raised(reader, build_first)
+        else:
+            try_weights(config, Layout(shown or folder).metadata)
         if not is_helper():
             prepare_run_folder(run.folder, keep=resume)
             for number in later:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,33 @@ def build_first(reader: SafeConfig) -> None:
     for part in ("train", "validate"):
         if f"{part}::dataset" in reader:
             getattr(reader.get(f"{part}::dataset"), "cases", None)
+
+
+def try_weights(config: Mapping[str, Any], metadata: Path) -> None:
+    """Load the weights that a run starts from into the network that MONAI's workflow is about to build: what does not fit is
+    told while an earlier run is still in its place. A module without a `network` is the bundle's own matter.
+
+    Raises:
+        BundleError: see `load_matching`.
+    """
+    from monai.bundle import ConfigParser
+
+    from medseg.training.initialize import load_matching
+
+    weights = config.get("pretrained")
+    if weights is None or config.get("resume"):
+        return
+    parser = ConfigParser(copy.deepcopy(dict(config)))
+    try:
+        parser.read_meta(str(metadata))
+        if "initialize" in parser:
+            parser.get_parsed_content("initialize")
+        module = parser.get_parsed_content("train::module") if "train::module" in parser else None
+    except RuntimeError as error:
+        raise _first_cause(error) from error
+    if hasattr(module, "network"):
+        partial = config["run"].get("partial", ()) if isinstance(config.get("run"), Mapping) else ()
+        load_matching(module.network, Path(weights), partial=partial, quiet=True)
 
 
 def run_trusted(config: Path, metadata: Path) -> Any:

@@ -95,7 +95,10 @@ def label_maps(folder: Path) -> list[tuple[str, Path]]:
     if (folder / LIST).is_file():
         return [(case.name, case.label) for case in read_case_list(folder / LIST, gaps=True) if case.label is not None]
     places = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
-    found = [(case_name(path), path) for place in places if is_label_folder(place) for path in _volumes(place)]
+    beside_images = [place for place in places if is_label_folder(place)]
+    # a copy of the references alone has the layout's folder of labels and no images
+    named = beside_images or [place for place in places if place.name.lower() in PARTNERS]
+    found = [(case_name(path), path) for place in named for path in _volumes(place)]
     if found:
         return found
     for place in places:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .kept_address import kept_address
 from .mlflow_logger import tracking_uri as resolve_uri
-from .own_store import artifact_place, database, set_foreign_store_aside
+from .own_store import artifact_place, database, set_foreign_store_aside, sqlite_uri
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,11 @@ def log_bundle(
     uri = resolve_uri(store, tracking_uri)
     if uri.startswith("sqlite:"):
         store.mkdir(parents=True, exist_ok=True)
-    if uri == f"sqlite:///{database(store).absolute()}":
+    if uri == sqlite_uri(database(store)):
         set_foreign_store_aside(store)
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    try:
+    with kept_address():
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
         client = MlflowClient(uri)
         experiment = _experiment(client, name, store, uri)
         with mlflow.start_run(experiment_id=experiment, run_name="register") as run:
@@ -84,9 +84,6 @@ def log_bundle(
             )
         version = str(logged.registered_model_version)
         client.set_registered_model_alias(name, alias, version)
-    finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
     return {
         "name": name,
         "version": version,

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 
 from medseg.layout import Layout, RunFolder
 
+from .kept_address import kept_address
 from .outbox import Entry, ForgottenError, RefusedError
 from .own_store import artifact_place, database, dispose, ensure_store, is_made, knows_run, sqlite_uri
 from .plan_record import plan_record
@@ -121,7 +122,8 @@ class MlflowRun:
                     self._forget()
                 ensure_store(self.destination.store)
                 earlier = earlier if earlier is not None and knows_run(self.destination.store, earlier) else None
-            self._open(earlier)
+            with kept_address():
+                self._open(earlier)
         if before is not None and self.run_id != before:
             raise ForgottenError
 

@@ -45,13 +45,15 @@ def database(store: Path) -> Path:
 
 
 def sqlite_uri(file: Path) -> str:
-    """The store's address. A question mark would begin its options, so that such a folder is reached by a link without one."""
+    """The store's address. A question mark would begin its options and a percent sign is taken for the begin of a coded letter,
+    so that such a folder is reached by a link without them.
+    """
     folder = file.absolute().parent
-    return f"sqlite:///{_without_question_mark(folder) if '?' in str(folder) else folder}/{file.name}"
+    return f"sqlite:///{_plain_link(folder) if set('?%') & set(str(folder)) else folder}/{file.name}"
 
 
 @functools.cache
-def _without_question_mark(folder: Path) -> Path:
+def _plain_link(folder: Path) -> Path:
     place = Path(tempfile.mkdtemp(prefix="medseg-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     link = place / "to"

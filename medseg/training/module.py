@@ -191,7 +191,7 @@ class SegmentationModule(pl.LightningModule):
         summed = self.trainer.strategy.reduce(summed, reduce_op="sum")  # processes hold different numbers of cases
         per_label = summed[0] / summed[1]
         for name, value in zip(names, per_label, strict=True):
-            self.log(metric_name("val_dice", name), value)
+            self.log(metric_name("val_dice", name, among=names), value)
         self.log("val_dice", per_label.nanmean(), prog_bar=True)
 
     def configure_optimizers(self) -> dict[str, Any]:

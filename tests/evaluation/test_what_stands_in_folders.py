@@ -133,3 +133,15 @@ def test_a_missed_organ_has_no_distance_or_the_worst_one_as_asked(tmp_path: Path
     assert read_evaluation(tmp_path / "e.json").settings == settings
     with pytest.raises(ConfigError, match="nan, worst"):
         ScoreSettings(missing="zero")
+
+
+@pytest.mark.parametrize("folder", ["labelsTr", "labels", "labelsTs", "masks"])
+def test_a_folder_of_references_alone_needs_no_images_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    array = np.zeros(SHAPE, np.uint8)
+    array[2:5, 2:5, 2:5] = 1
+    save(tmp_path / "p" / "a.nii.gz", array)
+    (tmp_path / "r").mkdir()
+    save(tmp_path / "r" / folder / "a.nii.gz", array)
+    assert score(capsys, tmp_path)["1"]["dice"]["mean"] == 1

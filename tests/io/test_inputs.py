@@ -157,6 +157,20 @@ def test_label_maps_beside_their_records_are_no_scans(
         find_inputs([tmp_path / "seg"])
 
 
+def test_a_label_map_whose_own_record_was_deleted_is_known_by_the_summary_of_its_run(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "b.nii.gz", "seg/a.nii.gz", "seg/b.nii.gz")
+    _record(tmp_path / "seg", "a", suffix=".nii.gz", one_file_per_label=False)
+    assert [case.name for case in find_inputs([tmp_path / "seg"])] == ["b"]  # nothing says what it is
+    cases = [{"name": "a", "status": "done"}, {"name": "b", "status": "done"}, {"name": "c", "status": "failed"}]
+    (tmp_path / "seg" / "summary.json").write_text(json.dumps({"done": 2, "skipped": 0, "failed": 1, "cases": cases}))
+    touch(tmp_path, "seg/c.nii.gz")
+    files = [case.images[0] for case in find_inputs([tmp_path])]
+    assert files == [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "seg" / "c.nii.gz"]
+    for strange in ("[]", "{", '{"cases": 3}', '{"cases": [{}]}'):  # somebody else's file of that name
+        (tmp_path / "seg" / "summary.json").write_text(strange)
+        assert [case.name for case in find_inputs([tmp_path / "seg"])] == ["b", "c"]
+
+
 def test_a_sidecar_of_others_is_no_record(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "a.json").write_text('{"EchoTime": 0.03}')

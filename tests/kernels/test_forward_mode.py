@@ -65,3 +65,35 @@ def test_a_tangent_is_refused_by_name_and_reverse_mode_goes_on(name: str) -> Non
         function(x)  # no tangent: nothing to drop
     (gradient,) = torch.autograd.grad(function(leaf := x.clone().requires_grad_()).sum(), leaf)
     assert gradient.abs().sum() > 0
+
+
+def in_place(op: Callable[..., None], *arguments: object) -> Callable[[Tensor], Tensor]:
+    def call(x: Tensor) -> Tensor:
+        changed = x * 1.0
+        op(changed, *arguments)
+        return changed
+
+    return call
+
+
+UNDERIVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "change_gamma": in_place(kernels.change_gamma, 1.3),
+    "stretch_contrast": in_place(kernels.stretch_contrast, 1.3),
+    "symmetric_filter": in_place(kernels.symmetric_filter, [0.5, 0.25]),
+    "warp_patch": lambda x: kernels.warp_patch(x[None], None, np.eye(3, 4), (3, 3, 3))[0],
+}
+
+
+@pytest.mark.parametrize("name", UNDERIVED)
+def test_what_changes_images_for_training_refuses_every_derivative_by_name(name: str) -> None:
+    """In place they would keep the gradient and the tangent of the image as it was: right for no function at all."""
+    function, x = UNDERIVED[name], r(4, 4, 4).float()
+    with pytest.raises(NotImplementedError, match=f"{name}: has no forward-mode"):
+        jvp(function, (x,), (torch.ones_like(x),))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=f"{name}: has no forward-mode"):
+        function(forward_ad.make_dual(x, torch.ones_like(x)))
+    leaf = x.clone().requires_grad_()
+    with pytest.raises(NotImplementedError, match=f"{name}: has no derivatives"):
+        function(leaf)
+    with torch.no_grad():
+        assert torch.equal(function(leaf), function(x))

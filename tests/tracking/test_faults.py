@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from medseg.layout import RunFolder
 from medseg.tracking import mlflow_logger, own_store
+from medseg.tracking.kept_address import kept_address
 from medseg.tracking.mlflow_logger import RunLogger, open_parent, send_leftovers
 from medseg.tracking.mlflow_run import MlflowRun
 from medseg.tracking.outbox import Entry, ForgottenError, Outbox, Patience, RefusedError, short
@@ -173,3 +175,31 @@ def test_the_outbox_drops_what_is_refused_and_repeats_what_was_forgotten(caplog:
 def test_errors_are_told_in_few_words() -> None:
     assert short(RuntimeError("(x) locked\n[SQL: select 1] (Background on this error at: https://x)")) == "(x) locked"
     assert short(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("users", [None, "sqlite:////nowhere/else.db"])
+def test_each_bundle_of_one_process_is_recorded_in_its_own_store_whatever_its_folder_is_called(
+    store: Path, monkeypatch: pytest.MonkeyPatch, users: str | None
+) -> None:
+    """Lightning's logger leaves the process's address at the store that it opened."""
+    import mlflow
+
+    folders = [store / name for name in ("a#b", "what? 100%", "50%20%3F", "plain")]
+    for number, folder in enumerate(folders):
+        (folder / "fold_0").mkdir(parents=True)
+        logger = logger_of(folder)
+        logger.log_metrics({"loss": float(number)}, 1)
+        logger.finalize("finished")
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert [recorded(folder) for folder in folders] == [[("loss", float(number), 1)] for number in range(4)]
+    if users is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", users)
+    default = mlflow.get_tracking_uri()
+    with kept_address():
+        mlflow.set_tracking_uri("sqlite:////ours.db")
+        mlflow.set_registry_uri("sqlite:////ours.db")
+        assert mlflow.get_tracking_uri() != default
+    assert mlflow.get_tracking_uri() == default
+    assert mlflow.get_registry_uri() == default
+    assert os.environ.get("MLFLOW_TRACKING_URI") == users
+    assert "MLFLOW_REGISTRY_URI" not in os.environ

@@ -11,6 +11,7 @@ import mlflow
 import pytest
 
 from medseg.commands.fit import fit_bundle
+from medseg.io.file_names import same_file
 from medseg.tracking.mlflow_logger import RunLogger, tracking_uri
 from medseg.tracking.names import metric_name
 from medseg.tracking.plan_record import plan_record
@@ -93,6 +94,14 @@ def test_labels_that_differ_have_metrics_that_differ_and_mlflow_takes_them() -> 
     assert len(names) == len(labels)
     for name in names:
         _validate_metric_name(name)
+
+
+@pytest.mark.parametrize("labels", [["Tumour", "tumour", "TUMOUR"], ["größe", "gro\u0308ße"], ["Straße", "STRASSE"]])
+def test_labels_that_differ_by_letter_case_have_metrics_that_no_store_takes_for_one(labels: list[str]) -> None:
+    """SQL Server, MySQL and the disks of macOS and Windows know no letter case."""
+    names = [metric_name("val_dice", label, among=labels) for label in labels]
+    assert len({same_file(name) for name in names}) == len(labels)
+    assert metric_name("val_dice", "Tumour", among=["Tumour", "liver"]) == "val_dice/Tumour"
 
 
 def test_the_address_is_the_argument_then_the_environment_then_a_file(

@@ -64,6 +64,7 @@ def warp_patch(
 
     Raises:
         ValueError: naming the argument, what was found and what was expected.
+        NotImplementedError: an image that asks for derivatives.
 
     Example:
         >>> source = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
@@ -74,6 +75,7 @@ def warp_patch(
     linear = np.asarray(mapping, dtype=np.float64)
     control = None if bumps is None else np.asarray(bumps, dtype=np.float32)
     _check(image, label, linear, size, control, label_mode)
+    dispatch.refuse_derivatives("warp_patch", image, mapping, bumps)
     channels = image.shape[0] if image is not None else 0
     outside = np.broadcast_to(np.asarray(image_outside, dtype=np.float32), (channels,)).copy()
     given: tuple[Any, Any] = (image, label)

@@ -34,9 +34,12 @@ def change_gamma(channel: Tensor, gamma: float, *, inverted: bool = False, backe
         gamma: exponent; above 1 dark values are compressed.
         inverted: do it to the inverted image.
         backend: `cpu` or `reference`; None chooses.
+
+    Raises:
+        NotImplementedError: the channel asks for derivatives, which a change in place does not hand on.
     """
     sign = -1.0 if inverted else 1.0
-    if _compiled(channel, backend):
+    if _compiled("change_gamma", channel, backend):
         _library().medseg_gamma(channel.data_ptr(), channel.numel(), gamma, sign, EPSILON)
         return
     channel.mul_(sign)
@@ -49,7 +52,7 @@ def change_gamma(channel: Tensor, gamma: float, *, inverted: bool = False, backe
 
 def stretch_contrast(channel: Tensor, factor: float, *, backend: str | None = None) -> None:
     """Stretch about the mean, then clip to the range that the channel had. Arguments as in `change_gamma`."""
-    if _compiled(channel, backend):
+    if _compiled("stretch_contrast", channel, backend):
         _library().medseg_contrast(channel.data_ptr(), channel.numel(), factor)
         return
     low, high = torch.aminmax(channel)
@@ -66,7 +69,7 @@ def symmetric_filter(channel: Tensor, weights: Sequence[float], *, backend: str 
         backend: `cpu` or `reference`; None chooses.
     """
     radius = len(weights) - 1
-    if _compiled(channel, backend):
+    if _compiled("symmetric_filter", channel, backend):
         kernel = np.asarray(weights, dtype=np.float32)
         _library().medseg_filter(channel.data_ptr(), *channel.shape, kernel.ctypes.data, radius)
         return
@@ -83,7 +86,8 @@ def symmetric_filter(channel: Tensor, weights: Sequence[float], *, backend: str 
                 channel.add_(padded.narrow(axis, start, length), alpha=weights[i])
 
 
-def _compiled(channel: Tensor, backend: str | None) -> bool:
+def _compiled(op: str, channel: Tensor, backend: str | None) -> bool:
+    dispatch.refuse_derivatives(op, channel)
     if channel.dtype != torch.float32 or channel.numel() == 0:
         raise ValueError(f"channel is {channel.dtype} {tuple(channel.shape)}, expected float32 with voxels")
     return choose_backend(BACKENDS, backend, channel) == "cpu"

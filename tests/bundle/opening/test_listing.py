@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from medseg.bundle.load import load_bundle
 from medseg.bundle.opening.inventory import take_inventory
@@ -15,7 +16,7 @@ from medseg.bundle.opening.listing import describe
 from medseg.cli.consent import VARIABLE, ask
 from medseg.cli.main import main
 from medseg.commands.fit import fit_bundle
-from medseg.errors import UntrustedBundleError
+from medseg.errors import BundleError, UntrustedBundleError
 from medseg.layout import Layout
 
 
@@ -112,3 +113,26 @@ def test_fit_runs_the_shown_files(layout: Layout, tmp_path: Path) -> None:
     assert (tmp_path / "shown").exists()
     with pytest.raises(UntrustedBundleError, match="changed since"):
         fit_bundle(layout.folder, device="cpu")
+
+
+def test_weights_of_a_trusted_fit_are_tried_before_an_earlier_run_is_set_aside(layout: Layout, tmp_path: Path) -> None:
+    (layout.folder / "scripts" / "job.py").write_text(
+        "import torch\n"
+        "class Module:\n    network = torch.nn.Linear(2, 3)\n"
+        "def run(module, partial=()):\n    return {'val_dice': float(module.network is not None)}\n"
+    )
+    module = {"_target_": "scripts.job.Module"}
+    layout.train.write_text(
+        json.dumps({"train": {"module": module}, "run": {"_target_": "scripts.job.run", "module": "@train::module"}})
+    )
+    layout.splits.write_text("[{}]")
+    earlier = layout.run(0).folder / "metrics.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("[]")
+    for name, outputs in (("fits", 3), ("other", 4)):
+        torch.save(torch.nn.Linear(2, outputs).state_dict(), tmp_path / f"{name}.pt")
+    with pytest.raises(BundleError, match=r"'weight' is \(4, 2\).*nothing was loaded"):
+        fit_bundle(layout.folder, device="cpu", trust=True, init_from=tmp_path / "other.pt")
+    assert earlier.is_file()
+    fit_bundle(layout.folder, device="cpu", trust=True, init_from=tmp_path / "fits.pt")
+    assert not earlier.exists()
