@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,11 @@ class Prepared:
                 key.append(tuple(one) if type(one) is list else one)
         known = self.tapes.get(whole := tuple(key))
         if type(known) is Tape:
-            return known.play(tensors)
+            try:
+                return known.play(tensors)
+            except tape.Unplayable as refused:
+                _warn_unplayable(str(refused))
+                known = self.tapes[whole] = NEVER  # nothing but fresh memory was written: the call is run anew
         return self._learn(whole, known, arguments)
 
     def _learn(self, key: Any, known: Any, arguments: tuple[Any, ...]) -> Any:
@@ -71,6 +76,15 @@ class Prepared:
             self.tapes[key] = NEVER
             return self.function(*arguments)
         return found
+
+
+@functools.cache
+def _warn_unplayable(reason: str) -> None:
+    warnings.warn(
+        f"medseg_kernels: triton's launcher does not take prepared launches ({reason}); calls are launched the ordinary way, "
+        "which costs the host more time. Please report this with the version of triton.",
+        stacklevel=4,
+    )
 
 
 def once(check: Callable[..., None]) -> Callable[..., None]:

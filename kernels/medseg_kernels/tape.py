@@ -30,6 +30,10 @@ class Unrecordable(Exception):
     """The call reads a number from a tensor, or starts too much for playing it to make sense."""
 
 
+class Unplayable(Exception):
+    """Triton's launcher does not take what a tape gives it: another triton than those this was written for."""
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
     """`kernel[grid](...)`, seen by the tape that is being recorded, if any."""
     _active.launched = getattr(_active, "launched", 0) + 1
@@ -234,7 +238,16 @@ def _start(step: Launch, found: list[Any], where: list[int], stream: int) -> Non
     arguments = step.arguments.copy()
     for number, slot, offset in step.addresses:
         arguments[number] = where[slot] + offset
-    step.run(*step.grid, stream, *step.head, *_hooks(step, stream, arguments), *arguments)
+    try:
+        step.run(*step.grid, stream, *step.head, *_hooks(step, stream, arguments), *arguments)
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        SystemError,
+    ) as refused:  # of arguments; CUDA's are RuntimeErrors
+        raise Unplayable(f"{type(refused).__name__}: {refused}") from refused
 
 
 def _hooks(step: Launch, stream: int, arguments: list[Any]) -> tuple[Any, Any, Any]:

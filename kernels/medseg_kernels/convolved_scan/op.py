@@ -204,13 +204,14 @@ def convolved_scan(
         (B, X, Y, Z, C) in the dtype of u.
 
     Raises:
-        ValueError: an argument of a wrong size; it names the argument, found and expected.
+        ValueError: an argument of a wrong rank, size, dtype or device; it names the argument, found and expected.
 
     Source: Gu and Dao 2023 (Mamba), section 3.3.2: what is not kept is computed again.
     """
-    count, channels = len(traversals), u.shape[-1]
+    count, channels = len(traversals), u.shape[-1] if u.dim() > 0 else 0
+    given = {"u": u, "z": z, "taps": taps, "taps_bias": taps_bias, "project": project, "expand": expand, "A": A, "D": D}
+    _check({**given, "delta_bias": delta_bias}, mode, count)
     check_traversals(traversals, channels)
-    _check(u, z, taps, project, expand, A, mode, count)
     if merge not in MERGES[:2]:
         raise _wrong("merge", repr(merge), " or ".join(MERGES[:2]))
     grid = [u.shape[1], u.shape[2], u.shape[3]]
@@ -231,27 +232,41 @@ def convolved_scan(
     return out.view(u.shape[0], *grid, channels)
 
 
-def _check(
-    u: Tensor, z: Optional[Tensor], taps: Tensor, project: Tensor, expand: Tensor, rate: Tensor, mode: str, count: int
-) -> None:
-    """Refuse sizes that cannot be meant.
+def _check(given: dict[str, Optional[Tensor]], mode: str, count: int) -> None:
+    """Refuse what cannot be meant.
 
     Raises:
         ValueError: the argument, what was found, what was expected.
     """
+    present = {name: tensor for name, tensor in given.items() if tensor is not None}
+    u = present["u"]
+    for name, tensor in present.items():
+        if not tensor.is_floating_point():
+            raise _wrong(name, tensor.dtype, "a floating-point tensor")
+        if tensor.device != u.device:
+            raise _wrong(name, f"device {tensor.device}", f"{u.device}, where u is")
     if u.dim() != 5 or any(side == 0 for side in u.shape):
         raise _wrong("u", tuple(u.shape), "(B, X, Y, Z, C) with no empty axis")
-    if z is not None and z.shape != u.shape:
-        raise _wrong("z", tuple(z.shape), tuple(u.shape))
+    if "z" in present and present["z"].shape != u.shape:
+        raise _wrong("z", tuple(present["z"].shape), tuple(u.shape))
     if mode not in MODES:
         raise _wrong("mode", repr(mode), " or ".join(MODES))
-    channels, rank, state = u.shape[-1], expand.shape[-1], rate.shape[-1]
+    for name in ("expand", "A", "taps"):
+        if present[name].dim() == 0 or 0 in present[name].shape:
+            raise _wrong(name, tuple(present[name].shape), "no empty axis")
+    channels, rank, state = u.shape[-1], present["expand"].shape[-1], present["A"].shape[-1]
     wanted = {"project": (rank + 2 * state, channels), "expand": (channels, rank), "A": (channels, state)}
-    given = {"project": project, "expand": expand, "A": rate}
+    wanted |= {"D": (channels,), "delta_bias": (channels,)}
+    taps, offset = present["taps"], present.get("taps_bias")
     if mode == "causal":
-        wanted["taps"], given["taps"] = (channels, taps.shape[-1]), taps
+        wanted["taps"] = (channels, taps.shape[-1])
     elif taps.dim() != 4 or taps.shape[0] != channels:
         raise _wrong("taps", tuple(taps.shape), f"({channels}, kx, ky, kz)")
-    for name, tensor in given.items():
-        if tensor.dim() != 3 or tensor.shape[0] not in (1, count) or tuple(tensor.shape[1:]) != wanted[name]:
-            raise _wrong(name, tuple(tensor.shape), f"(1 or {count}, {wanted[name][0]}, {wanted[name][1]})")
+    for name, shape in wanted.items():
+        if name in present and tuple(present[name].shape) not in [(rows, *shape) for rows in (1, count)]:
+            raise _wrong(name, tuple(present[name].shape), f"(1 or {count}, {', '.join(map(str, shape))})")
+    rows = (1, count) if mode == "causal" else ()
+    if offset is not None and tuple(offset.shape) not in [(channels,), *((row, channels) for row in rows)]:
+        raise _wrong(
+            "taps_bias", tuple(offset.shape), f"({channels},)" + f" or (1 or {count}, {channels})" * bool(rows)
+        )

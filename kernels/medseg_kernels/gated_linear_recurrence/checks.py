@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import List, Optional
+from collections.abc import Sequence
+from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor
@@ -74,6 +75,49 @@ def _check_kind(name: str, x: Tensor, q: Tensor) -> None:
         raise ValueError(f"{name} has dtype {x.dtype}; expected a floating type")
     if x.device != q.device:
         raise ValueError(f"{name} is on {x.device}; expected the device of q, {q.device}")
+
+
+def check_kinds(named: Dict[str, Optional[Tensor]]) -> None:
+    """All of a floating type, where the first one is: members of the family check their arguments under the papers' names.
+
+    Raises:
+        ValueError: the argument, what was found, what was expected.
+    """
+    first: Optional[Tensor] = None
+    name_of_first = ""
+    for name, x in named.items():
+        if x is None:
+            continue
+        if first is None:
+            first, name_of_first = x, name
+        if not x.is_floating_point():
+            raise ValueError(f"{name} has dtype {x.dtype}; expected a floating type")
+        if x.device != first.device:
+            raise ValueError(f"{name} is on {x.device}; expected the device of {name_of_first}, {first.device}")
+
+
+def check_shape(name: str, x: Tensor, *expected: Sequence[int]) -> None:
+    """One of the shapes.
+
+    Raises:
+        ValueError: the argument, what was found, what was expected.
+    """
+    allowed = [list(shape) for shape in expected]
+    if list(x.shape) not in allowed:
+        raise ValueError(f"{name} has shape {list(x.shape)}; expected {' or '.join(map(str, allowed))}")
+
+
+def check_bounds(cu_seqlens: Optional[Tensor]) -> None:
+    """Integers in a row; `check_pieces` looks at their values.
+
+    Raises:
+        ValueError: another rank or dtype.
+    """
+    if cu_seqlens is None:
+        return
+    if cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
+        found = f"{list(cu_seqlens.shape)} {cu_seqlens.dtype}"
+        raise ValueError(f"cu_seqlens is {found}; expected (W + 1,) numbers in an int32 or int64 tensor")
 
 
 def check_pieces(pieces: Optional[List[int]], size_n: int) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .api import gated_linear_recurrence
+from .checks import check_kinds, check_shape
 
 
 def retention(
@@ -56,6 +57,9 @@ def retention(
         raise ValueError(
             f"log_decay has shape {list(log_decay.shape)}; expected (H,), a constant per head. Otherwise: gla"
         )
+    if not torch.jit.is_scripting() and not torch.jit.is_tracing():  # type: ignore[attr-defined]
+        check_kinds({"q": q, "k": k, "v": v, "log_decay": log_decay})
+        check_shape("log_decay", log_decay, q.shape[-2:-1])
     return gated_linear_recurrence(
         q, k, v, log_decay, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens,
         traversals=traversals, merge=merge, backend=backend,
@@ -95,6 +99,16 @@ def ssd(
 
     Source: Dao and Gu 2024 (arXiv 2405.21060).
     """
+    if not torch.jit.is_scripting() and not torch.jit.is_tracing():  # type: ignore[attr-defined]
+        check_kinds({"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D})
+        if x.dim() not in (4, 6) or 0 in x.shape[-2:]:
+            raise ValueError(
+                f"x has shape {list(x.shape)}; expected (B, N, H, V) or (B, X, Y, Z, H, V), no empty heads"
+            )
+        if B.dim() != x.dim() or B.shape[-1] == 0:
+            raise ValueError(f"B has shape {list(B.shape)}; expected {list(x.shape[:-2])}, then G groups, then K")
+        if D is not None:
+            check_shape("D", D, x.shape[-2:-1], x.shape[-2:])
     size_h, size_g = x.shape[-2], B.shape[-2]
     if A.dim() != 1 or A.shape[0] != size_h:
         raise ValueError(f"A has shape {list(A.shape)}; expected (H,) = {[size_h]}")

@@ -12,6 +12,7 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from .checks import check_kinds, check_shape
 from .run import flat, merge_outputs, run_once, texts_of, unflat
 from .visits import piece_count, visit
 
@@ -55,6 +56,13 @@ def mlstm(
     Source: Beck et al. 2024 (arXiv 2405.04517). With a sigmoid input gate instead, call `gated_linear_recurrence` with
     g=logsigmoid(f), input_gate=sigmoid(i).
     """
+    if not torch.jit.is_scripting() and not torch.jit.is_tracing():  # type: ignore[attr-defined]
+        check_kinds({"q": q, "k": k, "v": v, "i": i, "f": f})
+        check_shape("i", i, q.shape[:-1])
+        check_shape("f", f, q.shape[:-1])
+        if initial_state is not None:
+            memory, normaliser, maximum = initial_state
+            check_kinds({"q": q, "initial_state S": memory, "initial_state n": normaliser, "initial_state m": maximum})
     grid = list(q.shape[1:-2])
     gate, forget = flat(i, grid, 1), flat(f, grid, 1)
     queries, keys, values = flat(q, grid, 2), flat(k, grid, 2), flat(v, grid, 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..dispatch import refuse_forward_mode
 from ..traversals.orders import Traversal
-from .checks import check_shapes
+from .checks import check_bounds, check_shapes
 from .chunked import chunkwise
 from .op import run_recurrence
 from .visits import piece_count, visit
@@ -141,7 +141,7 @@ def run_once(
     backend: Optional[str],
 ) -> Tuple[Tensor, Tensor]:
     """One traversal: the op in eager and compiled code, the chunked torch form where a graph is written to a file."""
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return portable(q, k, v, g, beta, factor, initial_state, cu_seqlens, grid, text, delta)
     else:
@@ -185,6 +185,7 @@ def eager(
     backend: Optional[str],
 ) -> Tuple[Tensor, Tensor]:
     """The op, or the portable form while a graph is traced or exported."""
+    check_bounds(cu_seqlens)
     count = piece_count(text, grid) if cu_seqlens is None else cu_seqlens.shape[0] - 1
     check_shapes(q, k, v, g, beta, initial_state, count)
     q, k, v = common_dtype(q, k, v)

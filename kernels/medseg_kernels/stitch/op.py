@@ -171,6 +171,7 @@ def stitch_labels(
     if values.shape[0] > 32767:
         raise ValueError(f"values: found {values.shape[0]} classes; expected at most 32767")
     flat = [part.to(values.device) for table in (x, y, z) for part in (table.index, table.fraction)]
+    weight = None if weight is None else weight.contiguous()  # the kernels read it voxel by voxel
     return _run_labels(values, weight, *flat, rounded, backend)
 
 
@@ -196,6 +197,8 @@ def _check_slab(values: Tensor, weight: Optional[Tensor], x: AxisTable, y: AxisT
     for name, table, extent in zip("xyz", (x, y, z), values.shape[1:], strict=True):
         if table.index.shape != (2, len(table)) or table.index.dtype != torch.int32 or len(table) == 0:
             raise ValueError(f"{name}: found index {_kind(table.index)}; expected int32 (2, n) with n > 0")
+        if table.fraction.ndim != 1 or table.fraction.dtype != torch.float32:
+            raise ValueError(f"{name}: found fraction {_kind(table.fraction)}; expected float32 (n,)")
         if int(table.index.min()) < 0 or int(table.index.max()) - int(table.index.min()) >= extent:
             raise ValueError(f"{name}: the table reaches further than the {extent} voxels that the slab holds")
 
@@ -215,6 +218,8 @@ def resample_argmax(logits: Tensor, shape: Sequence[int], *, backend: Optional[s
         >>> resample_argmax(torch.eye(3).reshape(3, 3, 1, 1), (6, 1, 1)).flatten().tolist()
         [0, 0, 1, 1, 2, 2]
     """
+    if logits.ndim != 4 or 0 in logits.shape or not logits.is_floating_point():
+        raise ValueError(f"logits: found {_kind(logits)}; expected (K, X, Y, Z) of a floating type, no axis empty")
     if logits.dtype not in SLAB_TYPES:
         logits = logits.float()
     tables = [axis_table(source, int(target)) for source, target in zip(logits.shape[1:], shape, strict=True)]

@@ -174,6 +174,9 @@ def _check(
         raise ValueError(f"image is {_dtype(image)} {tuple(image.shape)}, expected float32 (C, X, Y, Z)")
     if label is not None and (label.ndim != 3 or _dtype(label) not in LABEL_DTYPES):
         raise ValueError(f"label is {_dtype(label)} {tuple(label.shape)}, expected (X, Y, Z) of {LABEL_DTYPES}")
+    places = [value.device for value in (image, label) if isinstance(value, Tensor)]
+    if len(set(places)) > 1:
+        raise ValueError(f"image is on {places[0]} and label on {places[1]}; expected one device")
     if image is not None and label is not None and tuple(image.shape[1:]) != tuple(label.shape):
         raise ValueError(f"image has grid {tuple(image.shape[1:])} and label {tuple(label.shape)}; expected one grid")
     if 0 in (image if image is not None else label).shape:

@@ -101,18 +101,25 @@ def compile_launch(launch: Launch, arch: str) -> Any:
 def read_code(launch: Launch) -> Code:
     """The launch's machine code on sm_90."""
     made = compile_launch(launch, "sm_90")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
-        file.flush()
-        usage, sass = (
-            subprocess.run([tool(program), *options, file.name], capture_output=True, text=True, check=True).stdout
-            for program, options in (("cuobjdump", ["--dump-resource-usage"]), ("nvdisasm", ["-hex", "-c"]))
-        )
-    size = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    instructions, labels = _parse(sass)
+    size = usage(made.asm["cubin"])
+    instructions, labels = _parse(_told(made.asm["cubin"], "nvdisasm", "-hex", "-c"))
     conversions = _conversions_in_loops(made.asm["ttgir"])
     spilled = size["STACK"] + size["LOCAL"]
     return Code(instructions, labels, size["REG"], spilled, int(made.metadata.shared), conversions)
+
+
+def usage(cubin: bytes) -> dict[str, int]:
+    """REG, STACK, LOCAL of a binary: registers, bytes of the stack, bytes spilled."""
+    told = _told(cubin, "cuobjdump", "--dump-resource-usage")
+    return {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+
+
+def _told(cubin: bytes, program: str, *options: str) -> str:
+    """What one of triton's programs prints about a binary."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool(program), *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _parse(sass: str) -> tuple[list[Instruction], dict[str, int]]:

@@ -61,11 +61,11 @@ def _iterations(launch: Launch) -> list[float]:
     return [max(1.0, n.get("size_v", 1) / int(c.get("BV", n.get("size_v", 1))))]
 
 
-def row(launch: Launch, code: Code) -> dict[str, float]:
-    """The numbers of one launch."""
+def row(launch: Launch, code: Code, estimate: bool = True) -> dict[str, float]:
+    """The numbers of one launch; simulating it for the estimate takes longer than compiling it."""
     loop = simulate.hot_loop(code) or (0, len(code.instructions) - 1)
     lanes = launch.warps * 32 / _items(launch)
-    return {
+    found: dict[str, float] = {
         "warps": launch.warps,
         "registers": code.registers,
         "spilled": code.spilled,
@@ -74,8 +74,11 @@ def row(launch: Launch, code: Code) -> dict[str, float]:
         "serial_loads": simulate.serial_loads(code, *loop),
         "conversions": code.conversions,
         "programs_per_sm": round(launch.programs / simulate.PROCESSORS, 1),
-        "microseconds": round(simulate.microseconds(code, launch.warps, launch.programs, _iterations(launch)), 1),
     }
+    if estimate:
+        taken = simulate.microseconds(code, launch.warps, launch.programs, _iterations(launch))
+        found["microseconds"] = round(taken, 1)
+    return found
 
 
 def measure(call: Call, seen: dict[str, Code] | None = None) -> dict[str, Any]:
