@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medseg.errors import ConfigError, printable
 
+from .duration import parse_duration
 from .main import EXIT_OK, EXIT_USAGE, add_common_arguments
 from .words import UsageError
 
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default=None, metavar="NAME", help="size of the preset (default: nano)")
     parser.add_argument(
         "--memory", type=parse_memory, default=None, metavar="8GB", help="of a training step; alone: GB"
+    )
+    parser.add_argument(
+        "--budget", type=parse_duration, default=None, metavar="2h", help="time to train each fold, such as 40m"
     )
     parser.add_argument("--folds", type=int, default=5, help="folds, unless the dataset brings its own (default: 5)")
     parser.add_argument(
@@ -97,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_USAGE
     from medseg.commands.plan import plan_bundle
     from medseg.config import parse_overrides
+    from medseg.planning.length import in_words
 
     from .label_table import parse_region
 
@@ -115,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         spatial_dims=None if arguments.dims == "auto" else int(arguments.dims),
         stages=None if arguments.stages == "auto" else int(arguments.stages),
         missing_channels=arguments.missing_channels,
+        budget_s=arguments.budget,
         regions=dict(parse_region(text) for text in arguments.region),
         device=arguments.device,
         overwrite=arguments.overwrite,
@@ -133,7 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"bundle {arguments.output}: {plan.fingerprint['cases']} cases, {len(plan.labels) - 1} labels, ", end="")
     print(f"spacing {plan.spacing} mm, roi_size {plan.roi_size}, batch {plan.batch_size}")
-    print(f"next: medseg fit {arguments.output} --fold 0")
+    budget = plan.optimization.get("budget_s")
+    print(f"next: medseg fit {arguments.output} --fold 0" + ("" if budget is None else f"  (for {in_words(budget)})"))
     return 0
 
 

@@ -96,7 +96,8 @@ def fit_bundle(
         overrides: "key::path" -> value, checked against train.json.
         files: JSON files stacked on train.json.
         resume: continue where the run stopped.
-        budget_s: seconds for each fold; a low-resolution network takes a quarter of one.
+        budget_s: seconds for each fold, by default those of `plan --budget` unless `max_epochs` is given; a low-resolution
+            network takes a quarter of one.
         init_from: another bundle (or a state dict, also one of published weights) whose weights are the start.
         partial: beginnings of names (`head`, `decoder`) of what may stay as made where those weights do not fit.
         device: see `medseg.devices.choose_device`.
@@ -130,7 +131,11 @@ def fit_bundle(
     for number in folds:
         refuse_pretraining_cases(folder, number)
     stacked = apply_overrides(read_config([Layout(folder).train, *files]), dict(overrides or {}))
-    with tracking_at(users_address(read_config([Layout(folder).train]), stacked, overrides or {})):
+    planned = read_config([Layout(folder).train])
+    another_length = "max_epochs" in (overrides or {}) or stacked.get("max_epochs") != planned.get("max_epochs")
+    if budget_s is None and not another_length:
+        budget_s = stacked.get("budget_s")  # of `plan --budget`
+    with tracking_at(users_address(planned, stacked, overrides or {})):
         coarse = low_resolution_bundle(folder)
         if coarse is not None:
             share = None if budget_s is None else budget_s * SHARE_OF_BUDGET

@@ -43,8 +43,10 @@ RIGHT: dict[str, Callable[[Any], str]] = {
     "num_nodes": lambda value: "" if value is None else _whole(1)(value),
     "micro_batch_size": lambda value: "" if value is None else _whole(1)(value),
     "roi_size": _extents,
+    "budget_s": lambda value: "" if value is None else _number(above=True)(value),
     "train::module::learning_rate": _number(above=True),
     "train::module::weight_decay": _number(above=False),
+    "train::module::deep_supervision": _number(above=False),
     "train::module::warmup_steps": _whole(0),
     "train::trainer::gradient_clip": lambda value: "" if value is None else _number(above=False)(value),
 }

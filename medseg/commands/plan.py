@@ -23,6 +23,7 @@ from medseg.networks import PRESETS, build_network
 from medseg.planning.fingerprint import measure
 from medseg.planning.folds import check_splits, make_splits
 from medseg.planning.grid import choose_dimensions
+from medseg.planning.length import with_budget
 from medseg.planning.memory import measure_step
 from medseg.planning.plan import Plan
 from medseg.planning.planner import make_plan
@@ -50,6 +51,7 @@ def plan_bundle(
     spatial_dims: int | None = None,
     stages: int | None = None,
     missing_channels: str = "error",
+    budget_s: float | None = None,
     overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
     files: Sequence[Path] = (),
@@ -67,6 +69,7 @@ def plan_bundle(
         spatial_dims: 2 or 3; by default what the slices' thickness asks for.
         stages: 2 for a low-resolution network before the full one, 1 for none; by default where crops see little context.
         missing_channels: `zero` accepts cases that lack a channel file, `error` refuses them.
+        budget_s: seconds that each fold will be trained for; a step is timed, and `fit` keeps to it unless told otherwise.
         overwrite: set an existing bundle aside, whatever it holds, as `NAME.previous_1`.
         overrides: "key::path" of plan.json -> value, such as "optimization::loss"; `project` is a folder with code.
         files: JSON files of the same, the overrides win.
@@ -101,10 +104,25 @@ def plan_bundle(
     def make(bytes_per_voxel: float | None) -> Plan:
         return make_plan(dataset, fingerprint, splits, bytes_per_voxel=bytes_per_voxel, **request)
 
-    plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, "cuda" if gpu else "cpu")
+    kind = "cuda" if gpu else "cpu"
+    plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, kind)
+    if budget_s is not None:
+        plan = with_budget(plan, budget_s, _seconds_of_step(plan, kind, budget_s))
     plan = _as_asked(plan, own)
     put_bundle(output, plan, dataset, keep_old=overwrite, project=own.project, code=own.named)
     return plan
+
+
+def _seconds_of_step(plan: Plan, device: str, budget_s: float) -> float | None:
+    """Seconds of a training step as planned, timed within a tenth of the budget (10 s at least); None where that fails."""
+    try:
+        cost = measure_step(
+            plan.network, plan.roi_size, plan.batch_size, device, timeout_s=min(300.0, max(10.0, budget_s / 10))
+        )
+    except ResourceError as error:
+        log.warning("--budget: %s", error)
+        return None
+    return cost.seconds
 
 
 def _as_asked(plan: Plan, own: OwnWords) -> Plan:

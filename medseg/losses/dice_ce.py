@@ -26,6 +26,8 @@ class DiceCELoss(nn.Module):
             crops many samples lack a label; the batch rarely does.
         smooth: added to numerator and denominator of the ratio, in voxels; a label absent from target and prediction
             then costs nothing.
+        label_smoothing: share of a voxel's target that is spread evenly over the declared labels, in [0, 1); of the
+            cross-entropy only.
     """
 
     def __init__(
@@ -36,8 +38,12 @@ class DiceCELoss(nn.Module):
         ignore: int = IGNORE,
         batch_dice: bool = True,
         smooth: float = 1e-5,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}; expected at least 0 and below 1")
+        self.label_smoothing = label_smoothing
         self.dice_weight, self.ce_weight = dice_weight, ce_weight
         self.ignore, self.batch_dice, self.smooth = ignore, batch_dice, smooth
 
@@ -68,6 +74,8 @@ class DiceCELoss(nn.Module):
             logits = merge_undeclared(logits, present)
         log_probabilities = F.log_softmax(logits, dim=1)
         ce = -log_probabilities.gather(1, target[:, None])[:, 0]
+        if self.label_smoothing:
+            ce = (1 - self.label_smoothing) * ce + self.label_smoothing * evenly(log_probabilities, present)
         regional = self._regional(log_probabilities, target, valid, present)
         return self.ce_weight * self._over_voxels(ce, valid) + regional
 
@@ -102,6 +110,16 @@ class DiceCELoss(nn.Module):
 def at_least_float(logits: Tensor) -> Tensor:
     """float32, or float64 where the training is."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def evenly(log_probabilities: Tensor, present: Tensor | None) -> Tensor:
+    """(B, *space): cross-entropy against equal shares of the labels that a sample declares, background included."""
+    if present is None:
+        return -log_probabilities.mean(dim=1)
+    declared = present.to(torch.bool).clone()
+    declared[:, 0] = True
+    declared = declared.view(*declared.shape, *([1] * (log_probabilities.ndim - 2)))
+    return -log_probabilities.masked_fill(~declared, 0.0).sum(dim=1) / declared.sum(dim=1)
 
 
 def per_sample(values: Tensor) -> Tensor:

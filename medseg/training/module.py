@@ -39,6 +39,7 @@ class SegmentationModule(pl.LightningModule):
         loss: a name of `medseg.losses.LOSSES`, {"name": name, setting: value}, or a module.
         optimizer: a name of `optimization.OPTIMIZERS`, or what makes one of groups of parameters and `lr`.
         learning_rate, weight_decay, schedule, warmup_steps: see `optimization`.
+        deep_supervision: weight of a scale's loss relative to the next finer one.
         project: package of the user's own parts, see `medseg.own_parts`.
         micro_batch_size: samples that a device holds at once; a step's share of more is taken in parts, see `shares`.
         seed: reseeds torch before every step, so that drop-path masks depend on (seed, step) alone and a resumed run
@@ -61,6 +62,7 @@ class SegmentationModule(pl.LightningModule):
         weight_decay: float = 0.01,
         schedule: str = "poly",
         warmup_steps: int = 0,
+        deep_supervision: float = 0.5,
         project: str | None = None,
         micro_batch_size: int | None = None,
         seed: int = 0,
@@ -71,7 +73,7 @@ class SegmentationModule(pl.LightningModule):
         number = {value: place for place, value in enumerate(class_values(int(value) for value in labels))}
         self.regions = {str(r["name"]): [number[int(value)] for value in r["labels"]] for r in regions}
         self.inferer = inferer
-        self.loss = DeepSupervisionLoss(make_loss(loss, list(self.regions.values()), project))
+        self.loss = DeepSupervisionLoss(make_loss(loss, list(self.regions.values()), project), decay=deep_supervision)
         self.optimizer_settings: dict[str, Any] = {
             "name": optimizer,
             "learning_rate": learning_rate,

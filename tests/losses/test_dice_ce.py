@@ -84,3 +84,22 @@ def test_sampling_down_takes_the_voxel_at_the_centre() -> None:
     line = torch.arange(6).view(1, 1, 6, 1, 1)
     assert sample_down(line, (3, 1, 1)).flatten().tolist() == [1, 3, 5]
     assert sample_down(line, (2, 1, 1)).flatten().tolist() == [1, 4]
+
+
+def test_label_smoothing_is_torchs_and_leaves_the_dice_term(target: torch.Tensor) -> None:
+    logits = torch.randn(2, 3, 5, 4, 3, generator=torch.Generator().manual_seed(1))
+    smoothed = DiceCELoss(dice_weight=0.0, label_smoothing=0.1)(logits, target)
+    assert smoothed == pytest.approx(F.cross_entropy(logits, target[:, 0], label_smoothing=0.1).item(), abs=1e-6)
+    plain, half = DiceCELoss(ce_weight=0.0), DiceCELoss(ce_weight=0.0, label_smoothing=0.5)
+    assert plain(logits, target) == half(logits, target)
+    with pytest.raises(ValueError, match="label_smoothing is 1"):
+        DiceCELoss(label_smoothing=1.0)
+
+
+def test_label_smoothing_gives_no_share_to_labels_that_a_sample_does_not_declare() -> None:
+    target = torch.zeros(1, 1, 4, 4, 4, dtype=torch.long)
+    present = torch.tensor([[True, True, False]])
+    logits = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = DiceCELoss(dice_weight=0.0, label_smoothing=0.2)(logits, target, present)
+    merged = torch.stack([logits[:, [0, 2]].logsumexp(dim=1), logits[:, 1]], dim=1)
+    assert found == pytest.approx(F.cross_entropy(merged, target[:, 0], label_smoothing=0.2).item(), abs=1e-5)

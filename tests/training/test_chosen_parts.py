@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medseg.errors import ConfigError
 from medseg.losses import DeepSupervisionLoss, DiceFocalLoss
 from medseg.training.chosen_parts import choose_augmentation, make_loss, make_optimizer_of
-from medseg.training.module import scales_of
+from medseg.training.module import SegmentationModule, scales_of
 from medseg.training.optimization import make_optimizer
 from medseg.transforms.crops.recipes import RECIPES
 
@@ -112,3 +112,10 @@ def test_a_network_without_scales_gives_what_it_gives_when_called() -> None:
     network = nn.Conv3d(1, 2, 1)
     image = torch.randn(1, 1, 4, 4, 4)
     assert [tuple(scale.shape) for scale in scales_of(network, image)] == [(1, 2, 4, 4, 4)]
+
+
+def test_the_weights_of_coarse_scales_are_a_setting_of_the_module() -> None:
+    network, inferer = torch.nn.Conv3d(1, 2, 1), torch.nn.Identity()
+    assert SegmentationModule(network, {0: "background", 1: "ball"}, inferer).loss.decay == 0.5
+    made = SegmentationModule(network, {0: "background", 1: "ball"}, inferer, deep_supervision=0.25)
+    assert made.loss.decay == 0.25

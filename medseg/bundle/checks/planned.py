@@ -17,12 +17,12 @@ from ..configs.train import MODULE_KEYS, TRAINER_KEYS, train_config
 # Places of train.json that a plan decides; everything else (seed, workers, tracking, handlers) is a setting of the run.
 PLANNED = (
     "dataset_dir", "labels", "regions", "roi_size", "batch_size", "max_epochs", "steps_per_epoch", "val_interval", "early_stop",
-    "preprocessing_def", "network_def", "train::inferer::sw_batch_size", "train::inferer::overlap",
+    "budget_s", "preprocessing_def", "network_def", "train::inferer::sw_batch_size", "train::inferer::overlap",
     "train::dataset::augmentation", "train::dataset::ignore_label", "train::dataset::missing_channels",
     *(f"train::module::{key}" for key in MODULE_KEYS), *(f"train::trainer::{key}" for key in TRAINER_KEYS),
 )  # fmt: skip
 # How long a training is may be said in train.json alone, as long as nobody has said otherwise in plan.json since.
-LENGTHS = ("max_epochs", "steps_per_epoch", "val_interval", "early_stop")
+LENGTHS = ("max_epochs", "steps_per_epoch", "val_interval", "early_stop", "budget_s")
 
 
 @dataclass(frozen=True)

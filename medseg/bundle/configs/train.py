@@ -9,7 +9,7 @@ from medseg.planning.plan import Plan
 from .inference import network_def, preprocessing_def
 
 # Settings of `plan.optimization` that are arguments of the module; the others belong to the trainer or the data.
-MODULE_KEYS = ("loss", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup_steps")
+MODULE_KEYS = ("loss", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup_steps", "deep_supervision")
 TRAINER_KEYS = ("gradient_clip", "ema_decay")
 
 
@@ -48,7 +48,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "fold": 0,
         "seed": 0,
         "resume": False,
-        "budget_s": None,
+        "budget_s": settings.get("budget_s"),
         "pretrained": None,
         "initialize": {"_target_": "medseg.components.seed_all", "seed": "@seed"},
         "labels": {str(value): name for value, name in plan.labels.items()},

@@ -60,7 +60,7 @@ TRAINING: dict[str, Target] = {
     "SegmentationModule": allowed(
         "module", network=parts("network"), labels=DATA, inferer=parts("inferer"), regions=DATA, loss=either(NAME, DATA),
         optimizer=NAME, learning_rate=NUMBER, weight_decay=NUMBER, schedule=NAME, warmup_steps=NUMBER,
-        micro_batch_size=NUMBER, seed=NUMBER,
+        deep_supervision=NUMBER, micro_batch_size=NUMBER, seed=NUMBER,
     ),
     "DiffusionModule": allowed(
         "module", network=parts("network"), labels=DATA, roi_size=NUMBER, label_dropout=NUMBER, optimizer=NAME,
