@@ -96,7 +96,7 @@ def measured(plan: Plan, cases: list[Case], step: int) -> tuple[tuple[int, ...],
             shapes.append(found.shape[1:])
             sums += (found.size, found.sum(), np.square(found).sum())
             advance(number)
-    middle = np.median(np.asarray(shapes), axis=0)
+    middle: list[float] = np.median(np.asarray(shapes), axis=0).tolist()
     roi = tuple(int(max(1, round(side / step)) * step) for side in middle)
     mean = sums[1] / sums[0]
     return roi, float(np.sqrt(max(sums[2] / sums[0] - mean**2, 1e-12)))

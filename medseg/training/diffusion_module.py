@@ -69,13 +69,18 @@ class DiffusionModule(SegmentationModule):
         self._errors: list[Tensor] = []
         self._pictured: list[tuple[Tensor, Tensor]] = []  # image and label channels of the first validation cases
 
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network; `__init__` has refused any other kind."""
+        return self.network  # type: ignore[return-value]
+
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.step_seed * 4096 + self.global_rank)
         label = batch["label"][:, 0]
         given = torch.rand(len(label), generator=generator) >= self.label_dropout
         channels = label_channels(label, self.classes, given=given.to(label.device))
-        bound = self.network.bound
-        loss: Tensor = self.network.loss(batch["image"].clamp(-bound, bound), channels, generator)
+        bound = self.denoiser.bound
+        loss: Tensor = self.denoiser.loss(batch["image"].clamp(-bound, bound), channels, generator)
         if not torch.isfinite(loss):
             place = Place.of(f"training step {self.global_step}", batch)
             raise not_finite(loss.item(), place, float(self.optimizer_settings["learning_rate"]))
@@ -89,12 +94,12 @@ class DiffusionModule(SegmentationModule):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         if bool(batch["repeat"]):
             return
-        image = of_size(batch["image"], self.roi_size, 0.0).clamp(-self.network.bound, self.network.bound)
+        image = of_size(batch["image"], self.roi_size, 0.0).clamp(-self.denoiser.bound, self.denoiser.bound)
         channels = label_channels(of_size(batch["label"], self.roi_size, 0)[:, 0], self.classes)
         for number, level in enumerate(LEVELS):
             generator = torch.Generator().manual_seed(self.seed * 1009 + batch_idx * 17 + number)
             s = torch.full((1,), level, device=image.device)
-            self._errors.append(self.network.loss(image, channels, generator, s=s).float())
+            self._errors.append(self.denoiser.loss(image, channels, generator, s=s).float())
         if len(self._pictured) < PICTURES:
             self._pictured.append((image.cpu(), channels.cpu()))
 

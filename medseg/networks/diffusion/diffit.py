@@ -86,7 +86,7 @@ class Cell(nn.Module):
         self.convolution = nn.Conv3d(channels_in, width, 3, padding=1)
         self.shortcut: nn.Module = nn.Identity() if channels_in == width else nn.Conv3d(channels_in, width, 1)
         site = Site(
-            width, width // shape.head_width, None if window is None else (window,) * DIMS, DIMS,
+            width, width // shape.head_width, None if window is None else (window, window, window), DIMS,
             condition_width=shape.condition, token_norm_eps=EPS,
         )  # fmt: skip
         builder = StageBuilder(site, {"mlp": {"act": "gelu_tanh"}}, None, [0.0, 0.0])

@@ -278,7 +278,7 @@ def _with_appearance(
             happens, seeds = generator.random() < chance, generator.integers(0, 2**63, len(drawn))
             if happens:
                 drawn = tuple(
-                    dataclasses.replace(one, **{f"{name}_seed": int(seed)})
+                    dataclasses.replace(one, **{f"{name}_seed": int(seed)})  # type: ignore[arg-type]
                     for one, seed in zip(drawn, seeds, strict=True)
                 )
     return drawn
