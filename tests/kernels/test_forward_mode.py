@@ -76,11 +76,17 @@ def in_place(op: Callable[..., None], *arguments: object) -> Callable[[Tensor], 
     return call
 
 
+def patch(x: Tensor) -> Tensor:
+    cut, _ = kernels.warp_patch(x[None], None, np.eye(3, 4), (3, 3, 3))
+    assert cut is not None
+    return cut
+
+
 UNDERIVED: dict[str, Callable[[Tensor], Tensor]] = {
     "change_gamma": in_place(kernels.change_gamma, 1.3),
     "stretch_contrast": in_place(kernels.stretch_contrast, 1.3),
     "symmetric_filter": in_place(kernels.symmetric_filter, [0.5, 0.25]),
-    "warp_patch": lambda x: kernels.warp_patch(x[None], None, np.eye(3, 4), (3, 3, 3))[0],
+    "warp_patch": patch,
 }
 
 
