@@ -41,7 +41,7 @@ def build_first(reader: SafeConfig) -> None:
         weights = reader.get("pretrained") if "pretrained" in reader else None
         if weights is not None and not reader.get("resume"):  # the run loads them again, once its folder is made
             partial = reader.get("run::partial") if "run::partial" in reader else ()
-            load_matching(module.network, Path(weights), partial=partial, quiet=True)
+            load_matching(network, Path(weights), partial=partial, quiet=True)
     for part in ("train", "validate"):
         if f"{part}::dataset" in reader:
             getattr(reader.get(f"{part}::dataset"), "cases", None)
@@ -69,9 +69,10 @@ def try_weights(config: Mapping[str, Any], metadata: Path) -> None:
         module = parser.get_parsed_content("train::module") if "train::module" in parser else None
     except RuntimeError as error:
         raise _first_cause(error) from error
-    if hasattr(module, "network"):
+    network = getattr(module, "network", None)
+    if network is not None:
         partial = config["run"].get("partial", ()) if isinstance(config.get("run"), Mapping) else ()
-        load_matching(module.network, Path(weights), partial=partial, quiet=True)
+        load_matching(network, Path(weights), partial=partial, quiet=True)
 
 
 def run_trusted(config: Path, metadata: Path) -> Any:

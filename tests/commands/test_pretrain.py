@@ -29,6 +29,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_set(tmp_path_factory.mktemp("data") / "d", {"1": "a", "2": "b"}, cases=6)
 
 
+@pytest.mark.slow
 def test_a_resumed_pretraining_ends_with_the_weights_of_an_uninterrupted_one_and_they_are_adapted(
     labelled: Path, tmp_path: Path
 ) -> None:

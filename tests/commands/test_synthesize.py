@@ -120,6 +120,7 @@ def test_a_generator_is_planned_trained_and_sampled(generator: tuple[Path, Path]
     assert (manifest["generator"], manifest["steps"]) == ("gen", 4)
 
 
+@pytest.mark.slow
 def test_a_generator_that_was_interrupted_goes_on_bit_for_bit(generator: tuple[Path, Path], tmp_path: Path) -> None:
     data, bundle = generator
     other = tmp_path / "gen"

@@ -255,7 +255,11 @@ def _check(given: dict[str, Optional[Tensor]], mode: str, count: int) -> None:
         if present[name].dim() == 0 or 0 in present[name].shape:
             raise _wrong(name, tuple(present[name].shape), "no empty axis")
     channels, rank, state = u.shape[-1], present["expand"].shape[-1], present["A"].shape[-1]
-    wanted = {"project": (rank + 2 * state, channels), "expand": (channels, rank), "A": (channels, state)}
+    wanted: dict[str, tuple[int, ...]] = {
+        "project": (rank + 2 * state, channels),
+        "expand": (channels, rank),
+        "A": (channels, state),
+    }
     wanted |= {"D": (channels,), "delta_bias": (channels,)}
     taps, offset = present["taps"], present.get("taps_bias")
     if mode == "causal":
