@@ -41,7 +41,7 @@ def build_first(reader: SafeConfig) -> None:
         weights = reader.get("pretrained") if "pretrained" in reader else None
         if weights is not None and not reader.get("resume"):  # the run loads them again, once its folder is made
             partial = reader.get("run::partial") if "run::partial" in reader else ()
-            load_matching(network, Path(weights), partial=partial, quiet=True)
+            load_matching(module.network, Path(weights), partial=partial, quiet=True)
     for part in ("train", "validate"):
         if f"{part}::dataset" in reader:
             getattr(reader.get(f"{part}::dataset"), "cases", None)
