@@ -69,8 +69,8 @@ def sample(denoise: Denoise, noise: Tensor, steps: Steps | None = None) -> Tenso
         x = ahead
         if not torch.isfinite(x).all():
             raise SamplerError(
-                f"the sampler: NaN or infinite voxels after step {number} of {steps.count}, sigma {s:.4g}; take float32 "
-                "(--precision fp32), or weights of an earlier, stable training"
+                f"the sampler: NaN or infinite voxels after step {number} of {steps.count}, sigma {s:.4g}; the "
+                "weights are of a training that became unstable: train again at a lower train::module::learning_rate"
             )
     return x
 
