@@ -9,9 +9,9 @@ import argparse
 import importlib
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,12 @@ def test_help_answers_without_torch_in_half_a_second() -> None:
     code = (
         "import sys; from medseg.cli.main import main; main(['--help']); print('torch' in sys.modules, file=sys.stderr)"
     )
-    seconds = []
+    seconds = []  # of the processor: another test beside this one takes its share of the clock on the wall
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert done.stderr.strip() == "False"
     assert all(verb in done.stdout for verb in VERBS)
     assert min(seconds) < 0.5

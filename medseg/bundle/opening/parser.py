@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ def check_config(config: Mapping[str, Any]) -> list[Refusal]:
         refusals[KEY] = Refusal(KEY, str(config[KEY]), "is code that the bundle brings, which is not run without trust")
     try:
         reader = Reader(config, building=False)
-        for number, (key, _) in enumerate(walk(config, inert=reader.inert)):
-            if number > MAX_LIVE:
-                raise Refusal(key, "...", f"comes after {MAX_LIVE} others: components, expressions and what holds them")
+        # counted before anything is judged: the first value holds all others, so judging it judges the whole file
+        beyond = next(islice(walk(config, inert=reader.inert), MAX_LIVE + 1, None), None)
+        if beyond is not None:
+            others = f"comes after {MAX_LIVE} others: components, expressions and what holds them"
+            raise Refusal(beyond[0], "...", others)
+        for key, _ in walk(config, inert=reader.inert):
             try:
                 if key:
                     reader.at(key)
