@@ -5,6 +5,7 @@ Encoder and decoder are trained together. See `medseg.transforms.crops.fusion`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from medseg.transforms.crops.augmentation import apply, draw
 from medseg.transforms.crops.fusion import LEVELS, draw_levels, fuse
 from medseg.transforms.crops.recipes import RECIPES
 from medseg.transforms.crops.sampling import SampleKey, draw_case, draw_center
+from medseg.transforms.preprocessing import Preprocessing
 
 from .case_datasets import TrainingDataset
 
@@ -84,8 +86,11 @@ class FusionValidation(FusionDataset):
 
     part = "val"
 
-    def __init__(self, *arguments: Any, **source: Any) -> None:
-        super().__init__(*arguments, samples_per_epoch=1, augmentation={"preset": "none"}, seed=FIXED, **source)
+    def __init__(
+        self, preprocessing: Preprocessing, labels: Mapping[Any, str], roi_size: Sequence[int], **source: Any
+    ) -> None:
+        fixed: dict[str, Any] = {"samples_per_epoch": 1, "augmentation": {"preset": "none"}, "seed": FIXED}
+        super().__init__(preprocessing, labels, roi_size, **fixed, **source)
         assert self.augmentation.recipe == RECIPES["none"]
 
     def __len__(self) -> int:

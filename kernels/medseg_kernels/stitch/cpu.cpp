@@ -2,6 +2,7 @@
 // K classes, X Y Z stored grid (any axis may be a ring: voxel g is stored at g modulo the extent). Every sum is taken in
 // float32 in a fixed order per voxel, so results do not depend on threads, on the slab's extent or on where a chunk begins.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -27,6 +28,15 @@ inline float saturate(float value, Half) {
     return value > 65504.0f ? 65504.0f : (value < -65504.0f ? -65504.0f : value);
 }
 
+// Bits of |value|, ordered as the values are, with infinity and then NaN above every number. Whether a logit is finite is
+// asked of its bits: under -ffast-math a compiler may take x * 0 for 0, and does so in the tails of AVX2 loops.
+constexpr uint32_t INFINITE = 0x7f800000u;
+inline uint32_t magnitude(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits & 0x7fffffffu;
+}
+
 template <bool Shifted, class Slab, class Window>
 int add_rows(Slab *values, float *weight, const Window *window, const float *importance, const float *offset,
              const int64_t *extent, const int64_t *size, const int64_t *start, int64_t classes, int64_t class_stride, int threads) {
@@ -50,13 +60,13 @@ int add_rows(Slab *values, float *weight, const Window *window, const float *imp
                         Slab *target = values + k * plane + row + to;
                         const Window *source = window + k * class_stride + from + z;
                         const float *lower = Shifted ? offset + from + z : share;
-                        float check = 0.0f;
+                        uint32_t largest = 0;
                         for (int64_t i = 0; i < count; ++i) {
                             const float logit = Shifted ? float(source[i]) - lower[i] : float(source[i]);
-                            check += logit * 0.0f;  // 0 for every number, NaN for NaN and infinity
+                            largest = std::max(largest, magnitude(logit));
                             target[i] = Slab(saturate(float(target[i]) + share[i] * logit, Slab()));
                         }
-                        broken |= !(check == 0.0f);
+                        broken |= largest >= INFINITE;
                     }
                     z += count;
                 }

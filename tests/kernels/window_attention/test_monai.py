@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -56,7 +57,11 @@ def test_block(grid: tuple[int, ...], shifted: bool) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("use_v2", [False, True])
 def test_swin_unetr(dims: int, use_v2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole network, the compiled backend in every block: clipped, padded and shifted windows occur in it."""
+    """The whole network, the compiled backend in every block: clipped, padded and shifted windows occur in it.
+
+    Sums over all voxels cancel: what MONAI's float32 gradient is away from its float64 one, which differs from one
+    processor to another, is allowed twice.
+    """
     torch.manual_seed(0)
     options = {"in_channels": 1, "out_channels": 2, "feature_size": 12, "spatial_dims": dims, "use_v2": use_v2}
     net = swin_unetr.SwinUNETR(**options).eval()
@@ -66,6 +71,10 @@ def test_swin_unetr(dims: int, use_v2: bool, monkeypatch: pytest.MonkeyPatch) ->
     net.zero_grad()
     (expected * direction).sum().backward()
     theirs = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    exact = copy.deepcopy(net).double()
+    exact.zero_grad()
+    (exact(image.double()) * direction).sum().backward()
+    rounding = {name: (p.grad - theirs[name]).abs().max() for name, p in exact.named_parameters() if p.grad is not None}
     monkeypatch.setattr(swin_unetr.SwinTransformerBlock, "forward_part1", our_part1)
     found = net(image)
     net.zero_grad()
@@ -75,7 +84,8 @@ def test_swin_unetr(dims: int, use_v2: bool, monkeypatch: pytest.MonkeyPatch) ->
     for name, parameter in net.named_parameters():
         if name in theirs:
             assert parameter.grad is not None
-            assert (parameter.grad - theirs[name]).abs().max() <= 1e-3 * theirs[name].abs().max() + 1e-5 * scale, name
+            allowed = 1e-3 * theirs[name].abs().max() + 1e-5 * scale + 2 * rounding[name]
+            assert (parameter.grad - theirs[name]).abs().max() <= allowed, name
 
 
 def test_weights_load_unchanged() -> None:
