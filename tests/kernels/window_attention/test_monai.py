@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -59,22 +58,20 @@ def test_block(grid: tuple[int, ...], shifted: bool) -> None:
 def test_swin_unetr(dims: int, use_v2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole network, the compiled backend in every block: clipped, padded and shifted windows occur in it.
 
-    Sums over all voxels cancel: what MONAI's float32 gradient is away from its float64 one, which differs from one
-    processor to another, is allowed twice.
+    Leaky ReLUs are made linear: an input within rounding of 0 has either slope, and which one differs between processors.
     """
     torch.manual_seed(0)
     options = {"in_channels": 1, "out_channels": 2, "feature_size": 12, "spatial_dims": dims, "use_v2": use_v2}
     net = swin_unetr.SwinUNETR(**options).eval()
+    for module in net.modules():
+        if isinstance(module, nn.LeakyReLU):
+            module.negative_slope = 1.0
     image = torch.randn(1, 1, *(64, 32, 32)[:dims])
     expected = net(image)
     direction = torch.randn_like(expected)
     net.zero_grad()
     (expected * direction).sum().backward()
     theirs = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
-    exact = copy.deepcopy(net).double()
-    exact.zero_grad()
-    (exact(image.double()) * direction).sum().backward()
-    rounding = {name: (p.grad - theirs[name]).abs().max() for name, p in exact.named_parameters() if p.grad is not None}
     monkeypatch.setattr(swin_unetr.SwinTransformerBlock, "forward_part1", our_part1)
     found = net(image)
     net.zero_grad()
@@ -84,7 +81,7 @@ def test_swin_unetr(dims: int, use_v2: bool, monkeypatch: pytest.MonkeyPatch) ->
     for name, parameter in net.named_parameters():
         if name in theirs:
             assert parameter.grad is not None
-            allowed = 1e-3 * theirs[name].abs().max() + 1e-5 * scale + 2 * rounding[name]
+            allowed = 1e-3 * theirs[name].abs().max() + 1e-5 * scale
             assert (parameter.grad - theirs[name]).abs().max() <= allowed, name
 
 
