@@ -9,6 +9,7 @@ volumes of noise that the exporter has not seen. Continues where it ended: what 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -213,10 +214,21 @@ def remarks(good: dict[str, Any]) -> list[str]:
     return [*said, f"Below {100 * SHARE:.2f} % equal labels: {', '.join(other) or 'none'}."]
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["one"]:
-        print(json.dumps(one(sys.argv[2])))
-    elif sys.argv[1:] == ["page"]:
+def main() -> None:
+    from medseg.networks import PRESETS
+
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument(
+        "presets", nargs="*", choices=[*PRESETS, "page", "one", []], metavar="PRESET", help="all that have no row"
+    )
+    asked = words.parse_args().presets
+    if asked[:1] == ["one"]:
+        print(json.dumps(one(asked[1])))
+    elif asked == ["page"]:
         write_page()
     else:
-        run_missing(sys.argv[1:])
+        run_missing(asked)
+
+
+if __name__ == "__main__":
+    main()
