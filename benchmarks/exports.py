@@ -218,16 +218,20 @@ def main() -> None:
     from medseg.networks import PRESETS
 
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument(
-        "presets", nargs="*", choices=[*PRESETS, "page", "one", []], metavar="PRESET", help="all that have no row"
-    )
+    words.add_argument("presets", nargs="*", metavar="PRESET", help="those that have no row yet, where none is named")
     asked = words.parse_args().presets
-    if asked[:1] == ["one"]:
-        print(json.dumps(one(asked[1])))
-    elif asked == ["page"]:
+    if asked == ["page"]:
         write_page()
+        return
+    alone, presets = asked[:1] == ["one"], asked[1:] if asked[:1] == ["one"] else asked
+    if unknown := sorted(set(presets) - set(PRESETS)):
+        words.error(f"no such preset: {', '.join(unknown)}; known: {', '.join(PRESETS)}")
+    if not alone:
+        run_missing(presets)
+    elif len(presets) == 1:
+        print(json.dumps(one(presets[0])))
     else:
-        run_missing(asked)
+        words.error(f"`one` takes one preset, found {len(presets)}")
 
 
 if __name__ == "__main__":

@@ -141,22 +141,26 @@ def test_relative_to_the_largest_a_half_slab_keeps_close_logits_apart(backend: s
     assert share[torch.float16, False] < 0.95, "the test asks for more than float16 gives by itself"
 
 
+@pytest.mark.parametrize("slab_type", [torch.float32, torch.float16])
 @pytest.mark.parametrize("window_type", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_damaged_logit_is_found_wherever_it_lies_in_a_row(value: float, window_type: torch.dtype) -> None:
+def test_a_damaged_logit_is_found_wherever_it_lies_in_a_row(
+    value: float, window_type: torch.dtype, slab_type: torch.dtype
+) -> None:
     """The backend a CPU gets, whatever its compiler makes of whole vectors and of what a row leaves after them."""
     unseen = []
     for length in range(1, 37):
+        importance, lower = torch.ones(1, 1, length), torch.zeros(1, 1, length)
         for bad in (slice(None), *range(0, length, 3), length - 1):
             window = torch.rand(1, 1, 1, length).to(window_type)
             window[..., bad] = value
-            try:
-                stitch_window(
-                    torch.zeros(1, 1, 1, 48), torch.zeros(1, 1, 48), window, torch.ones(1, 1, length), [0, 0, 0]
-                )
-            except NonFiniteLogitsError:
-                continue
-            unseen.append((length, bad))
+            for offset in (None, lower):
+                slab = torch.zeros(1, 1, 1, 48, dtype=slab_type)
+                try:
+                    stitch_window(slab, torch.zeros(1, 1, 48), window, importance, [0, 0, 0], offset=offset)
+                except NonFiniteLogitsError:
+                    continue
+                unseen.append((length, bad, offset is not None))
     assert unseen == []
 
 
