@@ -119,15 +119,12 @@ class Store:
             record = read_json(folder / "case.json")
         except (OSError, ValueError) as error:
             raise DamagedStoreError(f"case {case.name!r}: nothing complete is stored") from error
-        for name, facts in record["files"].items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != facts["bytes"]:
-                raise DamagedStoreError(f"case {case.name!r}: stored {name} is missing or cut short")
-            if verify and _checksum(path) != facts["crc32"]:
-                raise DamagedStoreError(f"case {case.name!r}: stored {name} is altered")
+        try:
+            arrays = _mapped(case, folder, record["files"], verify=verify)
+        except FileNotFoundError as error:  # another process took the folder away after the record was read
+            raise DamagedStoreError(f"case {case.name!r}: what is stored is being exchanged") from error
         if not _sources_unchanged(case, record["sources"]):
             raise DamagedStoreError(f"case {case.name!r}: its files changed since it was stored")
-        arrays = {name: np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in record["files"]}
         return StoredArrays(
             arrays["image.npy"], arrays.get("label.npy"), arrays["foreground.npy"], dict(record["properties"])
         )
@@ -256,6 +253,17 @@ class Store:
                 if pause is None:
                     raise
                 time.sleep(pause)
+
+
+def _mapped(case: Case, folder: Path, files: dict[str, Any], *, verify: bool) -> dict[str, NDArray[Any]]:
+    """The arrays of a stored case as memory maps, each of the recorded size (and content, where `verify`)."""
+    for name, facts in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            raise DamagedStoreError(f"case {case.name!r}: stored {name} is missing or cut short")
+        if verify and _checksum(path) != facts["crc32"]:
+            raise DamagedStoreError(f"case {case.name!r}: stored {name} is altered")
+    return {name: np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in files}
 
 
 def _built(case: Case, build: Callable[[Case], StoredArrays]) -> tuple[StoredArrays, list[dict[str, Any]]]:

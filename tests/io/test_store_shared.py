@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import threading
@@ -105,3 +106,24 @@ def test_a_folder_that_comes_and_goes_while_a_case_gets_its_name_is_waited_out(
     monkeypatch.setattr("os.replace", busy_once)
     assert store.ensure(cases[0], Builder()).image.shape
     assert len(refused) == 1
+
+
+@pytest.mark.parametrize("last_seen", ["numpy.load", "medseg.io.store._checksum"])
+def test_a_folder_that_goes_after_its_record_was_read_is_not_there_yet(
+    tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch, last_seen: str
+) -> None:
+    store, taken = Store({"a": 1}, tmp_path / "s"), []
+    store.ensure(cases[0], Builder())
+    module, name = last_seen.rsplit(".", 1)
+    read = getattr(importlib.import_module(module), name)
+
+    def taken_away(path: Path, *arguments: object, **options: object) -> object:
+        if not taken:
+            taken.append(path)
+            shutil.rmtree(store.case_folder(cases[0]))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(last_seen, taken_away)
+    with pytest.raises(store_module.DamagedStoreError, match="being exchanged"):
+        store.open(cases[0], verify=True)
+    assert store.ensure(cases[0], Builder()).image.shape
