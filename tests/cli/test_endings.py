@@ -61,6 +61,7 @@ SPOKEN = {
     "predict": ["predict", "b", "scans", "-o", "out"],
     "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
     "compare": ["compare", "--prediction", "a", "--prediction", "b", "--reference", "c"],
+    "stress": ["stress", "b", "--data", "d"],
     "synthesize": ["synthesize", "sample", "warp", "--data", "d", "--count", "2", "--output", "o"],
     "cluster": ["cluster", "status", "labels"],
     "view": ["view", "scan.nii.gz", "--no-browser"],

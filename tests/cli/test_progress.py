@@ -59,6 +59,7 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
         "adapt": ["x", "--data", "a", "--output", "b"],
         "evaluate": ["--prediction", "a", "--reference", "b"],
         "compare": ["--prediction", "a", "--reference", "b"],
+        "stress": ["x", "--data", "a"],
         "synthesize": ["sample", "warp", "--data", "a", "--count", "1", "--output", "b"],
         "bundle": ["verify", "x"],
         "federate": ["plan", "--sites", "a", "b", "--output", "c"],
