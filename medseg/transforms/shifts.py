@@ -84,11 +84,10 @@ def _contrast(scan: Scan, strength: float, random: np.random.Generator) -> Scan:
 
 def _bias_field(scan: Scan, strength: float, random: np.random.Generator) -> Scan:
     field = np.zeros(scan.reference.shape)
-    places = np.meshgrid(*(np.linspace(0, math.pi, side) for side in field.shape), indexing="ij", sparse=True)
-    for order in np.ndindex(3, 3, 3):
-        if any(order):
-            waves = [np.cos(k * place) for k, place in zip(order, places, strict=True)]
-            field += random.standard_normal() / sum(order) * waves[0] * waves[1] * waves[2]
+    x, y, z = (np.cos(np.outer(np.arange(3), np.linspace(0, math.pi, side))) for side in field.shape)
+    for i, j, k in np.ndindex(3, 3, 3):
+        if i + j + k:
+            field += random.standard_normal() / (i + j + k) * np.einsum("a,b,c->abc", x[i], y[j], z[k])
     field *= math.log1p(strength) / max(float(np.abs(field).max()), 1e-12)
     return _values(scan, lambda x: x * np.exp(field))
 
