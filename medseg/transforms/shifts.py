@@ -83,8 +83,9 @@ def _contrast(scan: Scan, strength: float, random: np.random.Generator) -> Scan:
 
 
 def _bias_field(scan: Scan, strength: float, random: np.random.Generator) -> Scan:
-    field = np.zeros(scan.reference.shape)
-    x, y, z = (np.cos(np.outer(np.arange(3), np.linspace(0, math.pi, side))) for side in field.shape)
+    sides = [int(side) for side in scan.reference.shape]
+    field = np.zeros(sides)
+    x, y, z = (np.cos(np.outer(np.arange(3), np.linspace(0, math.pi, side))) for side in sides)
     for i, j, k in np.ndindex(3, 3, 3):
         if i + j + k:
             field += random.standard_normal() / (i + j + k) * np.einsum("a,b,c->abc", x[i], y[j], z[k])
