@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.io.geometry import spacing_of
 from medseg.types import Affine, ImageCXYZ, LabelXYZ
 
 # An image smaller than this per axis is not cut further
@@ -98,13 +97,13 @@ def _noise(scan: Scan, strength: float, random: np.random.Generator) -> Scan:
 
 
 def _blur(scan: Scan, strength: float, random: np.random.Generator) -> Scan:
-    deviations = [strength / 2.3548 / side for side in spacing_of(scan.affine)]  # full width at half maximum
+    deviations = [strength / 2.3548 / side for side in _spacing(scan)]  # full width at half maximum
     return _values(scan, lambda x: ndimage.gaussian_filter(x, deviations, mode="nearest"))
 
 
 def _thickness(scan: Scan, strength: float, random: np.random.Generator) -> Scan:
     times, shape = round(strength), scan.image.shape[1:]
-    axis = int(np.argmax(np.round(spacing_of(scan.affine), 3)[::-1]))  # the thickest, of equal ones the last
+    axis = int(np.argmax(np.round(_spacing(scan), 3)[::-1]))  # the thickest, of equal ones the last
     axis = 2 - axis
     missing = -shape[axis] % times
     filled = np.pad(scan.image, [(0, missing if i == axis + 1 else 0) for i in range(4)], mode="edge")
@@ -178,6 +177,10 @@ def _values(scan: Scan, change: Callable[[NDArray[np.float64]], NDArray[np.float
         width = max(high - low, 1e-6)
         result[number] = low + width * change((channel.astype(np.float64) - low) / width)
     return replace(scan, image=result)
+
+
+def _spacing(scan: Scan) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(scan.affine[:3, :3], axis=0))
 
 
 def _turn(degrees: float, random: np.random.Generator) -> NDArray[np.float64]:
