@@ -137,7 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
     # before torch is imported: a broken file is named at once, unless names are not to be said
     alone = arguments.workers is None and arguments.part is None
     read_already = first_look(inputs) if alone and not arguments.anonymous_names else {}
-    from medseg.commands.predict import predict_bundle
+    from medseg.commands.asked import Asked
+    from medseg.commands.predict import predict_asked
     from medseg.inference.settings import PredictOptions
 
     options = PredictOptions(
@@ -160,20 +161,10 @@ def run(arguments: argparse.Namespace) -> int:
         spread = Spread(arguments.workers, part, arguments.case_limit, arguments.threads)
     screen = _Screen(quiet=arguments.quiet or arguments.json)
     with step("opening the bundle") as screen.step:
-        result = predict_bundle(
+        result = predict_asked(
             arguments.bundle,
             inputs,
-            arguments.output,
-            options=options,
-            suffix=arguments.format,
-            one_file_per_label=arguments.one_file_per_label,
-            probabilities=arguments.probabilities,
-            preview=not arguments.no_preview,
-            statistics=arguments.statistics,
-            resume=arguments.resume,
-            trust=consent(arguments),
-            anonymous_names=arguments.anonymous_names,
-            anyway=arguments.anyway,
+            Asked.of(arguments.output, options, consent(arguments), _words(arguments)),
             spread=spread,
             read_already=read_already,
             progress=screen.progress,
@@ -192,6 +183,15 @@ def run(arguments: argparse.Namespace) -> int:
     if not result.failed:
         return EXIT_OK
     return EXIT_SOME_FAILED if done else EXIT_NOTHING_DONE
+
+
+def _words(arguments: argparse.Namespace) -> dict[str, object]:
+    """The words that `medseg.commands.asked.Words` lists."""
+    same = ("one_file_per_label", "probabilities", "statistics", "resume", "anonymous_names", "anyway")
+    return {name: getattr(arguments, name) for name in same} | {
+        "suffix": arguments.format,
+        "preview": not arguments.no_preview,
+    }
 
 
 class _Screen:

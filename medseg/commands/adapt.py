@@ -27,7 +27,7 @@ from medseg.networks.adapted import Places, Transfer, adapt_state, missing_stati
 from medseg.planning.fingerprint import measure
 from medseg.planning.folds import check_splits, make_splits
 from medseg.planning.plan import Plan
-from medseg.planning.planner import make_plan
+from medseg.planning.planner import Request, make_plan
 from medseg.transforms.classes import class_values
 from medseg.transforms.crops.fusion import LEVELS
 from medseg.types import FilePath
@@ -169,10 +169,19 @@ def _plan(source: Source, dataset: Dataset, name: str, wish: Wish) -> tuple[Plan
         )
     old, preset = source.plan, source.network.get("preset")
     plan = make_plan(
-        dataset, fingerprint, splits, name=name, preset=preset or DEFAULT_PRESET,
-        size=source.network.get("size") or DEFAULT_SIZE, gpu=choose_device(wish.device).type == "cuda",
-        spatial_dims=old.spatial_dims, stages=1, folds=len(splits),
-    )  # fmt: skip
+        dataset,
+        fingerprint,
+        splits,
+        Request(
+            name=name,
+            preset=preset or DEFAULT_PRESET,
+            size=source.network.get("size") or DEFAULT_SIZE,
+            gpu=choose_device(wish.device).type == "cuda",
+            spatial_dims=old.spatial_dims,
+            stages=1,
+            folds=len(splits),
+        ),
+    )
     columns = match_channels([each for _, each in sorted(dataset.channels.items())], source.channels)
     outputs = len(dataset.regions) or len(class_values(dataset.labels))
     network = {**source.network, "in_channels": len(dataset.channels), "out_channels": outputs}

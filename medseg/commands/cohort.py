@@ -12,23 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.bundle.configs.deciding import takes_missing_channels
-from medseg.bundle.load import Trust, load_bundle
-from medseg.cases.anonymous import Mask, anonymous
+from medseg.bundle.load import load_bundle
 from medseg.cases.batch import CaseResult
 from medseg.cases.cohort import Cohort, Pool
 from medseg.cases.measures import rows_to_csv
-from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, CaseOutputs, OutputOptions, check_outputs
+from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, CaseOutputs, OutputOptions
 from medseg.cases.parts import Part, PartReport, alone_with
 from medseg.cases.record import is_finished
 from medseg.errors import ConfigError
 from medseg.heartbeat import step
-from medseg.inference.settings import PredictOptions
-from medseg.io import Case, find_inputs, write_json, write_text
+from medseg.io import Case, write_json, write_text
 from medseg.io.atomic import remove_leftovers
 from medseg.record import read_record
 from medseg.types import FilePath
 
+from .asked import Asked
 from .cohort_worker import Order
 from .predict_job import make_job
 
@@ -52,17 +50,6 @@ class Spread:
     limit_s: float = 3600.0
     threads: int | None = None
     size: int | None = None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `predict_bundle` was asked for, but for the bundle and the inputs."""
-
-    outputs: OutputOptions
-    options: PredictOptions
-    trust: Trust = False
-    anonymous_names: bool = False
-    anyway: bool = False
 
 
 def predict_cohort(
@@ -94,14 +81,7 @@ def predict_cohort(
 
         parse_workers(spread.workers)  # before anything is read
     opened = load_bundle(str(bundle), trust=asked.trust).of_shown_files()
-    gaps = takes_missing_channels(opened.config, opened.plan)
-    with Mask([], [], words).over_messages() if asked.anonymous_names else nullcontext():
-        cases = find_inputs(words, channels=opened.channels, gaps=gaps)
-    mask = None
-    if asked.anonymous_names:
-        renamed = anonymous(cases)
-        cases, mask = renamed, Mask(cases, renamed, words)
-    check_outputs(cases, opened.labels, asked.outputs)
+    cases, mask = asked.cases(opened, words)
     cases = spread.part.cases(cases)
     options = asked.options
     if (

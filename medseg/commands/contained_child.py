@@ -77,7 +77,7 @@ def main() -> None:
     channel, order = begin()
 
     def predict() -> int:
-        channel.tell(memory=limit_memory(order["request"]["options"]["device"], order["limits"]["memory"]))
+        channel.tell(memory=limit_memory(order["request"]["asked"]["options"]["device"], order["limits"]["memory"]))
         _predict(order, channel)
         return 0
 
@@ -118,21 +118,15 @@ def limit_memory(device: str, asked: int | None) -> int:
 
 
 def _predict(order: dict[str, Any], channel: Channel) -> None:
-    from medseg.inference.settings import PredictOptions
-
+    from .asked import Asked
     from .predict import predict_here
 
-    request = dict(order["request"])
-    options = dict(request.pop("options"))
-    if options.get("mirror") is not None:
-        options["mirror"] = tuple(options["mirror"])
+    request = order["request"]
+    trust = channel.ask if order["trust"] == "ask" else bool(order["trust"])
     predict_here(
-        request.pop("bundle"),
-        request.pop("inputs"),
-        request.pop("output"),
-        options=PredictOptions(**options),
-        trust=channel.ask if order["trust"] == "ask" else bool(order["trust"]),
+        request["bundle"],
+        request["inputs"],
+        Asked.from_dict(request["asked"], trust),
         progress=lambda *facts: channel.tell(progress=facts),
         finished=lambda result, done, total: channel.tell(finished=[result.to_dict(), done, total]),
-        **request,
     )

@@ -26,7 +26,7 @@ from medseg.io.atomic import write_json
 from medseg.layout import Layout
 from medseg.planning.grid import choose_dimensions
 from medseg.planning.plan import Plan
-from medseg.planning.planner import make_plan
+from medseg.planning.planner import Request, make_plan
 from medseg.selection.averaging import average_finished
 
 from .plan import DEFAULT_PRESET, DEFAULT_SIZE, bundle_name, preset_strides
@@ -98,11 +98,20 @@ def _plan(name: str, messages: Mapping[str, Message], wanted: Wanted) -> Plan:
     preset, size = wanted.preset or DEFAULT_PRESET, wanted.size or DEFAULT_SIZE
     dims, _ = choose_dimensions(fingerprint, wanted.spatial_dims)
     plan = make_plan(
-        dataset, fingerprint, folds_of_sites(messages), name=name, preset=preset, size=size,
-        gpu=choose_device(wanted.device).type == "cuda", spatial_dims=wanted.spatial_dims, stages=1,
-        chosen=[word for word in ("preset", "size") if getattr(wanted, word) is not None],
-        preset_strides=preset_strides(preset, size, dims, dataset),
-    )  # fmt: skip
+        dataset,
+        fingerprint,
+        folds_of_sites(messages),
+        Request(
+            name=name,
+            preset=preset,
+            size=size,
+            gpu=choose_device(wanted.device).type == "cuda",
+            spatial_dims=wanted.spatial_dims,
+            stages=1,
+            chosen=[word for word in ("preset", "size") if getattr(wanted, word) is not None],
+            preset_strides=preset_strides(preset, size, dims, dataset),
+        ),
+    )
     plan.data_folder = ""
     cases = ", ".join(f"{site} {message['fingerprint']['cases']}" for site, message in messages.items())
     plan.reasons["sites"] = f"cases of {cases}; shared to plan: {'; '.join(SHARED)}; no image and no case name"

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from medseg.bars import progress_bar
 from medseg.config import apply_overrides, read_json, steps_of
@@ -26,7 +26,7 @@ from medseg.planning.grid import choose_dimensions
 from medseg.planning.length import with_budget
 from medseg.planning.memory import measure_step
 from medseg.planning.plan import Plan
-from medseg.planning.planner import make_plan
+from medseg.planning.planner import Request, make_plan
 from medseg.transforms.classes import class_values
 from medseg.types import FilePath
 
@@ -38,41 +38,44 @@ DEFAULT_PRESET, DEFAULT_SIZE, FOLDS = "mambavision", "nano", 5
 MEASUREMENTS = 5  # dry runs at most; each starts a process of its own on a CPU
 
 
+class Words(TypedDict, total=False):
+    """What `medseg.plan` takes by name beside its arguments: what becomes a `Request`, and the regions."""
+
+    preset: str | None
+    size: str | None
+    memory_bytes: float | None
+    folds: int
+    regions: Mapping[str, Sequence[int]] | None
+    spatial_dims: int | None
+    stages: int | None
+    missing_channels: str
+
+
 def plan_bundle(
     data: FilePath,
     output: FilePath,
     *,
-    preset: str | None = None,
-    size: str | None = None,
-    memory_bytes: float | None = None,
-    folds: int = FOLDS,
     device: str = "auto",
-    regions: Mapping[str, Sequence[int]] | None = None,
-    spatial_dims: int | None = None,
-    stages: int | None = None,
-    missing_channels: str = "error",
     budget_s: float | None = None,
     overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
     files: Sequence[Path] = (),
+    **words: Unpack[Words],
 ) -> Plan:
     """Plan a dataset and write the bundle.
 
     Args:
         data: the dataset's folder, in a layout of `medseg.datasets.DATASETS`.
         output: the bundle's folder; new, empty, or a bundle that is neither trained nor edited.
-        preset, size: the network; default mambavision, nano.
-        memory_bytes: what a training step may hold; then measured by a dry run, else estimated.
-        folds: number of folds when the dataset brings no splits.
         device: where it will be trained.
-        regions: overlapping targets to learn instead of the plain labels, larger ones first; by default the dataset's own.
-        spatial_dims: 2 or 3; by default what the slices' thickness asks for.
-        stages: 2 for a low-resolution network before the full one, 1 for none; by default where crops see little context.
-        missing_channels: `zero` accepts cases that lack a channel file, `error` refuses them.
         budget_s: seconds that each fold will be trained for; a step is timed, and `fit` keeps to it unless told otherwise.
         overwrite: set an existing bundle aside, whatever it holds, as `NAME.previous_1`.
         overrides: "key::path" of plan.json -> value, such as "optimization::loss"; `project` is a folder with code.
         files: JSON files of the same, the overrides win.
+        words: `preset` and `size` of the network, default mambavision, nano; `memory_bytes` that a training step may hold, then
+            measured by a dry run, else estimated; `folds` when the dataset brings no splits; `regions`, overlapping targets to
+            learn instead of the plain labels, larger ones first, by default the dataset's own; `spatial_dims`, `stages` and
+            `missing_channels` as of `medseg.planning.planner.Request`.
 
     Raises:
         DataError: the dataset is faulty.
@@ -81,36 +84,51 @@ def plan_bundle(
     own = OwnWords.of(overrides, [Path(file) for file in files])
     project = None if own.project is None else own.project.name
     output = Path(output)
-    gpu = choose_device(device).type == "cuda"
-    given = {"preset": preset, "size": size, "regions": regions or None, "folds": folds if folds != FOLDS else None}
-    chosen = [word for word, value in given.items() if value is not None]
-    preset, size = preset or DEFAULT_PRESET, size or DEFAULT_SIZE
+    kind = "cuda" if choose_device(device).type == "cuda" else "cpu"
     name = bundle_name(output)
     check_place(output, overwrite=overwrite)
-    dataset = _with_regions(open_dataset(data, missing_channels=missing_channels, project=project), regions)
+    regions = words.get("regions") or {}
+    missing = words.get("missing_channels", "error")
+    dataset = _with_regions(open_dataset(data, missing_channels=missing, project=project), regions)
     labelled = [case for case in dataset.cases if case.label is not None]
     with progress_bar("measuring", len(labelled), unit="case") as advance:
         fingerprint = measure(dataset, workers=os.cpu_count() or 1, progress=lambda done, total: advance(done))
-    splits = dataset.splits or make_splits(labelled, folds)
+    splits = dataset.splits or make_splits(labelled, words.get("folds", FOLDS))
     check_splits(splits, labelled)
-    dims, _ = choose_dimensions(fingerprint, spatial_dims)
-    request = {
-        "name": name, "preset": preset, "size": size, "memory_bytes": memory_bytes, "gpu": gpu,
-        "spatial_dims": spatial_dims, "stages": stages, "missing_channels": missing_channels,
-        "chosen": chosen, "folds": folds, "device": "" if device == "auto" else device, "project": project,
-        "preset_strides": preset_strides(preset, size, dims, dataset, project),
-    }  # fmt: skip
+    asked = _request(name, words, kind, "" if device == "auto" else device)
+    dims, _ = choose_dimensions(fingerprint, asked.spatial_dims)
+    strides = preset_strides(asked.preset, asked.size, dims, dataset, project)
+    asked = dataclasses.replace(asked, project=project, preset_strides=strides)
 
     def make(bytes_per_voxel: float | None) -> Plan:
-        return make_plan(dataset, fingerprint, splits, bytes_per_voxel=bytes_per_voxel, **request)
+        return make_plan(dataset, fingerprint, splits, dataclasses.replace(asked, bytes_per_voxel=bytes_per_voxel))
 
-    kind = "cuda" if gpu else "cpu"
-    plan = make(None) if memory_bytes is None else _plan_within(memory_bytes, make, kind)
+    plan = make(None) if asked.memory_bytes is None else _plan_within(asked.memory_bytes, make, kind)
     if budget_s is not None:
         plan = with_budget(plan, budget_s, _seconds_of_step(plan, kind, budget_s))
     plan = _as_asked(plan, own)
     put_bundle(output, plan, dataset, keep_old=overwrite, project=own.project, code=own.named)
     return plan
+
+
+def _request(name: str, words: Words, kind: str, device: str) -> Request:
+    """What planning is asked for, and which of it a person chose."""
+    folds = words.get("folds", FOLDS)
+    given = {word: words.get(word) or None for word in ("preset", "size", "regions")}
+    chosen = [*(word for word, value in given.items() if value is not None), *(["folds"] if folds != FOLDS else [])]
+    return Request(
+        name,
+        words.get("preset") or DEFAULT_PRESET,
+        words.get("size") or DEFAULT_SIZE,
+        memory_bytes=words.get("memory_bytes"),
+        gpu=kind == "cuda",
+        spatial_dims=words.get("spatial_dims"),
+        stages=words.get("stages"),
+        missing_channels=words.get("missing_channels", "error"),
+        folds=folds,
+        device=device,
+        chosen=chosen,
+    )
 
 
 def _seconds_of_step(plan: Plan, device: str, budget_s: float) -> float | None:

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from medseg.bars import notebook_bar
 from medseg.bundle.catalogue import find_bundle
-from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Trust, load_bundle
-from medseg.cases.anonymous import Mask, anonymous
+from medseg.cases.anonymous import Mask
 from medseg.cases.batch import CaseResult, Job, Reading, run_cases
 from medseg.cases.measures import rows_to_csv
-from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME, OutputOptions, check_outputs
+from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME
 from medseg.cases.parts import Part, alone_with
 from medseg.cases.scope import sum_up
 from medseg.config import read_json
-from medseg.devices import choose_device
-from medseg.errors import ConfigError, MedsegError, UntrustedBundleError
+from medseg.errors import MedsegError, UntrustedBundleError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
 from medseg.types import FilePath
 
-from .cohort import Asked, Spread, predict_cohort
+from .asked import Asked, Words
+from .cohort import Spread, predict_cohort
 from .contained import needs_child, run_contained
 from .predict_job import make_job
 
 log = logging.getLogger(__name__)
 
 MANY = 100_000  # cases, where they cannot be counted
-FORMATS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".dcm")
+Progress = Callable[[str, int, int], None]
+Finished = Callable[[CaseResult, int, int], None]
 
 
 @dataclass
@@ -61,19 +60,11 @@ def predict_bundle(
     output: FilePath = "predictions",
     *,
     options: PredictOptions | None = None,
-    suffix: str = ".nii.gz",
-    one_file_per_label: bool = False,
-    probabilities: bool = False,
-    preview: bool = True,
-    statistics: bool = False,
-    resume: bool = False,
     trust: Trust = False,
-    anonymous_names: bool = False,
-    anyway: bool = False,
     spread: Spread | None = None,
-    read_already: dict[tuple[Path, ...], Reading] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    finished: Callable[[CaseResult, int, int], None] | None = None,
+    progress: Progress | None = None,
+    finished: Finished | None = None,
+    **words: Unpack[Words],
 ) -> Prediction:
     """Segment volumes with a bundle, as `medseg predict` does; a stranger's bundle in a child process with limits.
 
@@ -82,64 +73,52 @@ def predict_bundle(
         inputs: files, folders, patterns, csv lists, DICOM folders.
         output: folder for NAME.nii.gz, NAME.json (record and volumes), NAME.png, volumes.csv and summary.json.
         options: how to predict.
-        suffix: format of the label maps, one of `FORMATS`.
-        one_file_per_label: a folder per case with one file per label.
-        probabilities: write NAME_probabilities.nii.gz too, one channel per class.
-        preview: write a PNG per case.
-        statistics: measure surfaces and intensities too.
-        resume: skip what the same model and settings have finished.
         trust: let the bundle run code that is not on the allow-list; see `load_bundle`.
-        anonymous_names: name cases by a hash of the input's bytes, in files and messages, since file names often name people.
-        anyway: predict cases of another modality than the model's, too.
         spread: over workers, or a part of the cases; see `medseg.commands.cohort`.
-        read_already: volumes that `medseg.cases.batch.first_look` read; a child reads them itself.
         progress: called with (case, windows done, windows in all).
         finished: called with (result, cases done, cases in all).
+        words: `suffix`, `one_file_per_label`, `probabilities`, `preview`, `statistics` and `resume` as of `OutputOptions`;
+            `anonymous_names` and `anyway` as of `Asked`.
 
     Raises:
         MedsegError: nothing could be done at all. A case that fails is listed in the result instead.
     """
-    options = options or PredictOptions()
-    suffix = suffix if suffix.startswith(".") else f".{suffix}"
-    if suffix not in FORMATS:
-        raise ConfigError(f"format {suffix!r}: expected one of {', '.join(FORMATS)}")
-    options.check()
-    if options.device not in ("auto", "cpu"):
-        choose_device(options.device)  # before anything is read or made
+    asked = Asked.of(output, options, trust, words)
+    return predict_asked(bundle, inputs, asked, spread=spread, progress=progress, finished=finished)
+
+
+def predict_asked(
+    bundle: FilePath,
+    inputs: FilePath | Sequence[FilePath],
+    asked: Asked,
+    *,
+    spread: Spread | None = None,
+    read_already: dict[tuple[Path, ...], Reading] | None = None,
+    progress: Progress | None = None,
+    finished: Finished | None = None,
+) -> Prediction:
+    """`predict_bundle` with its settings as one record.
+
+    Args:
+        bundle, inputs, asked, spread, progress, finished: see `predict_bundle`.
+        read_already: volumes that `medseg.cases.batch.first_look` read; a child reads them itself.
+    """
     words = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
-    found = find_bundle(str(bundle))
-    settings: dict[str, Any] = {
-        "suffix": suffix, "one_file_per_label": one_file_per_label, "probabilities": probabilities, "preview": preview,
-        "statistics": statistics, "resume": resume, "anonymous_names": anonymous_names, "anyway": anyway,
-    }  # fmt: skip
+    found, folder = find_bundle(str(bundle)), asked.outputs.folder
     if spread is not None:
-        outputs = OutputOptions(Path(output), suffix, one_file_per_label, probabilities, preview, statistics, resume)
-        asked = Asked(outputs, options, trust, anonymous_names, anyway)
-        return Prediction(Path(output), _spread_out(found, words, asked, spread, finished))
+        return Prediction(folder, _spread_out(found, words, asked, spread, finished))
     with notebook_bar("window") as shown:
         progress = progress or shown
         if not needs_child(found):
-            return predict_here(
-                found, words, output, options=options, trust=trust, read_already=read_already, progress=progress,
-                finished=finished, **settings,
-            )  # fmt: skip
-        request = {
-            "bundle": str(found),
-            "inputs": [str(word) for word in words],
-            "output": str(output),
-            "options": dataclasses.asdict(options),
-            **settings,
-        }
-        done = run_contained(found, request, cases=_at_most(words), trust=trust, progress=progress, finished=finished)
-        return Prediction(Path(output), done.cases)
+            return predict_here(found, words, asked, read_already=read_already, progress=progress, finished=finished)
+        request = {"bundle": str(found), "inputs": [str(word) for word in words], "asked": asked.to_dict()}
+        cases = _at_most(words)
+        done = run_contained(found, request, cases=cases, trust=asked.trust, progress=progress, finished=finished)
+        return Prediction(folder, done.cases)
 
 
 def _spread_out(
-    found: Path,
-    words: Sequence[FilePath],
-    asked: Asked,
-    spread: Spread,
-    finished: Callable[[CaseResult, int, int], None] | None,
+    found: Path, words: Sequence[FilePath], asked: Asked, spread: Spread, finished: Finished | None
 ) -> list[CaseResult]:
     if needs_child(found):
         raise UntrustedBundleError(
@@ -160,48 +139,27 @@ def _at_most(words: Sequence[FilePath]) -> int:
 def predict_here(
     bundle: FilePath,
     words: Sequence[FilePath],
-    output: FilePath,
+    asked: Asked,
     *,
-    options: PredictOptions,
-    suffix: str,
-    one_file_per_label: bool,
-    probabilities: bool,
-    preview: bool,
-    statistics: bool,
-    resume: bool,
-    trust: Trust,
-    anonymous_names: bool,
-    anyway: bool = False,
     read_already: dict[tuple[Path, ...], Reading] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    finished: Callable[[CaseResult, int, int], None] | None = None,
+    progress: Progress | None = None,
+    finished: Finished | None = None,
 ) -> Prediction:
-    """`predict_bundle` in this process, whoever made the bundle; the same arguments."""
-    opened = load_bundle(str(bundle), trust=trust).of_shown_files()
-    gaps = takes_missing_channels(opened.config, opened.plan)
-    with Mask([], [], words).over_messages() if anonymous_names else nullcontext():
-        cases = find_inputs(words, channels=opened.channels, gaps=gaps)
-    mask = None
-    if anonymous_names:
-        renamed = anonymous(cases)
-        cases, mask = renamed, Mask(cases, renamed, words)
-    folder = Path(output)
-    outputs = OutputOptions(folder, suffix, one_file_per_label, probabilities, preview, statistics, resume)
-    check_outputs(cases, opened.labels, outputs)
-
-    job = make_job(opened, outputs, options, anyway=anyway, count=len(cases))
+    """`predict_asked` in this process, whoever made the bundle; the same arguments."""
+    opened = load_bundle(str(bundle), trust=asked.trust).of_shown_files()
+    cases, mask = asked.cases(opened, words)
+    folder = asked.outputs.folder
+    job = make_job(opened, asked.outputs, asked.options, anyway=asked.anyway, count=len(cases))
     job.progress, job.read_already = progress, read_already or {}
     folder.mkdir(parents=True, exist_ok=True)
     with alone_with(folder, Part()), mask.over_messages() if mask else nullcontext():
         remove_leftovers(folder)
         result = _run(cases, job, mask, finished)
-        _write_summary(result, resume=resume)
+        _write_summary(result, resume=asked.outputs.resume)
     return result
 
 
-def _run(
-    cases: Sequence[Case], job: Job, mask: Mask | None, finished: Callable[[CaseResult, int, int], None] | None
-) -> Prediction:
+def _run(cases: Sequence[Case], job: Job, mask: Mask | None, finished: Finished | None) -> Prediction:
     result = Prediction(job.options.folder)
     try:
         for case in run_cases(cases, job):

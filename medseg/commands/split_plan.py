@@ -27,7 +27,7 @@ from medseg.networks.site_encoders import level_channels
 from medseg.planning.fingerprint import Fingerprint, measure
 from medseg.planning.folds import make_splits
 from medseg.planning.plan import Plan
-from medseg.planning.planner import make_plan
+from medseg.planning.planner import Request, make_plan
 
 from .plan import DEFAULT_PRESET, DEFAULT_SIZE, bundle_name, preset_strides
 from .plan_place import check_place, put_bundle
@@ -175,11 +175,20 @@ def _make(
     fingerprint = dataclasses.replace(fingerprint, intensity=spread)
     whole = dataclasses.replace(dataset, channels=channels, cases=[Case(case.name, ()) for case in dataset.cases])
     plan = make_plan(
-        whole, fingerprint, make_splits(dataset.cases, wanted.folds), name=name, preset=preset, size=size,
-        gpu=choose_device("auto").type == "cuda", spatial_dims=3, stages=1,
-        chosen=[word for word in ("preset", "size") if getattr(wanted, word) is not None],
-        preset_strides=preset_strides(preset, size, 3, whole),
-    )  # fmt: skip
+        whole,
+        fingerprint,
+        make_splits(dataset.cases, wanted.folds),
+        Request(
+            name=name,
+            preset=preset,
+            size=size,
+            gpu=choose_device("auto").type == "cuda",
+            spatial_dims=3,
+            stages=1,
+            chosen=[word for word in ("preset", "size") if getattr(wanted, word) is not None],
+            preset_strides=preset_strides(preset, size, 3, whole),
+        ),
+    )
     if wanted.spacing is not None:
         plan.reasons["spacing"] = "asked for; the other sites' images may be finer than the label site's"
     for number in channels:

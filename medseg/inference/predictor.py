@@ -34,7 +34,7 @@ from .windows.memory import StepDown, is_shortage, plan_memory
 from .windows.mirroring import mirrored
 from .windows.part import Box, Part, part_of_plan
 from .windows.places import importance_map, per_axis
-from .windows.slab import ProbabilityMap, Slab, Start, WindowPlan, plan_windows, stream_labels
+from .windows.slab import ProbabilityMap, Slab, Start, Target, WindowPlan, plan_windows, stream_labels
 
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
@@ -188,15 +188,13 @@ class Predictor:
         with torch.inference_mode():
             label = stream_labels(
                 plan,
-                prepared.grid,
+                Target.whole(prepared.grid, plan) if part is None else Target(prepared.grid, part.tables, part.region),
                 windows,
                 make_slab,
                 window_batch=step.window_batch,
                 label_values=self.label_values,
                 advance=advance,
                 probabilities=kept,
-                tables=None if part is None else part.tables,
-                region=None if part is None else part.region,
             )
         self.probabilities = None if kept is None else kept.values
         return label

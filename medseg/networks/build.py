@@ -221,15 +221,31 @@ def check_layers(spec: NetworkSpec, mixer: str | None) -> None:
             raise ConfigError(f"layer_options: {name} is {settings!r}, expected settings by name")
 
 
+@dataclass(frozen=True)
 class LevelBuilder:
-    """What all levels of a network share while they are built."""
+    """What all levels of a network share while they are built.
 
-    def __init__(self, spec: NetworkSpec, spatial_dims: int, in_channels: int, mixer: str | None, padding: str,
-                 condition_width: int, checkpointing: bool, patch: tuple[int, ...] | None,
-                 mixers: Mapping[str, Any]) -> None:  # fmt: skip
-        self.spec, self.spatial_dims, self.in_channels = spec, spatial_dims, in_channels
-        self.mixer, self.padding, self.condition_width = mixer, padding, condition_width
-        self.checkpointing, self.patch, self.mixers = checkpointing, patch, mixers
+    Args:
+        spec: of the whole network.
+        spatial_dims: 2 or 3.
+        in_channels: of the image.
+        mixer: name that takes the place of every token mixer, or None.
+        padding: `masked` or `published`, see `build_network`.
+        condition_width: channels of a conditioning vector.
+        checkpointing: recompute sub-layers in the backward pass.
+        patch: voxels of the training patch, where it is known.
+        mixers: name -> what makes it, the user's own among them.
+    """
+
+    spec: NetworkSpec
+    spatial_dims: int
+    in_channels: int
+    mixer: str | None
+    padding: str
+    condition_width: int
+    checkpointing: bool
+    patch: tuple[int, ...] | None
+    mixers: Mapping[str, Any]
 
     def grid(self, steps: Sequence[tuple[int, ...]], index: int) -> tuple[int, ...] | None:
         """Voxels per axis that the training patch leaves on a level, where a patch is known."""

@@ -1,7 +1,7 @@
 """A network with one encoder per site: `build_split_network`, the target of bundles that were planned with `medseg split`."""
 
-import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -46,8 +46,7 @@ def build_split_network(
     encoders: dict[str, nn.Module] = {}
     widths: list[int] = []
     for name, channels in sites.items():
-        make = copy.copy(ground.make)
-        make.in_channels = int(channels)
+        make = replace(ground.make, in_channels=int(channels))
         encoders[name], widths = encoder_of(make, ground.steps)
     joined = [sum(widths[level] for name in sites if level in sent[name]) for level in range(levels)]
     encoder = SiteEncoders(encoders, list(sites.values()), [sorted(sent[name]) for name in sites], levels)

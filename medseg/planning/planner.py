@@ -75,16 +75,15 @@ class Request:
     chosen: Sequence[str] = ()
 
 
-def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str, list[str]]], **request: Any) -> Plan:
+def make_plan(dataset: Dataset, fingerprint: Fingerprint, splits: list[dict[str, list[str]]], asked: Request) -> Plan:
     """Decide every value.
 
     Args:
         dataset: where the cases come from.
         fingerprint: what was measured in them.
         splits: folds, see `medseg.planning.folds`.
-        request: fields of `Request`; `name` is needed.
+        asked: what the person who plans wants.
     """
-    asked = Request(**request)
     reasons: dict[str, str] = {}
     dims, reasons["spatial_dims"] = choose_dimensions(fingerprint, asked.spatial_dims)
     grid, reasons["spacing"] = choose_grid(fingerprint, dims)

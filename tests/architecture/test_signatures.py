@@ -14,6 +14,11 @@ MOST_LINES = 60
 ANY = 565  # parameters and results that are typed `Any` and nothing else; lower it whenever some are gone
 OVER_A_SCREEN = 0.01  # share of the functions
 
+# names and arguments of another library, outside of `compat`
+IMITATES = {
+    "medseg/inference/windows/sliding_window.py:SlidingWindowInferer.__init__": "monai.inferers.SlidingWindowInferer",
+    "kernels/medseg_kernels/selective_scan/api.py:selective_scan_fn": "mamba_ssm.ops.selective_scan_interface",
+}
 # function -> how many parameters it has; a record of settings takes a name off this list
 LONG: dict[str, int] = {
     "kernels/medseg_kernels/convolved_scan/op.py:convolved_scan": 12,
@@ -43,7 +48,6 @@ LONG: dict[str, int] = {
     "kernels/medseg_kernels/selective_scan/api.py:selective_scan_with_state": 16,
     "kernels/medseg_kernels/selective_scan/api.py:selective_scan_scriptable": 16,
     "kernels/medseg_kernels/selective_scan/api.py:selective_scan": 17,
-    "kernels/medseg_kernels/selective_scan/api.py:selective_scan_fn": 10,
     "kernels/medseg_kernels/selective_scan/checks.py:check_call": 14,
     "kernels/medseg_kernels/selective_scan/chunked.py:_scan_head": 10,
     "kernels/medseg_kernels/selective_scan/chunked.py:chunked_scan": 15,
@@ -62,15 +66,9 @@ LONG: dict[str, int] = {
     "kernels/medseg_kernels/window_attention/api.py:_one_geometry": 16,
     "kernels/medseg_kernels/window_attention/reference.py:attend": 19,
     "medseg/commands/fit.py:fit_bundle": 10,
-    "medseg/commands/plan.py:plan_bundle": 15,
-    "medseg/commands/predict.py:predict_bundle": 17,
-    "medseg/commands/predict.py:predict_here": 16,
     "medseg/evaluation/folders.py:evaluate_folders": 9,
     "medseg/evaluation/folders.py:evaluate_pairs": 9,
-    "medseg/inference/windows/slab.py:stream_labels": 10,
-    "medseg/inference/windows/sliding_window.py:SlidingWindowInferer.__init__": 18,
     "medseg/networks/build.py:build_network": 15,
-    "medseg/networks/build.py:LevelBuilder.__init__": 9,
     "medseg/networks/mixers/selective_scan.py:SelectiveScan.__init__": 11,
     "medseg/training/case_datasets.py:CaseDataset.__init__": 9,
     "medseg/training/case_datasets.py:TrainingDataset.__init__": 9,
@@ -117,7 +115,7 @@ def functions(path: Path) -> Iterator[Found]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, Function):
                 place = f"{path.relative_to(ROOT).as_posix()}:{'.'.join((*names, child.name))}"
-                yield Found(place, child, excused(path, child, node))
+                yield Found(place, child, excused(path, child, node) or place in IMITATES)
             inner = (*names, child.name) if isinstance(child, Function | ast.ClassDef) else names
             yield from below(child, inner)
 
@@ -129,6 +127,7 @@ FUNCTIONS = [found for path in SOURCES for found in functions(path)]
 
 def test_more_than_eight_parameters_only_where_the_list_says_so() -> None:
     long = {f.place: len(f.parameters) for f in FUNCTIONS if len(f.parameters) > MOST_PARAMETERS and not f.excused}
+    assert set(IMITATES) <= {found.place for found in FUNCTIONS}
     new = {place: count for place, count in long.items() if count > LONG.get(place, 0)}
     assert not new, f"make a record of what belongs together: {new}"
     assert long == LONG, f"shorter now, so shorten LONG: {set(LONG.items()) - set(long.items())}"

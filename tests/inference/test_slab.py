@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from medseg.inference.windows.places import importance_map
-from medseg.inference.windows.slab import ProbabilityMap, Slab, plan_windows, stream_labels
+from medseg.inference.windows.slab import ProbabilityMap, Slab, Target, plan_windows, stream_labels
 from medseg.transforms.grid import make_grid_map
 
 SHAPE, ROI = (20, 14, 12), (8, 8, 8)
@@ -28,7 +28,7 @@ def labels_and_probabilities(dtype: torch.dtype, *, absolute: bool = False) -> t
         return Slab(classes, plan, importance_map(ROI), dtype=dtype, absolute=absolute)
 
     kept = ProbabilityMap()
-    labels = stream_labels(plan, grid, logits_of, make_slab, probabilities=kept)
+    labels = stream_labels(plan, Target.whole(grid, plan), logits_of, make_slab, probabilities=kept)
     assert kept.values is not None
     return labels, kept.values
 

@@ -9,7 +9,7 @@ import pytest
 from medseg.errors import ConfigError
 from medseg.planning.folds import make_splits
 from medseg.planning.grid import choose_dimensions, choose_grid, coarser_grid
-from medseg.planning.planner import coarse_plan, make_plan
+from medseg.planning.planner import Request, coarse_plan, make_plan
 from tests.planning.test_planner import fingerprint_of, open_dataset_of
 
 
@@ -74,7 +74,7 @@ def big(**changes: object):
 def test_little_context_plans_a_low_resolution_network_too(tmp_path: Path) -> None:
     dataset = open_dataset_of(tmp_path)
     splits = make_splits(dataset.cases)
-    plan = make_plan(dataset, big(), splits, name="balls")
+    plan = make_plan(dataset, big(), splits, Request(name="balls"))
     assert plan.low_resolution is not None
     coarse = coarse_plan(plan)
     assert min(coarse.spacing) > 3 * max(plan.spacing)
@@ -84,9 +84,9 @@ def test_little_context_plans_a_low_resolution_network_too(tmp_path: Path) -> No
     assert coarse.low_resolution is None
     assert coarse.splits == plan.splits
     assert "predict --fast" in plan.reasons["low_resolution"]
-    assert make_plan(dataset, big(), splits, name="balls", stages=1).low_resolution is None
-    assert make_plan(dataset, fingerprint_of(), splits, name="balls").low_resolution is None
-    assert make_plan(dataset, fingerprint_of(), splits, name="balls", stages=2).low_resolution is not None
+    assert make_plan(dataset, big(), splits, Request(name="balls", stages=1)).low_resolution is None
+    assert make_plan(dataset, fingerprint_of(), splits, Request(name="balls")).low_resolution is None
+    assert make_plan(dataset, fingerprint_of(), splits, Request(name="balls", stages=2)).low_resolution is not None
 
 
 def test_the_finest_axes_are_coarsened_first(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_plan_for_slices_has_two_values_where_volumes_have_three(tmp_path: Pat
     facts = fingerprint_of(
         median_spacing=[0.5, 0.5, 7.5], median_shape=[320.0, 320.0, 12.0], spacing_p10=[0.5, 0.5, 7.5]
     )
-    plan = make_plan(dataset, facts, make_splits(dataset.cases), name="balls")
+    plan = make_plan(dataset, facts, make_splits(dataset.cases), Request(name="balls"))
     assert (plan.spatial_dims, plan.network["spatial_dims"], len(plan.roi_size)) == (2, 2, 2)
     assert plan.batch_size >= 4
     assert plan.augmentation["mirror_axes"] == [0]
@@ -114,18 +114,18 @@ def test_without_a_gpu_small_crops_get_a_coarser_grid_and_with_one_they_do_not(t
     dataset = open_dataset_of(tmp_path)
     facts = fingerprint_of(median_shape=[200.0, 140.0, 88.0], median_spacing=[0.6] * 3, spacing_p10=[0.6] * 3)
     splits = make_splits(dataset.cases)
-    slow = make_plan(dataset, facts, splits, name="balls")
+    slow = make_plan(dataset, facts, splits, Request(name="balls"))
     assert all(0.6 < step <= 1.2 for step in slow.spacing)
     assert "without a GPU" in slow.reasons["spacing"]
-    assert "coarsened" not in make_plan(dataset, facts, splits, name="balls", gpu=True).reasons["spacing"]
-    assert make_plan(dataset, facts, splits, name="balls", memory_bytes=8e9).spacing == [0.6] * 3
+    assert "coarsened" not in make_plan(dataset, facts, splits, Request(name="balls", gpu=True)).reasons["spacing"]
+    assert make_plan(dataset, facts, splits, Request(name="balls", memory_bytes=8e9)).spacing == [0.6] * 3
 
 
 def test_small_lesions_keep_the_fine_grid(tmp_path: Path) -> None:
     dataset = open_dataset_of(tmp_path)
     facts = fingerprint_of(median_shape=[200.0, 140.0, 88.0], median_spacing=[0.6] * 3, spacing_p10=[0.6] * 3)
     lesions = replace(facts, label_volume_ml={1: 1.5}, label_pieces={1: {"median": 30.0, "most": 50.0}})
-    plan = make_plan(dataset, lesions, make_splits(dataset.cases), name="balls")
+    plan = make_plan(dataset, lesions, make_splits(dataset.cases), Request(name="balls"))
     assert plan.spacing == [0.6] * 3
     assert "kept, though" in plan.reasons["spacing"]
 

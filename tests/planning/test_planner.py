@@ -19,7 +19,7 @@ from medseg.planning.fingerprint import Fingerprint, measure
 from medseg.planning.folds import check_splits, make_splits
 from medseg.planning.grid import choose_spacing
 from medseg.planning.plan import Plan
-from medseg.planning.planner import make_plan
+from medseg.planning.planner import Request, make_plan
 from medseg.planning.recipe import choose_augmentation, choose_normalization
 from tests.volumes import ball, make_case
 
@@ -75,7 +75,7 @@ def test_pieces_of_each_label_and_odd_headers_are_counted(tmp_path: Path) -> Non
     ((fault, count),) = found.geometry_faults.items()
     assert fault.startswith("has neither qform nor sform")
     assert count == 1
-    plan = make_plan(dataset, found, make_splits(cases, 2), name="b")
+    plan = make_plan(dataset, found, make_splits(cases, 2), Request(name="b"))
     assert f"1 of 3 cases: {fault}" in plan.warnings
     assert "label 1 ball: in 3 cases" in plan.explain()
     assert "3 pieces, at most 4" in plan.explain()
@@ -90,7 +90,9 @@ def test_nnunets_recipe_is_the_default_and_token_networks_get_adamw(
     tmp_path: Path, preset: str, gpu: bool, expected: str
 ) -> None:
     dataset = as_dataset(tmp_path, [make_case(tmp_path, f"c{i}") for i in range(2)])
-    plan = make_plan(dataset, fingerprint_of(), make_splits(dataset.cases, 2), name="b", preset=preset, gpu=gpu)
+    plan = make_plan(
+        dataset, fingerprint_of(), make_splits(dataset.cases, 2), Request(name="b", preset=preset, gpu=gpu)
+    )
     assert plan.optimization["optimizer"] == expected
     assert ("warm" in plan.reasons["optimization"]) == (expected == "adamw")
     assert (plan.optimization["warmup_steps"] > 0) == (expected == "adamw")
@@ -210,7 +212,7 @@ def open_dataset_of(folder: Path) -> Dataset:
 
 def test_a_plan_survives_its_file_and_every_choice_has_a_reason(tmp_path: Path) -> None:
     dataset = open_dataset_of(tmp_path)
-    plan = make_plan(dataset, measure(dataset), make_splits(dataset.cases), name="balls")
+    plan = make_plan(dataset, measure(dataset), make_splits(dataset.cases), Request(name="balls"))
     for key in ("spacing", "roi_size", "batch_size", "normalization", "optimization", "network", "splits"):
         assert plan.reasons[key], key
     plan.write(tmp_path / "plan.json")

@@ -13,7 +13,7 @@ from medseg.commands.plan import plan_bundle
 from medseg.datasets import Dataset
 from medseg.planning.folds import make_splits
 from medseg.planning.plan import Plan
-from medseg.planning.planner import make_plan
+from medseg.planning.planner import Request, make_plan
 from tests.planning.test_planner import fingerprint_of, open_dataset_of
 from tests.volumes import make_case
 
@@ -27,7 +27,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def planned(dataset: Dataset, facts: dict[str, Any] = LARGE, folds: int = 2, **request: Any) -> Plan:
-    return make_plan(dataset, fingerprint_of(**facts), make_splits(dataset.cases, folds), name="balls", **request)
+    return make_plan(
+        dataset, fingerprint_of(**facts), make_splits(dataset.cases, folds), Request(name="balls", **request)
+    )
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -72,7 +74,7 @@ def test_crop_and_batch_name_what_capped_them(
 
 def test_folds_name_what_their_number_came_from(dataset: Dataset) -> None:
     assert planned(dataset, folds=2).reasons["splits"] == "2 shuffled folds over subjects"
-    few = make_plan(dataset, fingerprint_of(), make_splits(dataset.cases, 5), name="balls", folds=5)
+    few = make_plan(dataset, fingerprint_of(), make_splits(dataset.cases, 5), Request(name="balls", folds=5))
     assert few.reasons["splits"] == "3 shuffled folds, one for each subject: there are no more for the 5 wanted"
     own = replace(dataset, splits=make_splits(dataset.cases, 2))
     assert planned(own, folds=2).reasons["splits"] == "2 folds of the dataset's own splits file"

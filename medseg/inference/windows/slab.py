@@ -200,9 +200,35 @@ def batches(plan: WindowPlan, layer: tuple[Start, ...], size: int) -> Iterator[t
         yield layer[begin : begin + size]
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where labels go: the source grid or a box of it, and which network voxels make each of its voxels.
+
+    Args:
+        grid: from the network's grid back to the source.
+        tables: per axis of the network.
+        region: the box in turned and cut source voxels; None for all.
+    """
+
+    grid: GridMap
+    tables: tuple[AxisTable, ...]
+    region: tuple[slice, ...] | None = None
+
+    @classmethod
+    def whole(cls, grid: GridMap, plan: WindowPlan) -> Target:
+        """All of the source grid."""
+        return cls(grid, tuple(source_tables(grid, plan.pads)))
+
+    def place(self, axis: int, begin: int, end: int) -> tuple[slice, ...]:
+        """Planes begin .. end - 1 of the region, in turned and cut source voxels."""
+        sides = self.region or (slice(None),) * 3
+        offset = sides[axis].start or 0
+        return tuple(slice(offset + begin, offset + end) if a == axis else side for a, side in enumerate(sides))
+
+
 def stream_labels(
     plan: WindowPlan,
-    grid: GridMap,
+    target: Target,
     logits_of: Callable[[tuple[Start, ...]], torch.Tensor],
     make_slab: Callable[[int], Slab],
     *,
@@ -210,35 +236,31 @@ def stream_labels(
     label_values: NDArray[np.integer] | None = None,
     advance: Callable[[int], None] | None = None,
     probabilities: ProbabilityMap | None = None,
-    tables: Sequence[AxisTable] | None = None,
-    region: tuple[slice, ...] | None = None,
 ) -> NDArray[np.integer]:
     """Run all windows and return the label map of the source grid.
 
     Args:
         plan: of the windows.
-        grid: from the network's grid back to the source.
+        target: where labels go.
         logits_of: windows' first voxels -> (B, K, x, y, z).
         make_slab: number of classes -> an empty slab.
         window_batch: windows per call.
         label_values: (K,) label of each class; 0, 1, 2 ... by default. With a slab of regions, what each of them writes.
         advance: called with the number of windows done since the last call.
         probabilities: filled as well when given.
-        tables, region: of a `Part`, when only a box of the source grid is wanted.
 
     Returns:
-        (X, Y, Z) of `grid.source_shape`; 0 outside a cut box and outside the region.
+        (X, Y, Z) of `target.grid.source_shape`; 0 outside a cut box and outside the region.
     """
     slab: Slab | None = None
     output: NDArray[np.integer] | None = None
-    target = _Target(grid, tuple(tables or source_tables(grid, plan.pads)), region)
     done = 0
     for number, layer in enumerate(plan.layers):
         for starts in batches(plan, layer, window_batch):
             logits = logits_of(starts)
             if slab is None or output is None:
                 slab = make_slab(int(logits.shape[1]))
-                output = np.zeros(grid.source_shape, dtype=_output_type(slab.classes, label_values))
+                output = np.zeros(target.grid.source_shape, dtype=_output_type(slab.classes, label_values))
             for window, start in zip(logits, starts, strict=True):
                 slab.add(window, start)
             del logits
@@ -254,21 +276,6 @@ def stream_labels(
     return output
 
 
-@dataclass(frozen=True)
-class _Target:
-    """Where labels go: the source grid or a region of it, and which network voxels make each of its voxels."""
-
-    grid: GridMap
-    tables: tuple[AxisTable, ...]
-    region: tuple[slice, ...] | None
-
-    def place(self, axis: int, begin: int, end: int) -> tuple[slice, ...]:
-        """Planes begin .. end - 1 of the region, in turned and cut source voxels."""
-        sides = self.region or (slice(None),) * 3
-        offset = sides[axis].start or 0
-        return tuple(slice(offset + begin, offset + end) if a == axis else side for a, side in enumerate(sides))
-
-
 def _output_type(classes: int, label_values: NDArray[np.integer] | None) -> type[np.unsignedinteger]:
     return label_dtype(classes - 1 if label_values is None else int(label_values.max()))
 
@@ -276,7 +283,7 @@ def _output_type(classes: int, label_values: NDArray[np.integer] | None) -> type
 def _flush(
     slab: Slab,
     plan: WindowPlan,
-    target: _Target,
+    target: Target,
     output: NDArray[np.integer],
     done: int,
     complete: int,
