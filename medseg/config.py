@@ -75,7 +75,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def _joined(old: Any, new: Any, *, whose: str) -> Any:
+def _joined(old: object, new: object, *, whose: str) -> object:
     """What MONAI's `+key` means: update a table, extend a list."""
     if isinstance(old, dict) and isinstance(new, dict):
         return old | new
@@ -116,7 +116,7 @@ def steps_of(key: str) -> list[str]:
 ABSENT: Any = object()  # what `look_up` gives for an id that leads nowhere; a value may be None
 
 
-def look_up(config: Any, key: str) -> Any:
+def look_up(config: object, key: str) -> object:
     """The value at an id, or ABSENT. Lists are entered by their index."""
     node = config
     for step in steps_of(key):
@@ -199,7 +199,7 @@ def _full_names(config: Mapping[str, Any], name: str) -> list[str]:
     wanted = (name, SHORT.get(name, name))
     found: list[str] = []
 
-    def walk(node: Any, path: tuple[str, ...]) -> None:
+    def walk(node: object, path: tuple[str, ...]) -> None:
         if isinstance(node, Mapping):
             for key, value in node.items():
                 if key in wanted and not (isinstance(value, str) and value.startswith("@")):
@@ -210,7 +210,7 @@ def _full_names(config: Mapping[str, Any], name: str) -> list[str]:
     return sorted(found, key=lambda key: key.count("::"))[:3]
 
 
-def _check_kind(key: str, old: Any, value: Any) -> None:
+def _check_kind(key: str, old: object, value: object) -> None:
     """A number, a switch, a list or a table is replaced by one of its kind, by a reference or by an expression.
 
     Raises:

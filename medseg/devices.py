@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    import torch
 
-def choose_device(name: str = "auto") -> Any:
+
+def choose_device(name: str = "auto") -> torch.device:
     """The `torch.device` that a word stands for: auto takes CUDA (or ROCm), then mps, then the CPU.
 
     Raises:

@@ -59,7 +59,7 @@ def read_json(file: FilePath) -> Any:
     return parse_json(text_of(path, MAX_BYTES), str(path))
 
 
-def parse_json(text: str, whose: str) -> Any:
+def parse_json(text: str, whose: str) -> object:
     """Parse JSON text within the limits.
 
     Args:
@@ -173,7 +173,7 @@ def _children(node: Any) -> Iterator[Any]:
     yield from node.values() if isinstance(node, dict) else node
 
 
-def _limit_depth(value: Any, whose: str) -> None:
+def _limit_depth(value: object, whose: str) -> None:
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH):
         level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
@@ -187,7 +187,7 @@ def too_deep(whose: str) -> str:
     return f"{whose}: is nested too deeply, expected at most {MAX_DEPTH} levels of lists and objects"
 
 
-def _refuse_odd_characters(value: Any, whose: str) -> None:
+def _refuse_odd_characters(value: object, whose: str) -> None:
     """Half a surrogate pair cannot be written or shown, and a NUL ends every path and name."""
     text = json.dumps(value, ensure_ascii=False)
     try:
@@ -198,7 +198,7 @@ def _refuse_odd_characters(value: Any, whose: str) -> None:
         raise ConfigError(f"{whose}: holds the character NUL (\\u0000), which no name or path may")
 
 
-def _holds_nul(value: Any) -> bool:
+def _holds_nul(value: object) -> bool:
     stack = [value]
     while stack:
         node = stack.pop()
@@ -211,7 +211,7 @@ def _holds_nul(value: Any) -> bool:
     return False
 
 
-def breaks(value: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+def breaks(value: object, schema: Mapping[str, Any]) -> Iterator[Any]:
     """Every break of a JSON schema, as jsonschema's errors; a whole number is an int, not 2.0, and never true.
 
     Rules that bound a list or a table stand before those that enter it, so that whoever stops at the first is quick.
@@ -230,6 +230,6 @@ def sentence(error: Any) -> str:
     return f"{where[-100:]}: {message if len(message) <= 160 else message[:80] + ' ... ' + message[-75:]}"
 
 
-def first_break(value: Any, schema: Mapping[str, Any]) -> str | None:
+def first_break(value: object, schema: Mapping[str, Any]) -> str | None:
     """The first break of a schema as a sentence, or None."""
     return next((sentence(error) for error in breaks(value, schema)), None)

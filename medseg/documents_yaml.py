@@ -19,7 +19,7 @@ MAX_YAML_NODES = 50_000
 SHOWN = 160  # characters of another library's message
 
 
-def read_yaml(file: FilePath) -> Any:
+def read_yaml(file: FilePath) -> object:
     """What a YAML file holds, as plain JSON values; aliases are written out, dates stay text.
 
     Raises:
@@ -93,7 +93,7 @@ def refuse_events(events: Iterable[Any], whose: str) -> None:
         raise ConfigError(f"{whose}: holds {documents} YAML documents, expected one")
 
 
-def plain(value: Any, whose: str) -> Any:
+def plain(value: object, whose: str) -> Any:
     """A copy in which every alias is written out, as long as that stays within the limits.
 
     Raises:
@@ -101,7 +101,7 @@ def plain(value: Any, whose: str) -> Any:
     """
     left = [MAX_YAML_NODES]
 
-    def copy(node: Any, depth: int) -> Any:
+    def copy(node: object, depth: int) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise ConfigError(f"{whose}: its aliases stand for more than {MAX_YAML_NODES} values; write fewer out")
@@ -116,14 +116,14 @@ def plain(value: Any, whose: str) -> Any:
     return copy(value, 0)
 
 
-def _key(key: Any, whose: str) -> str | int:
+def _key(key: object, whose: str) -> str | int:
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise ConfigError(f"{whose}: has the key {key!r}, expected text; write it in quotes")
     _scalar(key, whose)
     return key
 
 
-def _scalar(node: Any, whose: str) -> Any:
+def _scalar(node: object, whose: str) -> object:
     if isinstance(node, str):
         if not node.isascii():
             try:

@@ -214,7 +214,7 @@ def current(dotted: str) -> str:
     return dotted
 
 
-def _object(dotted: str) -> Any:
+def _object(dotted: str) -> object:
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -238,7 +238,7 @@ def names_that_left(module: str) -> Callable[[str], Any]:
 class MovedModule(ModuleType):
     """An old module: every name is looked up, and set, where it lives today."""
 
-    def _home(self, name: str) -> Any:
+    def _home(self, name: str) -> object:
         moved = NAMES.get(f"{self.__name__}.{name}")
         return importlib.import_module(moved.rpartition(".")[0] if moved else MODULES[self.__name__])
 
@@ -247,7 +247,7 @@ class MovedModule(ModuleType):
             raise AttributeError(name)
         return getattr(self._home(name), name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("__"):
             super().__setattr__(name, value)
         else:

@@ -19,12 +19,12 @@ MOST_LABELS = 1 << 32  # values that a label map can hold
 MODES = ("gaussian", "constant", "nnunet")
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """A real number of Python or numpy; True and False are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def window_extents(value: Any, whose: str) -> tuple[int, ...]:
+def window_extents(value: object, whose: str) -> tuple[int, ...]:
     """Voxels of the sliding window from what a configuration gives for them.
 
     Raises:
@@ -87,7 +87,7 @@ def outputs_of(plan: Plan) -> int:
     return len(plan.regions) or int(plan.network.get("out_channels", len(plan.labels)))
 
 
-def refuse_other_channels(plan: Plan, network_def: Any, file: str, layout: Layout) -> None:
+def refuse_other_channels(plan: Plan, network_def: object, file: str, layout: Layout) -> None:
     """The network of a configuration takes the channels and gives the outputs that plan.json names.
 
     Args:

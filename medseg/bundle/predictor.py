@@ -14,6 +14,7 @@ from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Execution, LabelSettings, PredictOptions
 from medseg.inference.windows.ensemble import AveragedNetwork
 from medseg.layout import Layout
+from medseg.transforms.preprocessing import Preprocessing
 
 from .configs.deciding import allowed_mirror_axes
 from .load import Bundle, load_bundle
@@ -56,7 +57,7 @@ def make_segmenter(
     return _locating(bundle, full) if options.fast else full
 
 
-def predictor_around(bundle: Bundle, network: torch.nn.Module, preprocessing: Any) -> Predictor:
+def predictor_around(bundle: Bundle, network: torch.nn.Module, preprocessing: Preprocessing) -> Predictor:
     """A predictor with the bundle's settings for a network of another place: one whose features come from other sites."""
     execution = Execution(engine="eager", precision="fp32")
     return Predictor(network, preprocessing, asked_settings(bundle, PredictOptions()), execution)
@@ -142,7 +143,7 @@ def _foreign_segmenter(bundle: Bundle, options: PredictOptions) -> Segmenter:
     )
 
 
-def make_fold_predictor(group: tuple[Bundle, ...], fold: int, device: Any) -> Predictor:
+def make_fold_predictor(group: tuple[Bundle, ...], fold: int, device: torch.device | str) -> Predictor:
     """The networks of one fold of several bundles, averaged, with all settings of the first bundle: as the choice ships.
 
     Post-processing is left out, since it is what cross-validation chooses.

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 from medseg.config import read_json
 from medseg.layout import Layout
@@ -65,7 +64,7 @@ def secrets_of(layout: Layout, *, keep_names: bool = False) -> Secrets:
     return Secrets(folders, {name: f"case_{number:04d}" for number, name in numbers})
 
 
-def _strings(node: Any) -> Iterator[str]:
+def _strings(node: object) -> Iterator[str]:
     nodes = [node]
     while nodes:
         node = nodes.pop()
@@ -130,7 +129,7 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def scrub(node: Any, table: Mapping[str, str]) -> Any:
+def scrub(node: object, table: Mapping[str, str]) -> object:
     """Replace names in every string and key of a JSON value; whole words only, so that a case "1" leaves "0.15" alone."""
     return _scrubbed(node, table, _pattern(table))
 
@@ -144,7 +143,7 @@ def _is_place(name: str) -> bool:
     return len(name) >= SHORTEST and ("/" in name or "\\" in name)
 
 
-def _scrubbed(node: Any, table: Mapping[str, str], pattern: re.Pattern[str] | None) -> Any:
+def _scrubbed(node: object, table: Mapping[str, str], pattern: re.Pattern[str] | None) -> object:
     if isinstance(node, Mapping):
         return {_in_text(key, table, pattern): _scrubbed(value, table, pattern) for key, value in node.items()}
     if isinstance(node, list):

@@ -41,7 +41,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:160] if lines and lines[0].strip() else type(error).__name__
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path) -> object:
     """What torch wrote, opened with weights_only=True; whatever torch raises for a broken file becomes one line.
 
     Raises:
@@ -136,7 +136,7 @@ def refuse_faults(state: Mapping[Any, Any], path: Path) -> None:
             )
 
 
-def tensor_fault(value: Any) -> str | None:
+def tensor_fault(value: object) -> str | None:
     """Why a value of a weights file cannot be a parameter or buffer of a network, or None."""
     try:
         return _tensor_fault(value)
@@ -144,7 +144,7 @@ def tensor_fault(value: Any) -> str | None:
         return f"is no plain tensor ({type(error).__name__})"
 
 
-def _tensor_fault(value: Any) -> str | None:
+def _tensor_fault(value: object) -> str | None:
     if not isinstance(value, torch.Tensor):
         return "is no tensor"
     if value.layout != torch.strided:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import read_json
+from medseg.datasets import Dataset
 from medseg.io.atomic import remove_leftovers, write_json, write_text
 from medseg.layout import Layout, check_name
 from medseg.planning.plan import Plan
@@ -49,7 +50,7 @@ def multi_gpu_config() -> dict[str, Any]:
     return {"train::trainer::devices": "auto", "train::trainer::strategy": "ddp"}
 
 
-def write_bundle(folder: Path | str, plan: Plan, dataset: Any = None) -> Layout:
+def write_bundle(folder: Path | str, plan: Plan, dataset: Dataset | None = None) -> Layout:
     """Write every file of a bundle but its weights; existing files of the same names are replaced, weights are kept.
 
     Args:
@@ -61,8 +62,8 @@ def write_bundle(folder: Path | str, plan: Plan, dataset: Any = None) -> Layout:
         BundleError: the plan's name is no bundle name.
     """
     check_name(plan.name)
-    plan.licence = plan.licence or getattr(dataset, "licence", "") or ""
-    plan.reference = plan.reference or getattr(dataset, "reference", "") or ""
+    plan.licence = plan.licence or ("" if dataset is None else dataset.licence)
+    plan.reference = plan.reference or ("" if dataset is None else dataset.reference)
     layout = Layout(Path(folder))
     for path in (layout.configs, layout.models, layout.readme.parent):
         path.mkdir(parents=True, exist_ok=True)

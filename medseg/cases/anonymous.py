@@ -113,7 +113,7 @@ class Mask:
         """Log records and exceptions that leave the block are masked; warnings of foreign readers stay away."""
         before = logging.getLogRecordFactory()
 
-        def make(*arguments: Any, **named: Any) -> logging.LogRecord:
+        def make(*arguments: object, **named: object) -> logging.LogRecord:
             record = before(*arguments, **named)
             return self._masked(record) if current[0] else record
 

@@ -153,7 +153,7 @@ class Cohort:
             ]
         return self.pool.wait(list(self._busy), max(0.05, min(5.0, min(limits.values()) - now)))
 
-    def _limit_of(self, worker: Any) -> float:
+    def _limit_of(self, worker: object) -> float:
         return self.limit_s * (2 if worker in self._fresh else 1)
 
     def _count(self, death: Died) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import medseg
 from medseg import errors
@@ -87,7 +86,7 @@ class CaseWorker:
         return OneByOne(job)
 
 
-def of_answer(answer: Any) -> CaseResult:
+def of_answer(answer: object) -> CaseResult:
     """A worker's answer, or the error that it stands for.
 
     Raises:

@@ -24,6 +24,7 @@ from typing import Any
 
 import medseg
 from medseg import errors
+from medseg.bundle.load import Trust
 from medseg.bundle.made_here import is_ours
 from medseg.cases.batch import CaseResult
 from medseg.errors import BundleError, ResourceError, printable
@@ -143,7 +144,7 @@ def run_contained(
     request: Mapping[str, Any],
     *,
     cases: int,
-    trust: Any,
+    trust: Trust,
     progress: Callable[[str, int, int], None] | None,
     finished: Callable[[CaseResult, int, int], None] | None,
     printed: Callable[[str], None] | None = None,
@@ -190,7 +191,7 @@ def _level() -> int:
     return logging.getLogger().getEffectiveLevel()
 
 
-def _send(process: subprocess.Popen[bytes], message: Any) -> None:
+def _send(process: subprocess.Popen[bytes], message: object) -> None:
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # its end is told by its exit code
         process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -212,7 +213,7 @@ def _child(scratch: str, module: str) -> Iterator[subprocess.Popen[bytes]]:
     previous = None
     if threading.current_thread() is threading.main_thread():
 
-        def stop(number: int, _frame: Any) -> None:
+        def stop(number: int, _frame: object) -> None:
             told_to_stop.append(number)
             process.send_signal(number)
 
@@ -292,7 +293,12 @@ def _events(watched: Watched) -> Iterator[dict[str, Any]]:
 
 
 def _take(
-    event: dict[str, Any], watched: Watched, trust: Any, progress: Any, finished: Any, printed: Any = None
+    event: dict[str, Any],
+    watched: Watched,
+    trust: Trust,
+    progress: Callable[[str, int, int], None] | None,
+    finished: Callable[[CaseResult, int, int], None] | None,
+    printed: Callable[[str], None] | None = None,
 ) -> None:
     """Act on one event; it is read whole before anything of ours is called."""
     try:

@@ -45,7 +45,7 @@ class Channel:
 
         threading.Thread(target=read, daemon=True).start()
 
-    def tell(self, **event: Any) -> None:
+    def tell(self, **event: object) -> None:
         with self.lock:
             self.out.write(json.dumps(event) + "\n")
             self.out.flush()

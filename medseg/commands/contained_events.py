@@ -40,7 +40,7 @@ def _error_of(content: Any) -> MedsegError:
     return found(line) if isinstance(found, type) and issubclass(found, MedsegError) else BundleError(line)
 
 
-def _shown_of(content: Any) -> Any:
+def _shown_of(content: Any) -> object:
     from medseg.bundle.opening.listing import Shown
 
     lines = tuple(escaped(str(line)) for line in content["lines"])

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.bars import notebook_bar
 from medseg.bundle.load import Bundle, Trust, let_code_be_found, load_bundle
@@ -36,6 +36,9 @@ from medseg.selection.cross_validation import (
     predict_out_of_fold,
 )
 from medseg.transforms.postprocessing import Postprocessing, describe
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +149,7 @@ def cross_validate(
 
 def _compared(
     groups: Sequence[tuple[Bundle, ...]],
-    device: Any,
+    device: torch.device,
     settings: ScoreSettings | None,
     workers: int,
     progress: Progress | None,
@@ -272,7 +275,7 @@ def _apart(first: Bundle, second: Bundle) -> str:
     return "" if places[0] == places[1] else f"{first.name} was planned on {places[0]}, {second.name} on {places[1]}"
 
 
-def _candidate(group: tuple[Bundle, ...], device: Any) -> Candidate:
+def _candidate(group: tuple[Bundle, ...], device: torch.device) -> Candidate:
     first = group[0]
     folds = [fold for fold in trained_folds(first) if all(fold in trained_folds(bundle) for bundle in group)]
     if not folds:

@@ -196,7 +196,7 @@ def _curves(bundle: Bundle, fold: int) -> Section | None:
         return None  # a bundle that was trained elsewhere has no runs/
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

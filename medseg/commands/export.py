@@ -66,7 +66,7 @@ def _extra_files(bundle: Bundle) -> dict[str, bytes]:
     return {"inference.json": json.dumps(_clean(bundle.config.raw, bundle)).encode()}
 
 
-def _clean(content: Any, bundle: Bundle) -> Any:
+def _clean(content: object, bundle: Bundle) -> Any:
     """JSON of the bundle without the places of this machine and the names of its cases."""
     return scrub(json.loads(json.dumps(content, default=str)), secrets_of(bundle.layout).table)
 

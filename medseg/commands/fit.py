@@ -49,7 +49,7 @@ def resolve_config(
     fold: int = 0,
     files: Sequence[Path] = (),
     shown: Path | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> dict[str, Any]:
     """train.json with further files, overrides and the run's own settings applied, every key checked.
 

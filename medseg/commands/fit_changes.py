@@ -99,7 +99,7 @@ def flat_settings(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield place, value
 
 
-def _same_part(target: Any) -> Any:
+def _same_part(target: Any) -> object:
     """A target by its definition: a part of medseg has kept its meaning under every name that it had."""
     try:
         return canonical_target(target)

@@ -83,7 +83,7 @@ def _keys(node: Mapping[str, Any], path: str, above: str) -> Iterator[Key]:
             yield Key(f"{path}::{name}" if path else name, fact.default, fact.meaning or above)
 
 
-def _meaning(name: str, value: Any, facts: Mapping[str, Argument]) -> str:
+def _meaning(name: str, value: object, facts: Mapping[str, Argument]) -> str:
     """What a docstring says, else which key it follows, else our table."""
     said = facts[name].meaning if name in facts else ""
     if not said and isinstance(value, str) and value.startswith("@"):
@@ -142,7 +142,7 @@ def _of_fields(made: ast.ClassDef) -> dict[str, Argument]:
     }
 
 
-def _plain(node: ast.expr) -> Any:
+def _plain(node: ast.expr) -> object:
     try:
         value = ast.literal_eval(node)
     except ValueError:
@@ -165,6 +165,6 @@ def _meanings(text: str) -> dict[str, str]:
     return found
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as it is written on a command line."""
     return "" if value is ABSENT else json.dumps(value)

@@ -132,7 +132,7 @@ def _trained_with(folder: Path, fold: int) -> dict[str, Any]:
     return {}
 
 
-def _differences(old: Any, new: Any) -> str:
+def _differences(old: object, new: object) -> str:
     """`mixer: null -> "identity"` for each value that changed."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return f"{json.dumps(old)} -> {json.dumps(new)}"

@@ -51,7 +51,7 @@ def without_addresses(config: Mapping[str, Any], *, quiet: bool = False) -> dict
     return cleaned
 
 
-def _cleaned(node: Any, place: str, found: list[str]) -> Any:
+def _cleaned(node: object, place: str, found: list[str]) -> Any:
     if isinstance(node, Mapping):
         kept = {}
         for key, value in node.items():

@@ -12,7 +12,7 @@ from .fit_keys import shown
 
 
 def _whole(least: int) -> Callable[[Any], str]:
-    def fault(value: Any) -> str:
+    def fault(value: object) -> str:
         right = isinstance(value, int) and not isinstance(value, bool) and value >= least
         return "" if right else f"a whole number, at least {least}"
 
@@ -20,14 +20,14 @@ def _whole(least: int) -> Callable[[Any], str]:
 
 
 def _number(*, above: bool) -> Callable[[Any], str]:
-    def fault(value: Any) -> str:
+    def fault(value: object) -> str:
         right = isinstance(value, int | float) and not isinstance(value, bool) and (value > 0 if above else value >= 0)
         return "" if right else f"a number {'above' if above else 'of at least'} 0"
 
     return fault
 
 
-def _extents(value: Any) -> str:
+def _extents(value: object) -> str:
     right = isinstance(value, list) and len(value) in (2, 3) and not any(_whole(1)(extent) for extent in value)
     return "" if right else "two or three whole numbers above 0, such as [64,64,64]"
 
@@ -74,7 +74,7 @@ def check_values(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} is {value!r}. {nearest(value, known)}")
 
 
-def _choices(project: Any) -> dict[str, Collection[str]]:
+def _choices(project: object) -> dict[str, Collection[str]]:
     from medseg.losses import LOSSES
     from medseg.own_parts import Parts
     from medseg.training.optimization import OPTIMIZERS, SCHEDULES

@@ -103,7 +103,7 @@ def with_project(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return made
 
 
-def _names_component(value: Any) -> bool:
+def _names_component(value: object) -> bool:
     if isinstance(value, Mapping):
         return TARGET in value or any(_names_component(part) for part in value.values())
     if isinstance(value, tuple):  # an override

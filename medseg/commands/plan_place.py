@@ -6,11 +6,11 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from medseg.bundle.made_here import note_made
 from medseg.bundle.opening.own_packages import Project
 from medseg.bundle.write import edited_files, write_bundle
+from medseg.datasets import Dataset
 from medseg.errors import BundleError
 from medseg.interruption import run_to_the_end
 from medseg.io.atomic import is_temporary, remove_leftovers, temporary_beside, vanishing
@@ -62,7 +62,13 @@ def check_place(output: Path, *, overwrite: bool) -> None:
 
 
 def put_bundle(
-    output: Path, plan: Plan, dataset: Any, *, keep_old: bool, project: Project | None = None, code: bool = False
+    output: Path,
+    plan: Plan,
+    dataset: Dataset | None,
+    *,
+    keep_old: bool,
+    project: Project | None = None,
+    code: bool = False,
 ) -> None:
     """Write the bundle beside its place and move it there; what was there is kept as `NAME.previous_1` or removed.
 

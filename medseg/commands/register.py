@@ -51,7 +51,7 @@ def requirements(metadata: dict[str, Any]) -> list[str]:
     return lines
 
 
-def requirement_line(package: Any, version: Any) -> str:
+def requirement_line(package: object, version: object) -> str:
     """One requirement that pip takes from its index.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Bundle, load_bundle
@@ -22,6 +22,11 @@ from medseg.io import Case, Volume, find_inputs, write_label
 from medseg.io.channels import check_order, told_by_name
 from medseg.io.in_memory import affine_of, as_given, volume_of
 from medseg.types import Affine, FilePath
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
 
 
 class LoadedBundle:
@@ -49,14 +54,45 @@ class LoadedBundle:
         """Input channel -> modality, in the order in which the network takes them."""
         return dict(self.bundle.channels)
 
+    @overload
+    def __call__(
+        self, image: object, output: FilePath, *, affine: Affine | None = None, spacing: Sequence[float] | None = None
+    ) -> Path: ...
+    @overload
     def __call__(
         self,
-        image: Any,
+        image: torch.Tensor,
+        output: None = None,
+        *,
+        affine: Affine | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> torch.Tensor: ...
+    @overload
+    def __call__(
+        self,
+        image: NDArray[np.generic] | FilePath | Sequence[FilePath],
+        output: None = None,
+        *,
+        affine: Affine | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> NDArray[np.integer]: ...
+    @overload
+    def __call__(
+        self,
+        image: object,
+        output: None = None,
+        *,
+        affine: Affine | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> object: ...
+    def __call__(
+        self,
+        image: object,
         output: FilePath | None = None,
         *,
         affine: Affine | None = None,
         spacing: Sequence[float] | None = None,
-    ) -> Any:
+    ) -> object:
         """The label map of one image, on the image's own grid.
 
         Args:

@@ -129,11 +129,11 @@ class MonaiSegmenter:
         }
 
 
-def _values(output: Any) -> Any:
+def _values(output: object) -> Any:
     return output.values() if isinstance(output, dict) else output
 
 
-def _left_out(step: Any) -> bool:
+def _left_out(step: object) -> bool:
     return isinstance(step, LoadImaged | SaveImaged) or type(step).__name__.startswith(LEFT_OUT)
 
 

@@ -16,7 +16,6 @@ import socket
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from medseg.errors import MedsegError, ResourceError
 from medseg.interruption import at_the_end, wait_if_ending
@@ -117,7 +116,7 @@ def write_text(path: FilePath, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: FilePath, value: Any) -> None:
+def write_json(path: FilePath, value: object) -> None:
     """Write JSON (indented, final line feed, NaN refused) atomically.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 # What Excel, LibreOffice and Google Sheets take for the beginning of a formula, also after blanks; full-width forms too.
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212")
@@ -12,7 +11,7 @@ CONTROLS = ("\t", "\n", "\0")
 INSIDE = re.compile(rf"((?:;|(?<=[\s\S])\t)[ \u00a0\ufeff\u200b]*)(?=[{re.escape(''.join(FORMULA))}])")
 
 
-def text_cell(value: Any) -> Any:
+def text_cell(value: object) -> object:
     """Text that would begin a formula gets an apostrophe before it; numbers and other text stay as they are.
 
     Example:

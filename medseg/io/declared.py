@@ -19,7 +19,7 @@ DESCRIPTION = "dataset.json"
 OF_IMAGES = {"images", "imagestr", "imagests", "imagesva", "imagesval", "test_images"}
 
 
-def value_to_name(path: Path, entry: Any) -> dict[int, str]:
+def value_to_name(path: Path, entry: object) -> dict[int, str]:
     """Labels or channels written as {"0": "background"} (Decathlon) or {"background": 0} (nnU-Net), as value -> name.
 
     Raises:

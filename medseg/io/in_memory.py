@@ -38,7 +38,7 @@ def affine_of(affine: Affine | None, spacing: Sequence[float] | None) -> Affine 
     return given
 
 
-def volume_of(image: Any, affine: Affine | None) -> Volume:
+def volume_of(image: object, affine: Affine | None) -> Volume:
     """What is in memory as a volume.
 
     Args:
@@ -87,7 +87,7 @@ def _one(image: Any, affine: Affine | None) -> tuple[NDArray[np.float32], Affine
     return values.astype(np.float32, copy=False), own
 
 
-def _kind(image: Any) -> str:
+def _kind(image: object) -> str:
     """Which library an image comes from, without importing one."""
     module = type(image).__module__.partition(".")[0]
     names = {cls.__module__.partition(".")[0] for cls in type(image).__mro__}
@@ -104,7 +104,7 @@ def _affine_of_itk(image: Any) -> Affine:
     return _LPS @ affine
 
 
-def as_given(label: NDArray[np.integer], image: Any, volume: Volume) -> Any:
+def as_given(label: NDArray[np.integer], image: Any, volume: Volume) -> object:
     """A label map (X, Y, Z) as the kind of thing that the image was: tensor (int32, CPU), nibabel or SimpleITK image, array."""
     kind = _kind(image)
     if kind == "nibabel":

@@ -21,7 +21,7 @@ from .declared import DESCRIPTION, channel_names
 from .volume import case_name
 
 
-def listed_case(path: Path, entry: Any, channels: Mapping[int, str], *, labelled: bool) -> Case:
+def listed_case(path: Path, entry: object, channels: Mapping[int, str], *, labelled: bool) -> Case:
     """One entry of "training" or "test".
 
     Args:
@@ -82,7 +82,7 @@ def subject_of(name: str) -> str | None:
     return match[1] if match else None
 
 
-def _several(entry: Any) -> bool:
+def _several(entry: object) -> bool:
     image = entry.get("image") if isinstance(entry, dict) else entry
     return (
         isinstance(image, dict)
@@ -121,7 +121,7 @@ def _in_order(path: Path, files: list[Path], channels: Mapping[int, str]) -> dic
     return order
 
 
-def _existing(path: Path, listed: Any) -> Path:
+def _existing(path: Path, listed: object) -> Path:
     if not isinstance(listed, str):
         raise DataError(f"{path}: the entry has {listed!r} for a file, expected one file.")
     file = path.parent / listed

@@ -224,7 +224,7 @@ def _beats(path: Path) -> int:
         return 0
 
 
-def _is_alive(pid: Any) -> bool:
+def _is_alive(pid: object) -> bool:
     import psutil
 
     return isinstance(pid, int) and bool(psutil.pid_exists(pid))

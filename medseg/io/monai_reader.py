@@ -29,7 +29,7 @@ class VolumeReader(ImageReader):
     def __init__(self, allow_shear: bool = False) -> None:
         self.allow_shear = bool(allow_shear)
 
-    def verify_suffix(self, filename: Any) -> bool:
+    def verify_suffix(self, filename: object) -> bool:
         """True: what cannot be read ends in an error that says why."""
         return True
 

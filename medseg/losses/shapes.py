@@ -106,7 +106,7 @@ class DiceBoundaryLoss(ShapeLoss):
         settings: of `DiceCELoss`.
     """
 
-    def __init__(self, *, shape_weight: float = 0.01, **settings: Any) -> None:
+    def __init__(self, *, shape_weight: float = 0.01, **settings: object) -> None:
         super().__init__(shape_weight=shape_weight, **settings)
 
     def _shape(self, probabilities: Tensor, truth: Tensor, counted: Tensor) -> Tensor:

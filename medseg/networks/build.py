@@ -41,7 +41,7 @@ def build_network(
     condition_width: int = 0,
     checkpointing: bool = False,
     project: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> SegmentationNetwork:
     """A segmentation network by the name of its preset.
 
@@ -168,7 +168,7 @@ def decoder_of(make: "LevelBuilder", channels: Sequence[int], steps: Sequence[tu
     return DECODERS[spec.decoder](sites, list(channels), steps, **decoder_options)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Mappings, tuples and their contents as a JSON file holds them; entries that are None are left out."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items() if entry is not None}

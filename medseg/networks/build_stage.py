@@ -122,7 +122,7 @@ class StageBuilder:
         return steps
 
 
-def made(name: str, kind: Callable[..., nn.Module], *places: Any, **settings: Any) -> nn.Module:
+def made(name: str, kind: Callable[..., nn.Module], *places: object, **settings: object) -> nn.Module:
     """`kind(*places, **settings)`.
 
     Raises:

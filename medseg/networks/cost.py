@@ -76,23 +76,23 @@ def window_attention(qkv: Shape, *rest: Any, out_shape: Sequence[Shape]) -> int:
     return 4 * batch * windows * heads * tokens * keys * qkv[-1]
 
 
-def full_attention(q: Shape, k: Shape, v: Shape, *rest: Any, **options: Any) -> int:
+def full_attention(q: Shape, k: Shape, v: Shape, *rest: object, **options: object) -> int:
     """Scores and weighted sum of torch's attention; q (B, H, N, E)."""
     pairs = q[0] * q[1] * q[2] * k[2]
     return 2 * pairs * (q[3] + v[3])
 
 
-def short_conv(x: Shape, weight: Shape, *rest: Any, **options: Any) -> int:
+def short_conv(x: Shape, weight: Shape, *rest: object, **options: object) -> int:
     """Taps (R, C, T) over tokens (B, N, C)."""
     return 2 * x[0] * x[1] * math.prod(weight)
 
 
-def selective_scan(u: Shape, delta: Shape, rate: Shape, *rest: Any, out_shape: Sequence[Shape]) -> int:
+def selective_scan(u: Shape, delta: Shape, rate: Shape, *rest: object, out_shape: Sequence[Shape]) -> int:
     """Per token, channel and state: decay and write (a product each), new state and reading (a multiply-add each)."""
     return 6 * math.prod(out_shape[1]) * u[2]  # last states: (B, R, C, S)
 
 
-def convolved_scan(u: Shape, taps: Shape, taps_bias: Any, project: Shape, expand: Shape, rate: Shape, *rest: Any,
+def convolved_scan(u: Shape, taps: Shape, taps_bias: object, project: Shape, expand: Shape, rate: Shape, *rest: object,
                    out_shape: Sequence[Shape]) -> int:  # fmt: skip
     """Mamba's op: convolution, both projections and the scan."""
     batch, tokens, channels = u
@@ -102,7 +102,7 @@ def convolved_scan(u: Shape, taps: Shape, taps_bias: Any, project: Shape, expand
     return short_conv(u, taps) + projections + scan
 
 
-def linear_recurrence(q: Shape, k: Shape, v: Shape, g: Any, beta: Any, *rest: Any, **options: Any) -> int:
+def linear_recurrence(q: Shape, k: Shape, v: Shape, g: object, beta: object, *rest: object, **options: object) -> int:
     """Per token and head, on a state of K x V: write and read, forgetting where gated, the old value where it is a delta rule."""
     delta = rest[5]
     per_state = 4 + (g is not None) + 2 * bool(delta)
@@ -115,12 +115,12 @@ def real_transform(real: Shape, axes: Sequence[int]) -> int:
     return int(2.5 * math.prod(real) * math.log2(max(points, 1)))
 
 
-def to_frequencies(x: Shape, axes: Sequence[int], *rest: Any, **options: Any) -> int:
+def to_frequencies(x: Shape, axes: Sequence[int], *rest: object, **options: object) -> int:
     """aten's transform of a real tensor."""
     return real_transform(x, axes)
 
 
-def from_frequencies(x: Shape, axes: Sequence[int], *rest: Any, out_shape: Shape, **options: Any) -> int:
+def from_frequencies(x: Shape, axes: Sequence[int], *rest: object, out_shape: Shape, **options: object) -> int:
     """aten's transform to a real tensor."""
     return real_transform(out_shape, axes)
 

@@ -18,7 +18,7 @@ def build_split_network(
     in_channels: int | None = None,
     out_channels: int = 2,
     deep_supervision: bool = True,
-    **words: Any,
+    **words: object,
 ) -> SegmentationNetwork:
     """A network whose encoders live at several sites and whose decoder lives at the one with the labels.
 

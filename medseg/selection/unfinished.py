@@ -93,12 +93,12 @@ def finish(layout: Layout) -> None:
     layout.unfinished.unlink(missing_ok=True)
 
 
-def text_of(value: Any) -> bytes:
+def text_of(value: object) -> bytes:
     """A JSON file's bytes, as `write_json` writes it."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
-def check_content(layout: Layout, content: Any) -> None:
+def check_content(layout: Layout, content: object) -> None:
     """Refuse anything but configurations of a bundle and weights of its other members. Raises ValueError."""
     allowed = [
         layout.train,

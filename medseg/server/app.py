@@ -16,7 +16,6 @@ import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from medseg.errors import ResourceError
 
@@ -72,7 +71,7 @@ class PageServer(ThreadingHTTPServer):
         """What a browser on this machine calls this server."""
         return f"{LOOPBACK}:{self.server_port}", f"localhost:{self.server_port}"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """A browser that closes a connection early is no error of ours."""
 
 
@@ -89,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
-    def log_message(self, format: str, *values: Any) -> None:
+    def log_message(self, format: str, *values: object) -> None:
         """Silent: a line per request would hold the token."""
 
     def _answer(self) -> None:

@@ -45,7 +45,7 @@ def data_fingerprint(cases: Sequence[Case]) -> str:
     return total.hexdigest()
 
 
-def make_manifest(*, seed: int, device: str, data_hash: str | None = None, **facts: Any) -> dict[str, Any]:
+def make_manifest(*, seed: int, device: str, data_hash: str | None = None, **facts: object) -> dict[str, Any]:
     """The record of one run, JSON-ready; no path, host or user name enters it."""
     return {
         "medseg": __version__,

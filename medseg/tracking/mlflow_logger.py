@@ -79,7 +79,7 @@ class RunLogger(Logger):
         return self.run.run_id
 
     @property
-    def monitor(self) -> Any:
+    def monitor(self) -> object:
         """MLflow's monitor of the machine, while it runs."""
         return self.run.monitor
 
@@ -102,7 +102,7 @@ class RunLogger(Logger):
         values = {name: float(value) for name, value in metrics.items()}
         self.outbox.put(Entry("metrics", {"values": values, "step": step}))
 
-    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+    def log_hyperparams(self, params: object, *_: object, **__: object) -> None:
         self.log_once(dict(params) if isinstance(params, dict) else vars(params))
 
     def log_once(self, settings: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ class RunLogger(Logger):
         self.outbox.close(self.patience if status in ("success", "finished") else BROKEN)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 

@@ -14,7 +14,7 @@ from .own_store import artifact_place, database, set_foreign_store_aside, sqlite
 log = logging.getLogger(__name__)
 
 
-def _signature() -> Any:
+def _signature() -> object:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 

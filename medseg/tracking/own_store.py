@@ -17,7 +17,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from medseg.io.atomic import atomic_path
 from medseg.io.locks import alone_in
@@ -93,7 +92,7 @@ def _unsynced() -> Iterator[None]:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    def hasten(connection: Any, _: Any) -> None:
+    def hasten(connection: object, _: object) -> None:
         if threading.current_thread() is here and isinstance(connection, sqlite3.Connection):
             connection.execute("pragma synchronous = off")
 
@@ -105,7 +104,7 @@ def _unsynced() -> Iterator[None]:
         event.remove(Engine, "connect", hasten)
 
 
-def dispose(logger: Any) -> None:
+def dispose(logger: object) -> None:
     """Close a logger's connections: they may lead to a file that is gone from its place."""
     client = getattr(logger, "_mlflow_client", None)
     engine = getattr(getattr(getattr(client, "_tracking_client", None), "store", None), "engine", None)

@@ -34,7 +34,7 @@ def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> Any:
     if isinstance(value, str | int | float) or value is None:
         return "preset's own" if value is None else value
     text = json.dumps(value, sort_keys=True, default=str)

@@ -215,7 +215,7 @@ def _time_validation(module: SegmentationModule, data: SegmentationData, trainer
     return [window_s * _count_windows(module.inferer, shape) for shape in shapes]
 
 
-def _window(inferer: Any, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _window(inferer: object, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Extent and overlap of the windows in a volume; a network of slices has windows of one slice."""
     roi_size, overlap = getattr(inferer, "roi_size", None), getattr(inferer, "overlap", 0.5)
     if isinstance(roi_size, list | tuple) and len(roi_size) == 2 and len(shape) == 3:
@@ -223,7 +223,7 @@ def _window(inferer: Any, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[
     return window_size(roi_size or 0, shape), tuple(per_axis(overlap, len(shape), "overlap"))
 
 
-def _count_windows(inferer: Any, shape: Sequence[int]) -> int:
+def _count_windows(inferer: object, shape: Sequence[int]) -> int:
     roi_size, overlap = _window(inferer, shape)
     padded = [max(size, roi) for size, roi in zip(shape, roi_size, strict=True)]
     return len(window_starts(padded, roi_size, overlap))

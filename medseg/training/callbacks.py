@@ -39,7 +39,7 @@ class Progress(Callback):
             self.step.done = self.step.first = first
             self.bar = open_bar("training", total, unit="step", first=first)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
         if self.step is not None:
             self.step.advance(trainer.global_step)
         if self.bar is not None:

@@ -23,7 +23,7 @@ NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-l
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written atomically and read without running pickled code."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:

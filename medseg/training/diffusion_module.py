@@ -129,7 +129,7 @@ class DiffusionModule(SegmentationModule):
             self.trainer.logger.log_file(path)
 
 
-def _no_windows(*_: Any, **__: Any) -> Tensor:
+def _no_windows(*_: object, **__: object) -> Tensor:
     raise ConfigError("a generator segments nothing; use medseg synthesize sample")
 
 

@@ -48,7 +48,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         module.configure_model = configure_model  # Lightning shards nothing without it
         super().setup_environment()
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: object, weights_only: bool | None = None) -> dict[str, Any]:
         AtomicCheckpointIO().load_checkpoint(checkpoint_path, map_location="meta")  # what is wrong with it is told
         return super().load_checkpoint(checkpoint_path, weights_only=True)
 

@@ -90,7 +90,7 @@ class SegmentationModule(pl.LightningModule):
         """Logits (B, K, *space) of images (B, C, *space)."""
         return self.network(image)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         self.place = Place.of(f"training step {self.global_step}", batch)
         torch.manual_seed(self.step_seed)
 
@@ -121,7 +121,7 @@ class SegmentationModule(pl.LightningModule):
         self.log("train_loss", self.mean_loss, on_step=False, on_epoch=True)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         self.place = None
 
     def explain(self, error: BaseException) -> MedsegError | None:
@@ -129,7 +129,7 @@ class SegmentationModule(pl.LightningModule):
         return None if self.place is None else explain_step(error, self.place, getattr(self.network, "divisor", ()))
 
     @contextmanager
-    def at(self, what: str, batch: Any) -> Iterator[None]:
+    def at(self, what: str, batch: object) -> Iterator[None]:
         """Errors inside are told with the batch's cases."""
         try:
             yield
@@ -159,10 +159,10 @@ class SegmentationModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._overlaps = []
 
-    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_validation_batch_start(self, batch: object, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.place = Place.of("validation", batch)
 
-    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_validation_batch_end(self, outputs: object, batch: object, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.place = None
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import psutil
 import pytorch_lightning as pl
@@ -22,11 +21,11 @@ class Pace(Callback):
         self._steps = self._step_s = self._wait_s = 0.0
         self._ended = time.monotonic()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
         self._began = time.monotonic()
         self._wait_s += self._began - self._ended
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
         self._ended = time.monotonic()
         self._step_s += self._ended - self._began
         self._steps += 1

@@ -71,7 +71,7 @@ def preprocess_case(
     return build
 
 
-def _float32(image: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _float32(image: object) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ascontiguousarray(image, dtype=np.float32)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -40,7 +39,7 @@ class Place:
     shape: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, what: str, batch: Any) -> Place:
+    def of(cls, what: str, batch: object) -> Place:
         """The place of a batch as the loaders make it."""
         if not isinstance(batch, Mapping):
             return cls(what, ())

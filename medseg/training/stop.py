@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -46,7 +45,7 @@ class StopOnSignal(Callback):
             self.deferral.take_back()
             trainer._signal_connector.received_sigterm = False
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
         left = int(trainer.num_training_batches) - progress.current.ready
         if left <= 0:
@@ -66,7 +65,7 @@ class StopOnSignal(Callback):
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began = time.monotonic()
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
         long = max(time.monotonic() - self._began, self._validation_s) > LONG_VALIDATION_S
         # each process by itself: they validate different cases, and a signal that ends a training goes to all of them
         if self.path.is_file() and long and (asked := self._mine):
@@ -91,7 +90,7 @@ class StopOnSignal(Callback):
         return 0 if self.deferral is None or self.deferral.received is None else int(self.deferral.received)
 
 
-def module_tensor(trainer: pl.Trainer, value: float) -> Any:
+def module_tensor(trainer: pl.Trainer, value: float) -> object:
     """A number as a tensor where the processes exchange theirs."""
     import torch
 

@@ -35,7 +35,7 @@ class Processes:
     num_nodes: int = 1
 
     @classmethod
-    def of(cls, device: torch.device, devices: Any, num_nodes: int | None) -> Processes:
+    def of(cls, device: torch.device, devices: object, num_nodes: int | None) -> Processes:
         """What was asked for; where torchrun or srun has started several, as many as they are.
 
         Raises:
@@ -77,7 +77,7 @@ def _started(variables: Mapping[str, str] = os.environ) -> Processes | None:
     return None
 
 
-def _agree(key: str, asked: Any, started: int) -> None:
+def _agree(key: str, asked: object, started: int) -> None:
     asked = len(asked) if isinstance(asked, list) else asked
     if asked in (None, "auto", started):
         return
@@ -87,7 +87,7 @@ def _agree(key: str, asked: Any, started: int) -> None:
     )
 
 
-def make_strategy(name: Any, processes: Processes) -> str | Strategy:
+def make_strategy(name: object, processes: Processes) -> str | Strategy:
     """Lightning's strategy for a word of train.json.
 
     Raises:
@@ -105,7 +105,7 @@ def make_strategy(name: Any, processes: Processes) -> str | Strategy:
     return str(name)
 
 
-def precision_settings(strategy: str | Strategy, precision: Any) -> dict[str, Any]:
+def precision_settings(strategy: str | Strategy, precision: object) -> dict[str, Any]:
     """How the trainer is told the precision.
 
     Raises:

@@ -70,8 +70,8 @@ def make_trainer(
     *,
     bundle_root: str = ".",
     fold: int = 0,
-    device: Any = "auto",
-    devices: Any = None,
+    device: object = "auto",
+    devices: object = None,
     num_nodes: int | None = None,
     strategy: str = "auto",
     precision: str = "auto",
@@ -84,7 +84,7 @@ def make_trainer(
     tracking: bool = True,
     tracking_uri: str | None = None,
     parent_run: str | None = None,
-    **trainer_settings: Any,
+    **trainer_settings: object,
 ) -> pl.Trainer:
     """A Lightning trainer that checkpoints, records and reports.
 

@@ -21,7 +21,7 @@ GRID = "medseg_grid"
 SOURCE_AFFINE = "medseg_source_affine"
 
 
-def _as_meta(value: Any) -> MetaTensor:
+def _as_meta(value: object) -> MetaTensor:
     return value if isinstance(value, MetaTensor) else MetaTensor(torch.as_tensor(np.asarray(value)))
 
 

@@ -52,9 +52,18 @@ def test_the_words_of_plan_are_what_planning_asks_for() -> None:
     assert set(hints) - known == {"regions"}
 
 
-def test_what_load_gives_takes_arrays_and_files() -> None:
-    call = inspect.signature(getattr(typing.get_type_hints(medseg.load)["return"], "__call__"))  # noqa: B004, B009
-    assert list(call.parameters) == ["self", "image", "output", "affine", "spacing"]
+def test_what_load_gives_says_what_comes_back_for_a_file_a_tensor_and_an_array() -> None:
+    made = typing.get_type_hints(medseg.load)["return"]
+    kinds = typing.get_overloads(made.__call__)
+    told = [(kind.__annotations__["image"], kind.__annotations__["return"]) for kind in kinds]
+    assert told == [
+        ("object", "Path"),
+        ("torch.Tensor", "torch.Tensor"),
+        ("NDArray[np.generic] | FilePath | Sequence[FilePath]", "NDArray[np.integer]"),
+        ("object", "object"),  # nibabel and SimpleITK, which have no types
+    ]
+    words = [list(inspect.signature(kind).parameters) for kind in (*kinds, made.__call__)]
+    assert all(each == ["self", "image", "output", "affine", "spacing"] for each in words)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -14,7 +14,7 @@ from medseg.selection.averaging import own_network
 from ..configs.inference import SHARED_KEYS, channel_names, preprocessing_def
 
 
-def _difference(first: Any, second: Any, where: str) -> str:
+def _difference(first: object, second: object, where: str) -> str:
     """The first place where two JSON values differ, with both values."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         for key in [*first, *(key for key in second if key not in first)]:

@@ -58,7 +58,7 @@ def check_evaluation(layout: Layout, configs: Mapping[str, Mapping[str, Any]]) -
     return [_leak(fold, same[0].relative_to(layout.folder).as_posix())] if same else []
 
 
-def _leak(fold: Any, name: str) -> str:
+def _leak(fold: object, name: str) -> str:
     return (
         f"configs/evaluate.json: scores the validation cases of fold {fold} with {name}, whose network was trained on them; "
         "its checkpoint has to be that of @fold"

@@ -71,7 +71,7 @@ def plan_differences(layout: Layout) -> list[Difference]:
     return found
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """A hash of JSON-ready values, however they are laid out in a file."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -86,7 +86,7 @@ def check_plan(layout: Layout) -> list[str]:
     return [f"plan.json and {each.file} differ: {each}" for each in refused(plan_differences(layout))]
 
 
-def _leaves(place: str, planned: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
+def _leaves(place: str, planned: object, found: object) -> Iterator[tuple[str, Any, Any]]:
     """The values below a place that differ; a key that an older train.json lacks has its default there."""
     if found is ABSENT or planned is ABSENT:
         return
@@ -103,6 +103,6 @@ def _leaves(place: str, planned: Any, found: Any) -> Iterator[tuple[str, Any, An
         yield place, planned, found
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -67,7 +67,7 @@ def label_settings(config: SafeConfig, plan: Plan | None = None) -> LabelSetting
     )
 
 
-def _whole(values: Any, whose: str) -> tuple[int, ...]:
+def _whole(values: object, whose: str) -> tuple[int, ...]:
     """Whole numbers, in a list.
 
     Raises:
@@ -163,7 +163,7 @@ def _entries(config: SafeConfig, section: str) -> list[tuple[str, Mapping[str, A
     ]
 
 
-def _name(entry: Any) -> str:
+def _name(entry: object) -> str:
     return str(entry.get("_target_", "")).rpartition(".")[2] if isinstance(entry, Mapping) else str(entry)
 
 

@@ -20,7 +20,7 @@ class GrammarError(ValueError):
     """An expression lies outside the language, or exceeds one of its limits; the message says why."""
 
 
-def count(value: Any) -> int:
+def count(value: object) -> int:
     """Values in a bounded value, itself included."""
     total, waiting = 0, [value]
     while waiting:
@@ -33,7 +33,7 @@ def count(value: Any) -> int:
     return total
 
 
-def bounded(value: Any) -> Any:
+def bounded(value: Any) -> object:
     """The value itself, when it is data within the limits; lists that are inside several times count each time.
 
     Raises:
@@ -73,7 +73,7 @@ def _counted(*limits: int) -> list[int]:
     return list(numbers)
 
 
-def _total(items: Iterable[Any], start: Any = 0) -> Any:
+def _total(items: Iterable[Any], start: object = 0) -> object:
     """Sum of numbers, or lists behind each other, in time that grows with what comes out."""
     if isinstance(start, (list, tuple)):
         joined: list[Any] = list(start)
@@ -86,7 +86,7 @@ def _total(items: Iterable[Any], start: Any = 0) -> Any:
     return _folded(operator.add, start, items)
 
 
-def _folded(operation: Callable[[Any, Any], Any], start: Any, items: Iterable[Any]) -> Any:
+def _folded(operation: Callable[[Any, Any], Any], start: object, items: Iterable[Any]) -> object:
     total = start
     for item in (start, *_few(list(items))):
         if not isinstance(item, (int, float)):
@@ -108,7 +108,7 @@ def _integer(value: Any = 0) -> int:
     return int(value)
 
 
-def _text(value: Any = "") -> str:
+def _text(value: object = "") -> str:
     if not isinstance(value, (str, int, float, bool, type(None))):
         raise GrammarError("writes a list as text")
     return str(value)
@@ -125,7 +125,7 @@ def _joined(*parts: str) -> str:
 
 
 def _needs_numbers(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def call(value: Any) -> Any:
+    def call(value: object) -> Any:
         if not isinstance(value, (int, float)):
             raise GrammarError("computes with something else than a number")
         return function(value)
@@ -167,7 +167,7 @@ def add(left: Any, right: Any) -> Any:
     return left + right
 
 
-def multiply(left: Any, right: Any) -> Any:
+def multiply(left: Any, right: Any) -> object:
     """Product of numbers, or a text or list repeated.
 
     Raises:
@@ -179,7 +179,7 @@ def multiply(left: Any, right: Any) -> Any:
     return bounded(left * right)
 
 
-def power(left: Any, right: Any) -> Any:
+def power(left: Any, right: Any) -> object:
     """`left ** right` of numbers.
 
     Raises:
@@ -190,7 +190,7 @@ def power(left: Any, right: Any) -> Any:
     return left**right
 
 
-def remainder(left: Any, right: Any) -> Any:
+def remainder(left: Any, right: Any) -> object:
     """`left % right` of numbers; texts are not formatted.
 
     Raises:

@@ -13,7 +13,7 @@ from .grammar import Clock, check_data, compute, imported_names, parse
 MAX_LIVE = 10_000  # of one file: components, expressions, references, and the tables and lists that hold them
 
 
-def walk(node: Any, key: str = "", *, inert: Mapping[int, int] | None = None) -> Iterator[tuple[str, Any]]:
+def walk(node: object, key: str = "", *, inert: Mapping[int, int] | None = None) -> Iterator[tuple[str, Any]]:
     """Every node of a configuration with its id, itself first.
 
     Args:
@@ -40,16 +40,16 @@ def is_plain(value: Any) -> bool:
     return not value.startswith(("@", "$", "%")) if kind is str else kind in (int, float, bool, type(None))
 
 
-def is_step(name: Any) -> bool:
+def is_step(name: object) -> bool:
     """Whether a key, or an index, can be a step of an id."""
     return isinstance(name, int) or (isinstance(name, str) and bool(name) and "#" not in name and "::" not in name)
 
 
-def inert_nodes(config: Any) -> dict[int, int]:
+def inert_nodes(config: object) -> dict[int, int]:
     """`id()` of each table and list in which all values stand for themselves -> number of values in it, itself included."""
     found: dict[int, int] = {}
 
-    def look(node: Any) -> int:
+    def look(node: object) -> int:
         if isinstance(node, Mapping):
             children, still = node.values(), "_target_" not in node and all(map(is_step, node))
         elif isinstance(node, list):

@@ -38,7 +38,7 @@ class Form:
     needs: tuple[tuple[str, str], ...] = ()
 
 
-def _device(holes: dict[str, Any]) -> Any:
+def _device(holes: dict[str, Any]) -> object:
     import torch
 
     first, second = holes["TEXT_a"], holes.get("TEXT_b", holes["TEXT_a"])
@@ -164,7 +164,7 @@ LEFT_UNDONE = tuple(
 )
 
 
-def _number(node: Any) -> float | None:
+def _number(node: object) -> float | None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         below = _number(node.operand)
         return None if below is None else -below
@@ -179,7 +179,7 @@ class _Match:
         self.aliases = aliases
         self.holes: dict[str, Any] = {}
 
-    def same(self, found: Any, wanted: Any) -> bool:
+    def same(self, found: object, wanted: object) -> bool:
         hole = getattr(wanted, "id", None) or getattr(wanted, "arg", None) if isinstance(wanted, ast.AST) else None
         if (
             isinstance(hole, str)

@@ -100,7 +100,7 @@ COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-def _known(symbol: Any, table: Mapping[Any, Any]) -> Any:
+def _known(symbol: object, table: Mapping[Any, Any]) -> object:
     if type(symbol) not in table:
         raise GrammarError(f"uses the operator {type(symbol).__name__}")
     return table[type(symbol)]
@@ -129,7 +129,7 @@ def _compare_parts(node: ast.Compare) -> list[Any]:
     return [node.left, *node.comparators]
 
 
-def _compare(node: ast.Compare, value: Compute) -> Any:
+def _compare(node: ast.Compare, value: Compute) -> object:
     left = value(node.left)
     for symbol, right_node in zip(node.ops, node.comparators, strict=True):
         right = value(right_node)
@@ -139,7 +139,7 @@ def _compare(node: ast.Compare, value: Compute) -> Any:
     return True
 
 
-def _either(node: ast.BoolOp, value: Compute) -> Any:
+def _either(node: ast.BoolOp, value: Compute) -> object:
     result: Any = None
     for part in node.values:
         result = value(part)
@@ -163,7 +163,7 @@ def _call_parts(node: ast.Call) -> list[Any]:
     return list(node.args)
 
 
-def _call(node: ast.Call, value: Compute) -> Any:
+def _call(node: ast.Call, value: Compute) -> object:
     return FUNCTIONS[dotted_name(node.func, getattr(node, "aliases", {})) or ""](*[value(part) for part in node.args])
 
 

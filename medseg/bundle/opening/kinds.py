@@ -45,12 +45,12 @@ class Kind:
     says: str
     accepts: Callable[[Any, Mapping[str, Any]], bool]
 
-    def takes(self, value: Any, config: Mapping[str, Any]) -> bool:
+    def takes(self, value: object, config: Mapping[str, Any]) -> bool:
         """Whether a value may be given: None always may, and so does what is not known yet."""
         return value is None or (isinstance(value, Made) and value.role == LATER) or self.accepts(value, config)
 
 
-def _each(value: Any, test: Callable[[Any], bool], depth: int = 3, most: int = MAX_LIST) -> bool:
+def _each(value: object, test: Callable[[Any], bool], depth: int = 3, most: int = MAX_LIST) -> bool:
     if isinstance(value, (list, tuple)):
         return depth > 0 and len(value) <= most and all(_each(item, test, depth - 1, most) for item in value)
     return value is None or (isinstance(value, Made) and value.role == LATER) or test(value)
@@ -91,7 +91,7 @@ def setting(name: str) -> Kind:
     return Kind(f"@{name}", lambda value, config: value == config.get(name))
 
 
-def _is_data(value: Any, depth: int = 6) -> bool:
+def _is_data(value: object, depth: int = 6) -> bool:
     if isinstance(value, Made):
         return value.role == LATER
     if isinstance(value, (list, tuple)):
@@ -101,7 +101,7 @@ def _is_data(value: Any, depth: int = 6) -> bool:
     return type(value) in (int, float, str, bool, type(None))
 
 
-def _is_layer(value: Any) -> bool:
+def _is_layer(value: object) -> bool:
     if isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], dict):
         named = {key: item for key, item in value[1].items() if key in LAYER_SETTINGS}
         return (
@@ -110,7 +110,7 @@ def _is_layer(value: Any) -> bool:
     return _is_layer_word(value)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, bool) or _is_number(value)
 
 

@@ -99,7 +99,7 @@ def _named(inventory: Inventory) -> list[str]:
     ]
 
 
-def _content(path: Any) -> Any:
+def _content(path: Any) -> object:
     if path.suffix.lower() == ".json":
         return read_json(path)
     from .parser import read_file
@@ -110,7 +110,7 @@ def _content(path: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _nodes(content: Any) -> Iterator[Any]:
+def _nodes(content: object) -> Iterator[Any]:
     """Every mapping and text of a configuration, each shared part once.
 
     Raises:

@@ -31,10 +31,10 @@ def measured() -> Iterator[None]:
         if counts[what] > most:
             raise BundleError(f"makes a network of more than {most} {what}; no bundle that we know comes near that")
 
-    def on_module(_module: Any, _name: str, _child: Any) -> None:
+    def on_module(_module: object, _name: str, _child: object) -> None:
         add("modules", 1, MOST_MODULES)
 
-    def on_numbers(_module: Any, _name: str, value: Any) -> None:
+    def on_numbers(_module: object, _name: str, value: Any) -> None:
         add("numbers", 0 if value is None else value.numel(), MOST_NUMBERS)
 
     handles = [

@@ -94,7 +94,7 @@ _active: OwnModules | None = None
 _closed: set[Path] = set()
 
 
-def _comes_from(module: Any, root: Path) -> bool:
+def _comes_from(module: object, root: Path) -> bool:
     """Whether a loaded module's file or folder lies below a resolved folder; no look at the disk for thousands of them."""
     spec = getattr(module, "__spec__", None)
     places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or [])]
@@ -110,7 +110,7 @@ def _inside(place: str, root: Path) -> bool:
 class _NothingHere:
     """What the import system finds in a closed folder."""
 
-    def find_spec(self, fullname: str, target: Any = None) -> None:
+    def find_spec(self, fullname: str, target: object = None) -> None:
         return None
 
     def invalidate_caches(self) -> None: ...

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import ConfigError
@@ -102,7 +101,7 @@ def run_files(bundle: Path, project: Project | None, before: Inventory | None) -
     return Inventory(bundle.resolve(), files, copy)
 
 
-def named_project(value: Any, beside: Path | None = None) -> Project | None:
+def named_project(value: object, beside: Path | None = None) -> Project | None:
     """The project that a command line or a configuration file of the user names; None for null.
 
     Args:

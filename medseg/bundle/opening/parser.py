@@ -89,7 +89,7 @@ class SafeConfig:
         """As `get`, but built anew."""
         return self._take(self._new_reader(), key)
 
-    def _take(self, reader: Reader, key: str) -> Any:
+    def _take(self, reader: Reader, key: str) -> object:
         if key not in self:
             raise BundleError(f"{self.source}: has no {key!r}")
         try:

@@ -82,7 +82,7 @@ class Reader:
             raise found
         return found
 
-    def _value(self, key: str, node: Any) -> Any:
+    def _value(self, key: str, node: object) -> object:
         if id(node) in self.inert:
             self.sizes[key] = self.inert[id(node)]
             self._limit(key)
@@ -111,12 +111,12 @@ class Reader:
         if self.sizes[key] > MAX_VALUES:
             raise Refusal(key, "...", f"holds more than {MAX_VALUES} values")
 
-    def _child(self, key: str, name: Any, child: Any) -> Any:
+    def _child(self, key: str, name: object, child: object) -> object:
         if not is_step(name):
             raise Refusal(key, str(name), "is a key that no id can name")
         return child if is_plain(child) else self.at(f"{key}::{name}")
 
-    def _reference(self, key: str, wanted: str) -> Any:
+    def _reference(self, key: str, wanted: str) -> object:
         if look_up(self.config, wanted) is ABSENT:
             if wanted.split("::")[0] == "_meta_":
                 raise Refusal(key, f"@{wanted}", "takes a value from metadata.json, which is not done without trust")
@@ -127,7 +127,7 @@ class Reader:
         self.sizes[key] = self.sizes.get("::".join(steps_of(wanted)), 1)
         return None if value is DISABLED else value
 
-    def _expression(self, key: str, node: str) -> Any:
+    def _expression(self, key: str, node: str) -> object:
         try:
             with self.clock:
                 tree, form = judged(node[1:], self.aliases)
@@ -137,7 +137,7 @@ class Reader:
         except GrammarError as error:
             raise Refusal(key, node, str(error)) from error
 
-    def _computed(self, key: str, tree: Any) -> Any:
+    def _computed(self, key: str, tree: Any) -> object:
         later: list[str] = []
 
         def resolve(wanted: str) -> Any:
@@ -156,7 +156,7 @@ class Reader:
         self.sizes[key] = count(value)
         return value
 
-    def _form(self, key: str, node: str, form: Any, holes: Mapping[str, Any]) -> Any:
+    def _form(self, key: str, node: str, form: Any, holes: Mapping[str, Any]) -> object:
         if form.make is None:
             if self.building:
                 return Made(UNUSED, Unused(node))
@@ -172,7 +172,7 @@ class Reader:
             values[hole] = value.value
         return Made(form.role, form.make(values) if self.building else None)
 
-    def _component(self, key: str, node: Mapping[str, Any]) -> Any:
+    def _component(self, key: str, node: Mapping[str, Any]) -> object:
         try:
             row = target_of(node)
         except TargetError as error:
@@ -225,13 +225,13 @@ class Reader:
             ) from error
 
 
-def _means_yes(value: Any) -> bool:
+def _means_yes(value: object) -> bool:
     if isinstance(value, str):
         return value.strip().lower() == "true"
     return not isinstance(value, Made) and bool(value)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A value with every `Made` in it replaced by the thing itself."""
     if isinstance(value, Made):
         return value.value

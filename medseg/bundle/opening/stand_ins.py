@@ -12,7 +12,7 @@ class SaveImagePart:
     Its name begins as those of the steps that `MonaiSegmenter` leaves out.
     """
 
-    def __call__(self, data: Any, lazy: Any = None) -> Any:
+    def __call__(self, data: object, lazy: object = None) -> object:
         return data
 
 
@@ -26,7 +26,7 @@ class Unused:
         return f"<{self.target}, which medseg does itself>"
 
 
-def _load_image(arguments: Mapping[str, Any]) -> Any:
+def _load_image(arguments: Mapping[str, Any]) -> object:
     """MONAI's `LoadImaged`, reading through our own door whatever reader and conversion the bundle names."""
     from monai.transforms import LoadImaged
 

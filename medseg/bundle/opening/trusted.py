@@ -17,7 +17,7 @@ from .parser import SafeConfig
 
 
 @cache
-def _locator() -> Any:
+def _locator() -> object:
     """MONAI's table of its own components; building it takes a second, so every parser of the process shares one."""
     from monai.bundle import ComponentLocator
 
@@ -59,7 +59,7 @@ class TrustedConfig(SafeConfig):
     def __contains__(self, key: str) -> bool:
         return look_up(self.raw, key) is not ABSENT
 
-    def _new_parser(self) -> Any:
+    def _new_parser(self) -> object:
         from monai.bundle import ConfigParser
 
         parser = ConfigParser(self.ready(self.raw))
@@ -92,7 +92,7 @@ class TrustedConfig(SafeConfig):
         """As `get`, but built anew."""
         return self._parsed(self._new_parser(), key)
 
-    def _parsed(self, parser: Any, key: str) -> Any:
+    def _parsed(self, parser: Any, key: str) -> object:
         if key not in self:
             raise BundleError(f"{self.source}: has no {key!r}")
         assert self._modules is not None
@@ -106,7 +106,7 @@ class TrustedConfig(SafeConfig):
             raise BundleError(f"{self.source}: {key} cannot be built: {cause}") from error
 
 
-def inside_only(node: Any, inventory: Inventory, source: str) -> Any:
+def inside_only(node: object, inventory: Inventory, source: str) -> Any:
     """Let every macro that names a file (`%configs/x.json::id`) read the private copy's one.
 
     Raises:

@@ -7,7 +7,6 @@ escapes too.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -117,7 +116,7 @@ def markup(text: str) -> Markup:
     return Markup(text)
 
 
-def render(template: str, **values: Any) -> Markup:
+def render(template: str, **values: object) -> Markup:
     """A part of a page, or a page.
 
     Raises:

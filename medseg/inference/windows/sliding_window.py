@@ -273,7 +273,7 @@ def _plain(
 def _mirrored(network: Callable[..., Outputs], axes: Sequence[int]) -> Callable[..., torch.Tensor]:
     """The network's mean logits over mirror images along spatial axes."""
 
-    def run(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def run(windows: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         return mirrored(functools.partial(_plain, network, args, kwargs), axes)(windows)
 
     return run
@@ -286,7 +286,7 @@ class _Slicewise(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, windows: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         logits = self.network(windows[..., 0], *args, **kwargs)
         assert isinstance(logits, torch.Tensor)
         return logits[..., None]

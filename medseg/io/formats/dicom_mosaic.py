@@ -122,7 +122,7 @@ def check_unused(path: Path, picture: NDArray[Any], used: list[tuple[int, int]],
             )
 
 
-def _count(path: Path, dataset: Any, fields: dict[str, list[str]]) -> int:
+def _count(path: Path, dataset: object, fields: dict[str, list[str]]) -> int:
     stated = [*fields.get("NumberOfImagesInMosaic", []), *_elsewhere(dataset)]
     numbers = {int(float(word)) for word in stated if word}
     if len(numbers) > 1:

@@ -184,7 +184,7 @@ MAY_BE_EMPTY = (
 )  # fmt: skip
 
 
-def _with_empty(dataset: Any) -> Any:
+def _with_empty(dataset: Any) -> object:
     for keyword in MAY_BE_EMPTY:
         if keyword not in dataset:
             setattr(dataset, keyword, None)
@@ -203,8 +203,8 @@ def _named(series: Path) -> Iterator[None]:
         ) from error
 
 
-def _description(hd: Any, number: int, segment: Segment) -> Any:
-    def coded(code: Code) -> Any:
+def _description(hd: Any, number: int, segment: Segment) -> object:
+    def coded(code: Code) -> object:
         return hd.sr.CodedConcept(code.value, code.scheme, code.meaning[:64])
 
     return hd.seg.SegmentDescription(

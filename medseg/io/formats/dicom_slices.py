@@ -270,7 +270,7 @@ def _scaling(path: Path, dataset: Any, groups: Sequence[Any]) -> tuple[str, floa
     return ("rescale" if stated else "none"), slope, inter
 
 
-def _check_size(path: Path, dataset: Any, declared: int) -> None:
+def _check_size(path: Path, dataset: object, declared: int) -> None:
     """Uncompressed pictures must fit into the file: a truncated one is found without reading it."""
     syntax = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", "1.2.840.10008.1.2"))
     size = file_size(path)

@@ -94,7 +94,7 @@ def _read_fields(path: Path) -> tuple[Any, int]:
     )
 
 
-def _check_magic(path: Path, fields: Any, version: int, start: bytes) -> None:
+def _check_magic(path: Path, fields: object, version: int, start: bytes) -> None:
     magic = start[344:348] if version == 1 else start[4:12]
     expected = (b"n+1\0", b"ni1\0") if version == 1 else (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
     if magic not in expected:

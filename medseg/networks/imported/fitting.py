@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ NESTED_KEYS = ("state_dict", "model", "network", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
-def plain_state(content: Any, source: str = "weights") -> dict[str, Tensor]:
+def plain_state(content: object, source: str = "weights") -> dict[str, Tensor]:
     """A state dict without the wrapping of the program that wrote it.
 
     Args:

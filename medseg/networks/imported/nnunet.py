@@ -194,7 +194,7 @@ class NnunetNetwork(nn.Module):
         return self.decoder(self.encoder(image))
 
 
-def _per_stage(value: Any, stages: int) -> list[Any]:
+def _per_stage(value: object, stages: int) -> list[Any]:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * stages
 
 

@@ -19,7 +19,7 @@ from .tables import Converted, convert
 
 
 def load_weights(
-    network: nn.Module, content: Any, *, source: str = "weights", partial: Sequence[str] = ()
+    network: nn.Module, content: object, *, source: str = "weights", partial: Sequence[str] = ()
 ) -> list[str]:
     """Weights of a bundle's network, or published ones under their own names, into a network.
 

@@ -94,7 +94,7 @@ def draw(
     channels: int = 1,
     *,
     recipe: Recipe | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> AugmentationParameters:
     """Draw all random numbers of one crop.
 

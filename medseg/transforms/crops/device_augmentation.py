@@ -42,7 +42,7 @@ class SourceBox:
         self.image, self.label = image, label
         self.center, self.roi_size, self.parameters = tuple(center), tuple(roi_size), parameters
 
-    def to(self, device: torch.device | str, **options: Any) -> SourceBox:
+    def to(self, device: torch.device | str, **options: object) -> SourceBox:
         """The same with its voxels on a device; called by Lightning when it moves a batch."""
         image, label = self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True)
         return SourceBox(image, label, self.center, self.roi_size, self.parameters)
