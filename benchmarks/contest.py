@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,3 +83,34 @@ def save(name: str, facts: Mapping[str, Any]) -> Path:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(content, indent=1))
     return path
+
+
+def high_water() -> int:
+    """Peak resident bytes of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
+
+
+def run_medseg(words: Sequence[str], folder: Path, environment: Mapping[str, str], name: str) -> resource.struct_rusage:
+    """Run one command of medseg in a folder, its words into log.txt there; what it and its workers used. Ends where it fails."""
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "medseg", *words], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{name}: medseg {words[0]} ended with {child.returncode}, see {folder / 'log.txt'}")
+    return usage
+
+
+def ask(script: str, *words: str) -> Any:
+    """Run a file of this folder in a fresh process and read the JSON on its last line."""
+    done = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, check=False, cwd=RESULTS.parents[1]
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])

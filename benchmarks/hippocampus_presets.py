@@ -17,14 +17,13 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contest import RESULTS, machine
+from contest import RESULTS, machine, run_medseg
 from hippocampus_table import case_dice
 from hippocampus_table import main as write_page
 
@@ -52,16 +51,7 @@ class Row:
     def medseg(self, *words: str) -> dict[str, float]:
         """Run one command; returns its wall seconds and peak resident memory in MB (of it and its workers, the largest)."""
         begin = time.monotonic()
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "medseg", *words], cwd=self.folder, env=self.environment, stdout=log, stderr=log
-            )
-            _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise SystemExit(
-                f"{self.name}: medseg {words[0]} ended with {child.returncode}, see {self.folder / 'log.txt'}"
-            )
+        usage = run_medseg(words, self.folder, self.environment, self.name)
         return {"seconds": round(time.monotonic() - begin, 1), "peak_mb": round(usage.ru_maxrss / 1024)}
 
     def run(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contest import ask, high_water
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -163,14 +164,6 @@ def step(network: nn.Module, roi: int) -> int:
     return kept
 
 
-def high_water() -> int:
-    """Peak resident bytes of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
-
-
 def measure(name: str, roi: int, threads: int) -> dict[str, int]:
     """One network in this process."""
     torch.set_num_threads(threads)
@@ -207,14 +200,6 @@ def agreement(ours: str, theirs: str) -> float:
     return difference
 
 
-def ask(*words: str) -> Any:
-    """Run this file in a fresh process and read the JSON on its last line."""
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def code() -> str:
     """Hash of the committed code that the figures depend on."""
     listed = subprocess.run(
@@ -234,9 +219,9 @@ def run(cases: list[str], roi: int, threads: int, target: Path) -> None:
             ours, theirs = CASES[case]
             common = ["--roi", str(roi), "--threads", str(threads)]
             rows[case] = {
-                "difference": ask("--agreement", ours, theirs),
-                "ours": ask("--one", ours, *common),
-                "theirs": {"name": theirs, **ask("--one", theirs, *common)},
+                "difference": ask(__file__, "--agreement", ours, theirs),
+                "ours": ask(__file__, "--one", ours, *common),
+                "theirs": {"name": theirs, **ask(__file__, "--one", theirs, *common)},
             }
         row = rows[case]
         shares = [row["ours"][key] / row["theirs"][key] for key in ("saved_bytes", "growth_bytes")]

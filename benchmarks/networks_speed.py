@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from contest import ask, high_water
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "networks.md"
@@ -86,22 +88,6 @@ def peak(preset: str, roi: int, threads: int) -> dict[str, int]:
     return {"peak_bytes": high_water() - before}
 
 
-def high_water() -> int:
-    """Peak resident bytes of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
-
-
-def ask(*words: str) -> Any:
-    """Run this file in a fresh process and read the JSON on its last line."""
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def git(*words: str) -> str:
     """Output of a git command in the repository."""
     return subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
@@ -121,7 +107,7 @@ def run(names: list[str], settings: dict[str, int], target: Path) -> None:
     words = [f"--{key}={value}" for key, value in settings.items()]
     for name in names:
         if name not in rows:
-            rows[name] = {**ask("--pair", name, *words), **ask("--peak", name, *words)}
+            rows[name] = {**ask(__file__, "--pair", name, *words), **ask(__file__, "--peak", name, *words)}
         row = rows[name]
         late = "" if row["ratio"] <= LIMIT else f"   above {LIMIT}x"
         print(

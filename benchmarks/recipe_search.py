@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contest import RESULTS, machine
+from contest import RESULTS, machine, run_medseg
 from recipe_table import RESULT, write_page
 
 STEPS_PER_EPOCH = 10  # a checkpoint after each, of which the last quarter are averaged
@@ -97,14 +96,7 @@ class Training:
 
     def medseg(self, *words: str) -> float:
         """Run one command; returns its CPU seconds, which other work on the machine moves least."""
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "medseg", *words], cwd=self.folder, env=self.environment, stdout=log, stderr=log
-            )
-            _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise SystemExit(f"{self.name}: medseg {words[0]} ended with {child.returncode}, see {self.folder}/log.txt")
+        usage = run_medseg(words, self.folder, self.environment, self.name)
         return usage.ru_utime + usage.ru_stime
 
     def run(self) -> dict[str, Any]:

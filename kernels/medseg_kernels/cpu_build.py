@@ -19,6 +19,10 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # -ffast-math only while compiling: given to the linker it would switch denormals off for the whole process.
 COMPILE_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-std=c++17", "-fPIC", "-fopenmp")
@@ -116,3 +120,9 @@ def _build(cxx: str, source: Path, flags: tuple[str, ...], target: Path) -> None
             if done.returncode != 0:
                 raise CpuBuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
         os.replace(library, target)
+
+
+def in_rows(x: torch.Tensor) -> torch.Tensor:
+    """float32 with neighbouring channels side by side, as the compiled forms read."""
+    x = x.float()
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -198,6 +198,18 @@ def refuse_cpu(*tensors: torch.Tensor) -> str | None:
     return None
 
 
+def refuse_float64(*tensors: torch.Tensor) -> str | None:
+    """Of a form that keeps its state in float32: wider tensors want the reference."""
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "it computes in float32 and the tensors are float64"
+    return None
+
+
+def refuse_cpu_float32(*tensors: torch.Tensor) -> str | None:
+    """None when a compiled form in float32 can run these tensors, else the reason."""
+    return refuse_float64(*tensors) or refuse_cpu(*tensors)
+
+
 @functools.cache
 def _warn_no_compiler(reason: str) -> None:
     warnings.warn(

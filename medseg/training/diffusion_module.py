@@ -16,7 +16,6 @@ from medseg.synthesis.sampler import Steps, noise_of, sample
 
 from .module import SegmentationModule
 from .sample_pictures import write_pictures
-from .step_errors import Place, not_finite
 
 LEVELS = (0.05, 0.2, 0.8, 3.0)  # noise of validation: the same for every case and epoch
 PICTURE_STEPS = 12
@@ -81,12 +80,7 @@ class DiffusionModule(SegmentationModule):
         channels = label_channels(label, self.classes, given=given.to(label.device))
         bound = self.denoiser.bound
         loss: Tensor = self.denoiser.loss(batch["image"].clamp(-bound, bound), channels, generator)
-        if not torch.isfinite(loss):
-            place = Place.of(f"training step {self.global_step}", batch)
-            raise not_finite(loss.item(), place, float(self.optimizer_settings["learning_rate"]))
-        self.mean_loss.update(loss.detach().float())
-        self.log("train_loss", self.mean_loss, on_step=False, on_epoch=True)
-        return loss
+        return self.counted(loss, batch)
 
     def on_validation_epoch_start(self) -> None:
         self._errors, self._pictured = [], []

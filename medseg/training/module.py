@@ -114,6 +114,14 @@ class SegmentationModule(pl.LightningModule):
         self._check_outputs(scales[0].shape[1])
         with whole_batch():
             loss = self.loss(scales, batch["label"], batch.get("present"))
+        return self.counted(loss, batch)
+
+    def counted(self, loss: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a step, once it stands in the mean of the epoch.
+
+        Raises:
+            NotFiniteError: it is NaN or infinite; the step and its cases are named.
+        """
         if not torch.isfinite(loss):
             place = Place.of(f"training step {self.global_step}", batch)
             raise not_finite(loss.item(), place, float(self.optimizer_settings["learning_rate"]))

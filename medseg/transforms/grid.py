@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
 from medseg.types import Affine
@@ -123,6 +124,17 @@ class GridMap:
         """The inverse of `to_dict`."""
         whole = {key: tuple(int(v) for v in value) for key, value in values.items() if key != "flips"}
         return GridMap(flips=tuple(bool(v) for v in values["flips"]), **whole)
+
+
+def box_around(mask: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """First voxel and extent per axis of the smallest box that holds all true voxels of (X, Y, Z); all of it where none is."""
+    start, extent = [], []
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        first, end = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, mask.shape[axis])
+        start.append(first)
+        extent.append(end - first)
+    return start, extent
 
 
 def make_grid_map(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medseg.errors import ConfigError, GridMismatchError
 from medseg.types import Affine, ImageCXYZ
 
-from .grid import GridMap
+from .grid import GridMap, box_around
 from .preprocessing import Prepared
 from .resampling import resample_label
 from .room import room_for_image, room_for_label
@@ -132,13 +132,7 @@ class NnunetPreprocessing:
         axes = tuple(2 - axis for axis in self.transpose)
         lengths = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
         current = [float(lengths[axis]) for axis in axes]
-        nonzero = (image != 0).any(axis=0).transpose(axes)
-        start, extent = [], []
-        for axis in range(3):
-            hit = np.flatnonzero(nonzero.any(axis=tuple(a for a in range(3) if a != axis)))
-            first, end = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, nonzero.shape[axis])
-            start.append(first)
-            extent.append(end - first)
+        start, extent = box_around((image != 0).any(axis=0).transpose(axes))
         shape = [max(1, round(n * old / new)) for n, old, new in zip(extent, current, self.spacing, strict=True)]
         separate = coarse_axis(self.spacing, current)  # the way back asks from the configuration's spacing
         nearest = () if separate is None else (separate,)

@@ -17,7 +17,7 @@ from medseg.errors import ConfigError, GridMismatchError
 from medseg.renamed import names_that_left
 from medseg.types import Affine, ImageCXYZ
 
-from .grid import GridMap, make_grid_map
+from .grid import GridMap, box_around, make_grid_map
 from .normalization import check_entry, normalize
 from .resampling import resample_in_memory_order, resample_label
 from .room import room_for_image, room_for_label
@@ -93,16 +93,8 @@ class Preprocessing:
         whole = make_grid_map(image.shape[1:], affine, spacing=self.spacing, orientation=self.orientation)
         if not self.crop_to_nonzero:
             return whole
-        nonzero = whole.turn((image != 0).any(axis=0))
-        start, extent = [], []
-        for axis in range(3):
-            hit = np.flatnonzero(nonzero.any(axis=tuple(a for a in range(3) if a != axis)))
-            first, end = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, nonzero.shape[axis])
-            start.append(first)
-            extent.append(end - first)
-        return make_grid_map(
-            image.shape[1:], affine, spacing=self.spacing, orientation=self.orientation, box=(start, extent)
-        )
+        box = box_around(whole.turn((image != 0).any(axis=0)))
+        return make_grid_map(image.shape[1:], affine, spacing=self.spacing, orientation=self.orientation, box=box)
 
     def apply(self, image: ImageCXYZ, affine: Affine) -> Prepared:
         """Bring an image to the network's grid and intensities.

@@ -51,20 +51,26 @@ def scanning(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Path]:
     return make_bundle(place / "tiny_mr_unet", place / "data", network=network), place / "data"
 
 
-@pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
-def test_export_equals_eager_and_opens_without_medseg(to: str, scanning: tuple[Layout, Path], tmp_path: Path) -> None:
+def exported_as_eager(to: str, scanning: tuple[Layout, Path], folder: Path) -> Path:
+    """The file, which gives what the network gives and names no place of this machine."""
     layout, data = scanning
-    target = tmp_path / f"model{export.SUFFIXES[to]}"
+    target = folder / f"model{export.SUFFIXES[to]}"
     result = export_bundle(layout.folder, to, output=target, image=data / "images" / "case1.nii.gz")
     assert result.largest_difference <= 1e-4
     assert result.equal_labels >= 0.999
     assert places_in(target, layout, data) is None
+    return target
+
+
+@pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_export_equals_eager_and_opens_without_medseg(to: str, scanning: tuple[Layout, Path], tmp_path: Path) -> None:
+    target = exported_as_eager(to, scanning, tmp_path)
     image = torch.rand(1, 1, 32, 32, 32)
     torch.save(image, tmp_path / "image.pt")
     words = [sys.executable, "-c", LOAD_WITHOUT_MEDSEG, str(target), str(tmp_path / "image.pt"), str(tmp_path / "o.pt")]
     subprocess.run(words, check=True, cwd=tmp_path, timeout=120)
     with torch.no_grad():
-        expected = load_bundle(layout.folder).network()(image)
+        expected = load_bundle(scanning[0].folder).network()(image)
     torch.testing.assert_close(torch.load(tmp_path / "o.pt"), expected, atol=1e-4, rtol=1e-4)
     if to == "torchscript":
         takes_any_size_and_carries_the_configuration(target)
@@ -83,12 +89,7 @@ def takes_any_size_and_carries_the_configuration(path: Path) -> None:
 def test_export_to_runtimes_equals_eager(to: str, scanning: tuple[Layout, Path], tmp_path: Path) -> None:
     if to == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("the package openvino is not installed")
-    layout, data = scanning
-    target = tmp_path / f"model{export.SUFFIXES[to]}"
-    result = export_bundle(layout.folder, to, output=target, image=data / "images" / "case1.nii.gz")
-    assert result.largest_difference <= 1e-4
-    assert result.equal_labels >= 0.999
-    assert places_in(target, layout, data) is None
+    exported_as_eager(to, scanning, tmp_path)
     expected = {"model.onnx"} if to == "onnx" else {"model.xml", "model.bin"}
     assert {path.name for path in tmp_path.iterdir()} == expected
 

@@ -26,6 +26,7 @@ from tests.bundle.samples import make_plan
 
 AFFINE = np.array([[0, 0, -1.1, 9], [-0.9, 0, 0, 5], [0, 1.0, 0, 1], [0, 0, 0, 1]])
 SHAPE = (44, 60, 52)
+SMALL = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
 
 
 class Bright(torch.nn.Module):
@@ -145,16 +146,8 @@ def bundle_of(folder: Path, network: dict, **changes) -> Layout:
 
 
 def test_predict_fast_with_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {
-        "_target_": "UNet",
-        "spatial_dims": 3,
-        "in_channels": 1,
-        "out_channels": 3,
-        "channels": [4, 8],
-        "strides": [2],
-    }
-    bundle = bundle_of(tmp_path / "full", small, roi_size=[16, 16, 16])
-    coarse = bundle_of(tmp_path / "coarse", small, roi_size=[8, 8, 8])
+    bundle = bundle_of(tmp_path / "full", SMALL, roi_size=[16, 16, 16])
+    coarse = bundle_of(tmp_path / "coarse", SMALL, roi_size=[8, 8, 8])
     volume = scan()
     write_image(tmp_path / "in" / "a.nii.gz", volume.array[0], Header.of_array(SHAPE, AFFINE))
     command = ["predict", str(bundle.folder), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--engine", "eager"]
@@ -174,15 +167,7 @@ def test_predict_fast_with_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_broken_keys_are_named(tmp_path: Path) -> None:
-    small = {
-        "_target_": "UNet",
-        "spatial_dims": 3,
-        "in_channels": 1,
-        "out_channels": 3,
-        "channels": [4, 8],
-        "strides": [2],
-    }
-    bundle = bundle_of(tmp_path / "full", small)
+    bundle = bundle_of(tmp_path / "full", SMALL)
     write_image(tmp_path / "a.nii.gz", scan().array[0], Header.of_array(SHAPE, AFFINE))
     config = json.loads(bundle.inference.read_text())
 
@@ -191,8 +176,8 @@ def test_broken_keys_are_named(tmp_path: Path) -> None:
         predict_bundle(bundle.folder, tmp_path / "a.nii.gz", tmp_path / "out", options=PredictOptions(fast=True))
 
     with pytest.raises(BundleError, match="has no preprocessing_def, roi_size, checkpoint"):
-        run(network_def=small)
-    whole = {"network_def": small, "preprocessing_def": config["preprocessing_def"], "roi_size": [8, 8, 8]}
+        run(network_def=SMALL)
+    whole = {"network_def": SMALL, "preprocessing_def": config["preprocessing_def"], "roi_size": [8, 8, 8]}
     with pytest.raises(BundleError, match="outside the bundle"):
         run(**whole, checkpoint="../elsewhere.pt")
     with pytest.raises(BundleError, match="is missing"):
@@ -203,15 +188,7 @@ def test_short_memory_is_a_line_and_in_the_record(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The smallest slab, then 16 bits: one line for each thing given up, and the same sentences in the record."""
-    small = {
-        "_target_": "UNet",
-        "spatial_dims": 3,
-        "in_channels": 1,
-        "out_channels": 3,
-        "channels": [4, 8],
-        "strides": [2],
-    }
-    bundle = bundle_of(tmp_path / "full", small, roi_size=[16, 16, 16])
+    bundle = bundle_of(tmp_path / "full", SMALL, roi_size=[16, 16, 16])
     write_image(tmp_path / "a.nii.gz", scan().array[0], Header.of_array(SHAPE, AFFINE))
     command = [
         "predict",

@@ -29,17 +29,6 @@ def volume_of(array: np.ndarray, affine: np.ndarray | None = None) -> Volume:
 
 
 @pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Conv3d(1, 6, 3, padding=1),
-        torch.nn.InstanceNorm3d(6),
-        torch.nn.GELU(),
-        torch.nn.Conv3d(6, 4, 3, padding=1),
-    ).eval()
-
-
-@pytest.fixture(scope="module")
 def scan() -> Volume:
     noise = gaussian_filter(np.random.default_rng(0).normal(size=(30, 26, 48)), 1.5)
     affine = np.eye(4)

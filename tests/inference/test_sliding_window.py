@@ -12,19 +12,6 @@ from monai.inferers import SlidingWindowInferer as Monai
 from medseg.inference import SlidingWindowInferer
 from medseg.inference.windows.places import axis_starts, importance_map
 
-
-@pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
-    """A small network whose output depends on where the window's border is, so that blending matters."""
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Conv3d(1, 6, 3, padding=1),
-        torch.nn.InstanceNorm3d(6),
-        torch.nn.GELU(),
-        torch.nn.Conv3d(6, 4, 3, padding=1),
-    ).eval()
-
-
 CASES = [
     ((20, 17, 23), (8, 8, 8), 0.5, 1),
     ((20, 17, 23), (8, 10, 12), 0.25, 3),

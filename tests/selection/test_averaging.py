@@ -48,21 +48,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
         make_case(place / "data", f"ball_{index}", radius=4.0 + index / 3, seed=index)
     bundle = str(place / "balls")
     settings = [*QUICK[:-1], "train::trainer::tracking=false"]
-    assert (
-        run(
-            "plan",
-            "--data",
-            str(place / "data"),
-            "--output",
-            bundle,
-            "--preset",
-            "resenc_unet",
-            "--folds",
-            "3",
-            "--quiet",
-        )[0]
-        == 0
-    )
+    wanted = ("--preset", "resenc_unet", "--folds", "3", "--quiet")
+    assert run("plan", "--data", str(place / "data"), "--output", bundle, *wanted)[0] == 0
     for name, words in {"one": ("--fold", "0"), "all": ("--fold", "all", "--resume")}.items():
         code, out = run("fit", bundle, *settings, *words)
         assert code == 0

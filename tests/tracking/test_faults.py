@@ -184,7 +184,9 @@ def test_each_bundle_of_one_process_is_recorded_in_its_own_store_whatever_its_fo
     """Lightning's logger leaves the process's address at the store that it opened."""
     import mlflow
 
-    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)  # an earlier test of this process may have named a registry
+    monkeypatch.delenv(
+        "MLFLOW_REGISTRY_URI", raising=False
+    )  # an earlier test of this process may have named a registry
     folders = [store / name for name in ("a#b", "what? 100%", "50%20%3F", "plain")]
     for number, folder in enumerate(folders):
         (folder / "fold_0").mkdir(parents=True)

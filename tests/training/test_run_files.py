@@ -23,19 +23,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     for index in range(3):
         make_case(place / "data", f"ball_{index}", radius=4.0 + index / 3, seed=index)
     bundle = str(place / "balls")
-    words = [
-        "plan",
-        "--data",
-        str(place / "data"),
-        "--output",
-        bundle,
-        "--preset",
-        "resenc_unet",
-        "--folds",
-        "3",
-        "--quiet",
-    ]
-    assert main(words) == 0
+    wanted = ["--preset", "resenc_unet", "--folds", "3", "--quiet"]
+    assert main(["plan", "--data", str(place / "data"), "--output", bundle, *wanted]) == 0
     variables = {
         "SLURM_NTASKS": "2",
         "SLURM_JOB_NAME": "fit",

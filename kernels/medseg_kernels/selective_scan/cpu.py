@@ -9,7 +9,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from .. import cpu_build, dispatch
+from .. import cpu_build
 from ..traversals.tables import split, tables
 from .chunked import CHECKPOINT
 from .chunked_backward import Inputs
@@ -38,21 +38,8 @@ class Scan(ctypes.Structure):
     _fields_ = [(name, ctypes.c_double if name == "scale" else ctypes.c_int64) for name in _FIELDS]
 
 
-def refuse(*tensors: Tensor) -> str | None:
-    """None when the compiled form can run these tensors, else the reason."""
-    if any(t.dtype == torch.float64 for t in tensors):
-        return "it computes in float32 and the tensors are float64"
-    return dispatch.refuse_cpu(*tensors)
-
-
 def _library() -> ctypes.CDLL:
     return cpu_build.load(Path(__file__).with_name("cpu.cpp"))
-
-
-def _ready(x: Tensor) -> Tensor:
-    """float32 with neighbouring channels side by side."""
-    x = x.float()
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _pointer(x: Optional[Tensor]) -> int:
@@ -80,7 +67,7 @@ class _Call:
         scan.scale = 1.0 / count if merge == "mean" else 1.0
         scan.threads = torch.get_num_threads()
         for name in ("u", "delta", "write", "read"):
-            x = self.keep(name, _ready(getattr(given, name)))
+            x = self.keep(name, cpu_build.in_rows(getattr(given, name)))
             self.put(name, b=x.stride(0), r=_shared(x.stride(1), x.shape[1]), n=x.stride(2))
             if x.dim() == 5:
                 self.put(name, g=x.stride(3))
@@ -89,7 +76,7 @@ class _Call:
                 x = self.keep(name, given_x.float().contiguous())
                 self.put(name, **{letter: _shared(x.stride(0), x.shape[0])})
         if given.z is not None:
-            z = self.keep("z", _ready(given.z))
+            z = self.keep("z", cpu_build.in_rows(given.z))
             self.put("z", b=z.stride(0), n=z.stride(1))
         for name, given_x in (("start", given.initial_state), ("weights", given.weights)):
             if given_x is not None:
@@ -153,7 +140,7 @@ def backward(
     call = _Call(given, grid, traversals, softplus, merge)
     scan, shape = call.scan, given.u.shape
     scan.workers = max(1, min(-(-scan.threads // scan.B), call.blocks()))
-    grad = call.keep("grad_out", _ready(grad_out))
+    grad = call.keep("grad_out", cpu_build.in_rows(grad_out))
     call.put("grad_out", b=grad.stride(0), n=grad.stride(1))
     call.keep("grad_last", grad_last.float().contiguous())
     call.keep("kept", kept.contiguous())

@@ -27,8 +27,8 @@ NAME = "selective_scan"
 
 def refuse_triton(*tensors: Tensor) -> str | None:
     """None when the triton form can run these tensors, else the reason."""
-    if any(t.dtype == torch.float64 for t in tensors):
-        return "it computes in float32 and the tensors are float64"
+    if (reason := dispatch.refuse_float64(*tensors)) is not None:
+        return reason
     if tensors and tensors[0].dim() == 4 and (reason := dispatch.too_many("B", tensors[0].shape[0])):
         return reason
     return dispatch.refuse_triton(*tensors)
@@ -36,7 +36,7 @@ def refuse_triton(*tensors: Tensor) -> str | None:
 
 BACKENDS = {
     "triton": dispatch.Backend("triton", refuse_triton),
-    "cpu": dispatch.Backend("cpu", cpu.refuse),
+    "cpu": dispatch.Backend("cpu", dispatch.refuse_cpu_float32),
     "reference": dispatch.Backend("reference", lambda *tensors: None),
 }
 

@@ -9,7 +9,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from .. import cpu_build, dispatch
+from .. import cpu_build
 from .reference import step_shift
 from .tables import Settings, tables
 
@@ -30,21 +30,8 @@ class Conv(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in _FIELDS]
 
 
-def refuse(*tensors: Tensor) -> str | None:
-    """None when the compiled form can run these tensors, else the reason."""
-    if any(t.dtype == torch.float64 for t in tensors):
-        return "it computes in float32 and the tensors are float64"
-    return dispatch.refuse_cpu(*tensors)
-
-
 def _library() -> ctypes.CDLL:
     return cpu_build.load(Path(__file__).with_name("cpu.cpp"))
-
-
-def _ready(x: Tensor) -> Tensor:
-    """float32 with neighbouring channels side by side."""
-    x = x.float()
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 class _Call:
@@ -61,7 +48,7 @@ class _Call:
         conv.shift, conv.threads = step_shift(mode, weight.shape[2]), torch.get_num_threads()
         conv.X, conv.Y, conv.Z = grid
         conv.kx, conv.ky, conv.kz = kernel if mode == "grid" else (1, 1, 1)
-        source = self.keep("x", _ready(x))
+        source = self.keep("x", cpu_build.in_rows(x))
         conv.x_b, conv.x_n = source.stride(0), source.stride(1)
         self.keep("weight", weight.float().transpose(1, 2).contiguous())
         self.keep("bias", None if bias is None else bias.float().contiguous())
@@ -93,7 +80,7 @@ def backward(
     """Gradients of x (B, N, C), weight (R, C, T) and bias (R, C), in float32."""
     call = _Call(x, weight, bias, settings)
     conv = call.conv
-    up = call.keep("grad", _ready(grad))
+    up = call.keep("grad", cpu_build.in_rows(grad))
     conv.grad_b, conv.grad_r, conv.grad_n = up.stride(0), up.stride(1), up.stride(2)
     through = call.keep("through", torch.empty(grad.shape))
     partial = call.keep("grad_weight", torch.zeros(conv.threads, conv.R, conv.T + 1, conv.C))

@@ -69,13 +69,7 @@ class Stack(nn.Module):
     """Several blocks one after the other; the first may stride."""
 
     def __init__(
-        self,
-        count: int,
-        inputs: int,
-        outputs: int,
-        kernel: Triple,
-        stride: Triple = (1, 1, 1),
-        **options: Any,
+        self, count: int, inputs: int, outputs: int, kernel: Triple, stride: Triple = (1, 1, 1), **options: Any
     ) -> None:
         super().__init__()
         self.convs = nn.Sequential(
@@ -112,15 +106,7 @@ class ResidualStage(nn.Module):
     """Residual blocks at one resolution."""
 
     def __init__(
-        self,
-        count: int,
-        inputs: int,
-        outputs: int,
-        kernel: Triple,
-        stride: Triple,
-        *,
-        bias: bool,
-        eps: float,
+        self, count: int, inputs: int, outputs: int, kernel: Triple, stride: Triple, *, bias: bool, eps: float
     ) -> None:
         super().__init__()
         ones: Triple = (1, 1, 1)

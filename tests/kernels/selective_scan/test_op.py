@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from medseg_kernels import (
     short_conv,
 )
 from medseg_kernels.selective_scan.op import scan_op
+from tests.kernels.saved_models import KINDS, difference_elsewhere
 from tests.kernels.selective_scan.cases import CASES, Case, error, leaves
 
 
@@ -91,23 +90,9 @@ print(float((model(x) - expected).abs().max() / expected.abs().max()))
 """
 
 
-@pytest.mark.parametrize("kind", ["scripted.ts", "traced.ts", "exported.pt2"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_saved_models_load_where_medseg_is_not_installed(kind: str, mixer: Mixer, tmp_path: Path) -> None:
-    x, path = torch.randn(1, 4, 3, 5, 8), tmp_path / kind
-    with torch.no_grad():
-        torch.save((x, mixer(x)), tmp_path / "expected.pt")
-        if kind == "scripted.ts":
-            torch.jit.script(mixer).save(path)
-        elif kind == "traced.ts":
-            torch.jit.trace(mixer, x).save(path)
-        else:
-            torch.export.save(torch.export.export(mixer, (x,)), path)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, str(path), str(tmp_path / "expected.pt")],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1e-5
+    assert difference_elsewhere(mixer, torch.randn(1, 4, 3, 5, 8), kind, tmp_path, LOAD) < 1e-5
 
 
 def test_scripted_states_and_sequences_equal_eager_ones() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg_kernels import window_attention, window_attention_with_carriers, window_grid
 from medseg_kernels.dispatch import BackendError
+from tests.kernels.saved_models import KINDS, difference_elsewhere
 
 WINDOW, SHIFT = [4, 4, 4], [2, 2, 2]
 
@@ -96,24 +95,10 @@ class Layer(nn.Module):
         return y + tokens + extra.mean()
 
 
-@pytest.mark.parametrize("kind", ["scripted.ts", "traced.ts", "exported.pt2"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_saved_models_load_where_medseg_is_not_installed(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    layer, x, path = Layer(), torch.randn(1, 5, 3, 4, 12), tmp_path / kind
-    with torch.no_grad():
-        torch.save((x, layer(x)), tmp_path / "expected.pt")
-        if kind == "scripted.ts":
-            torch.jit.script(layer).save(path)
-        elif kind == "traced.ts":
-            torch.jit.trace(layer, x).save(path)
-        else:
-            torch.export.save(torch.export.export(layer, (x,)), path)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, str(path), str(tmp_path / "expected.pt")],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1e-5
+    assert difference_elsewhere(Layer(), torch.randn(1, 5, 3, 4, 12), kind, tmp_path, LOAD) < 1e-5
 
 
 @pytest.mark.parametrize(
