@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.kernels.interpreter import run_cases
+
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
 )
@@ -22,14 +19,7 @@ HALF = 5e-3  # root mean square of the error over that of the value
 
 @needs_triton
 def test_interpreted_kernels_equal_the_reference() -> None:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.gated_linear_recurrence.interpreted"],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths},
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = run_cases(Path(__file__).with_name("interpreted.py"))
     assert len(lines) == 21
     for line in lines:
         for name, value in line["errors"].items():

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from medseg_kernels import AxisTable, NonFiniteLogitsError, axis_table, resample_argmax, stitch_labels, stitch_window
+from tests.kernels.interpreter import run_cases
 
 BACKENDS = ["cpu", "reference"]
 GRIDS = [((7, 6, 5), (14, 9, 5)), ((9, 8, 7), (4, 8, 20)), ((1, 5, 3), (1, 13, 3)), ((6, 6, 6), (6, 6, 6))]
@@ -241,44 +239,8 @@ def test_ops_have_fakes_and_compile() -> None:
         torch.library.opcheck(op._stitch_add, arguments)
 
 
-CODE = """
-import torch
-from medseg_kernels import *
-torch.manual_seed(0)
-grids = [(3, (7, 6, 5), (14, 9, 5)), (300, (4, 4, 4), (7, 7, 7)), (4, (1, 5, 3), (1, 13, 3)), (2, (1, 1, 1), (1, 1, 1))]
-for classes, source, target in grids:
-    logits = torch.randn(classes, *source)
-    for kind in (torch.float32, torch.float16):
-        a, b = (resample_argmax(logits.to(kind), target, backend=name) for name in ("triton", "reference"))
-        assert (a != b).sum() <= 1, (classes, source, (a != b).sum())
-    tables = [axis_table(n, m) for n, m in zip(source, target)]
-    a, b = (stitch_labels(logits.half(), None, *tables, rounded=True, backend=name) for name in ("triton", "reference"))
-    assert (a != b).sum() <= 1, (classes, source, (a != b).sum())
-for kind in (torch.float32, torch.float16):
-    made = []
-    for name in ("triton", "reference"):
-        torch.manual_seed(1)
-        values, weight = torch.zeros(3, 6, 7, 5, dtype=kind), torch.zeros(6, 7, 5)
-        for start in ([0, 0, 0], [3, 2, 1], [4, 3, 1]):
-            stitch_window(values, weight, torch.randn(3, 4, 4, 4), torch.rand(4, 4, 4) + 0.1, start, backend=name)
-            window, below = torch.randn(3, 4, 4, 4), torch.randn(4, 4, 4)
-            stitch_window(values, weight, window, torch.rand(4, 4, 4) + 0.1, start, offset=below, backend=name)
-        made.append((values, weight))
-    for one, other in zip(*made):
-        torch.testing.assert_close(one, other)
-values, weight = torch.zeros(2, 3, 3, 3), torch.zeros(3, 3, 3)
-stitch_window(values, weight, torch.full((2, 3, 3, 3), float("nan")), torch.ones(3, 3, 3), [0, 0, 0], backend="triton")
-try:
-    stitch_labels(values, weight, *[axis_table(3, 5)] * 3, backend="triton")
-    raise SystemExit("NaN passed in silence")
-except NonFiniteLogitsError:
-    pass
-"""
-
-
 def test_triton_kernels_compute_the_same_in_the_interpreter() -> None:
     pytest.importorskip("triton")
-    root = Path(__file__).resolve().parents[3] / "kernels"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    found = run_cases(Path(__file__).with_name("interpreter_cases.py"))
+    assert max(found.pop("voxels of another label").values()) <= 1
+    assert found == {"sums are close": True, "NaN is refused": True}
