@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import TARGET, read_json
-from medseg.io.atomic import atomic_path
+from medseg.io.atomic import atomic_path, remove_leftovers
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
@@ -119,6 +119,8 @@ def use_networks(
             other ones than in inference.json.
     """
     with alone_in(layout.files_lock):
+        for folder in (layout.models, layout.configs):
+            remove_leftovers(folder)  # of a command that was killed while it wrote
         with atomic_path(staged(layout.weights)) as temporary:
             write_average([layout.folder / name for name in models], temporary)
         exchange(layout, configs_of(layout, models, others, listed=listed, trained=trained), [layout.weights])

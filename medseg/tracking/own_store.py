@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.io.atomic import atomic_path
+from medseg.io.atomic import atomic_path, remove_leftovers
 from medseg.io.locks import alone_in
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ def ensure_store(store: Path) -> None:
         ResourceError: it cannot be written.
     """
     with alone_in(store / LOCK):
+        remove_leftovers(store)  # of a training that was killed while it made the store
         set_foreign_store_aside(store)
         file = database(store)
         if is_made(store):

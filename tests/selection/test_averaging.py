@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,10 @@ from medseg.cli.main import main
 from medseg.commands.export import export_bundle
 from medseg.errors import BundleError
 from medseg.inference import SlidingWindowInferer
+from medseg.io.atomic import temporary_beside
 from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
-from medseg.selection.averaging import average_finished, members_of, own_network
+from medseg.selection.averaging import average_finished, members_of, own_network, use_networks
 from tests.bundle.samples import make_bundle
 from tests.volumes import make_case
 
@@ -230,3 +233,18 @@ def test_killed_between_any_two_files_the_networks_are_the_old_or_the_new_ones(
     assert seen[-1] == 3
     assert seen == sorted(seen)
     assert not layout.unfinished.exists()
+
+
+def test_what_a_killed_choice_left_is_gone_after_the_next_one(
+    trained: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(trained[0], tmp_path / "balls")))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = []
+    for path in (layout.weights, layout.inference):
+        name = temporary_beside(path).name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+        left.append(path.with_name(name))
+        left[-1].write_bytes(b"half")
+    use_networks(layout, json.loads(layout.inference.read_text())["models"], {})
+    assert [path for path in left if path.exists()] == []

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from medseg.io.atomic import temporary_beside
 from medseg.layout import RunFolder
 from medseg.tracking import mlflow_logger, own_store
 from medseg.tracking.kept_address import kept_address
@@ -206,3 +209,16 @@ def test_each_bundle_of_one_process_is_recorded_in_its_own_store_whatever_its_fo
     assert mlflow.get_registry_uri() == default
     assert os.environ.get("MLFLOW_TRACKING_URI") == users
     assert "MLFLOW_REGISTRY_URI" not in os.environ
+
+
+def test_what_a_killed_training_left_of_its_store_is_gone_when_the_next_one_opens_it(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    own = temporary_beside(database(tmp_path)).name
+    left = tmp_path / own.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+    left.write_bytes(b"half a store")
+    ensure_store(tmp_path)
+    assert not left.exists()
+    left.write_bytes(b"half a store")
+    ensure_store(tmp_path)  # the store is there already
+    assert not left.exists()

@@ -120,7 +120,8 @@ class Child:
     @property
     def errors(self) -> list[str]:
         """Lines of its stderr that begin as an error of ours does."""
-        return [line for line in self.text.splitlines() if line.startswith("medseg: ")]
+        lines = (line.lstrip(" \0") for line in self.text.splitlines())  # torch's words of a crash end with a NUL
+        return [line for line in lines if line.startswith("medseg: ")]
 
 
 def preload() -> None:

@@ -25,11 +25,11 @@ def crop_does(action: Callable[[], Any], note_folder: Path) -> Callable[[], None
 
         sample = TrainingDataset._sample
 
-        def faulty(self: Any, key: Any, case: Any, arrays: Any) -> Any:
+        def faulty(self: Any, key: Any, case: Any, *arguments: Any) -> Any:
             if case.name == VICTIM:
                 (note_folder / "pid").write_text(str(os.getpid()))
                 action()
-            return sample(self, key, case, arrays)
+            return sample(self, key, case, *arguments)
 
         TrainingDataset._sample = faulty  # type: ignore[method-assign]
 
@@ -52,7 +52,7 @@ def reading_does(error: Exception, note_folder: Path) -> Callable[[], None]:
 
             return read_or_fail
 
-        batch.read_image = faulty_for(batch.read_image)
+        batch.read_case_image = faulty_for(batch.read_case_image)
         prepare.read_case_image = faulty_for(prepare.read_case_image)
 
     return patch
