@@ -238,7 +238,7 @@ def test_killed_between_any_two_files_the_networks_are_the_old_or_the_new_ones(
 def test_what_a_killed_choice_left_is_gone_after_the_next_one(
     trained: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    layout = Layout(Path(shutil.copytree(trained[0], tmp_path / "balls")))
+    layout = Layout(Path(shutil.copytree(trained[0] / "balls", tmp_path / "balls")))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = []
