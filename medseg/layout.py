@@ -285,6 +285,11 @@ class Layout:
         return self.readme.with_name("cross_validation.json")
 
     @property
+    def trust(self) -> Path:
+        """What `medseg cv` learned of expected Dice, volumes and temperature, JSON."""
+        return self.configs / "trust.json"
+
+    @property
     def unfinished(self) -> Path:
         """Files that are about to change together, while they do; see `medseg.selection.unfinished`."""
         return self.runs / "unfinished.json"

@@ -10,6 +10,7 @@ from .config import read_json
 
 # ends of the names of what may lie beside a label map, behind the case's name
 RECORD, PROBABILITIES, PICTURE = ".json", "_probabilities.nii.gz", ".png"
+UNCERTAINTY = "_uncertainty.nii.gz"
 SUMMARY = "summary.json"  # what became of every case of a run
 
 

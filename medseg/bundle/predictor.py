@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 
 
 def make_segmenter(
-    bundle: Bundle, options: PredictOptions, *, cases: int = 1, probabilities: bool = False
+    bundle: Bundle,
+    options: PredictOptions,
+    *,
+    cases: int = 1,
+    probabilities: bool = False,
+    confidence: bool = False,
+    temperature: float | None = None,
 ) -> Segmenter:
-    """The bundle's networks and settings as something that segments volumes.
+    """The bundle's networks and settings as something that segments volumes; what is kept beside labels: see `Execution`.
 
     Raises:
         ConfigError: an option that this bundle does not have, or mirroring that training did not have.
@@ -52,6 +58,8 @@ def make_segmenter(
         slab_type=options.slab_type,
         cases=cases,
         keep_probabilities=probabilities,
+        confidence=confidence,
+        temperature=temperature,
     )
     full = Predictor(bundle.networks(options.fold), bundle.preprocessing, settings, execution)
     return _locating(bundle, full) if options.fast else full
@@ -110,7 +118,9 @@ def _locating(bundle: Bundle, full: Predictor) -> LocatingPredictor:
     settings = LabelSettings(
         tuple(int(extent) for extent in facts["roi_size"]), overlap=float(facts.get("overlap", 0.25))
     )
-    execution = replace(full.execution, sw_batch_size=1, slab_type="auto", keep_probabilities=False)
+    execution = replace(
+        full.execution, sw_batch_size=1, slab_type="auto", keep_probabilities=False, confidence=False, temperature=None
+    )
     coarse = Predictor(network.eval(), bundle.config.build(f"{KEY}::preprocessing_def"), settings, execution)
     return LocatingPredictor(coarse, full, margin_mm=float(facts.get("margin_mm", MARGIN_MM)), find=facts.get("find"))
 
@@ -162,9 +172,8 @@ def make_fold_predictor(group: tuple[Bundle, ...], fold: int, device: torch.devi
         load_into(network, read_state_dict(path), path)
         networks.append(network.eval())
     settings = replace(group[0].label_settings, postprocessing=())
-    return Predictor(
-        networks, group[0].preprocessing, settings, Execution(device, sw_batch_size=_window_batch(group[0]))
-    )
+    execution = Execution(device, sw_batch_size=_window_batch(group[0]), confidence=True)
+    return Predictor(networks, group[0].preprocessing, settings, execution)
 
 
 def grid_difference(first: Bundle, second: Bundle) -> str:

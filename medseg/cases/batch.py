@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from medseg.datasets import read_case_image
 from medseg.errors import DataError, printable
+from medseg.inference.evidence import image_facts
 from medseg.io import Case, Header, Volume, find_inputs, write_image, write_json, write_label
 from medseg.io.atomic import write_bytes
 from medseg.io.behind import read_unchanged, volume_digest
-from medseg.types import FilePath
+from medseg.types import Affine, FilePath
 
 from .measures import measure
 from .outputs import CaseOutputs, OutputOptions, make_room
@@ -61,6 +62,11 @@ class Segmenter(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
+Judge = Callable[
+    [NDArray[np.integer], Affine, Mapping[str, NDArray[np.float64]], Mapping[str, float]], Mapping[int, dict[str, Any]]
+]
+
+
 @dataclass
 class CaseResult:
     """What became of one case: `status` is `done`, `skipped` or `failed`."""
@@ -95,6 +101,7 @@ class Job:
         scope: what the model was made with; a case outside says so in its record and picture.
         anyway: predict cases of another modality, too.
         normalization: per channel, for those that a case lacks: they become 0 before the network.
+        judge: label map, affine, `Predictor.confidence` and facts of the image -> label value -> what the record says of trust.
     """
 
     segmenter: Callable[[], Segmenter]
@@ -108,6 +115,7 @@ class Job:
     scope: Scope | None = None
     anyway: bool = False
     normalization: Sequence[Mapping[str, Any]] = ()
+    judge: Judge | None = None
 
     @property
     def request_hash(self) -> str:
@@ -141,6 +149,9 @@ class _Kept:
     image: NDArray[np.float32] | None
     out_of_scope: list[str] = field(default_factory=list)
     probabilities: NDArray[np.float16] | None = None
+    uncertainty: NDArray[np.uint8] | None = None
+    confidence: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_cases(cases: Sequence[Case], job: Job) -> Iterator[CaseResult]:
@@ -226,10 +237,17 @@ def compute_case(
         if job.progress is not None:
             job.progress(case.name, done, total)
 
+    if job.judge is not None:
+        full: Any = getattr(prepared, "full", prepared)  # of the two of `--fast`, the one that labels
+        kept.facts = image_facts(full.image)
     label = segmenter.segment(prepared, progress)
     kept.probabilities = getattr(segmenter, "probabilities", None)
+    kept.uncertainty = getattr(segmenter, "uncertainty", None)
+    kept.confidence = getattr(segmenter, "confidence", {})
     if job.options.probabilities and kept.probabilities is None:
         raise DataError("this bundle's own postprocessing gives labels only; probabilities cannot be written")
+    if job.options.uncertainty and kept.uncertainty is None:
+        raise DataError("this bundle's own postprocessing gives labels only; no map of uncertainty can be written")
     steps = list(getattr(segmenter, "steps", []))
     return partial(_finish, case, kept, label, segmenter.describe(), steps, began, job)
 
@@ -258,11 +276,16 @@ def _finish(
     try:
         computed = time.perf_counter()
         rows = measure(label, kept.affine, job.labels, image=kept.image, details=job.options.statistics)
+        if job.judge is not None and kept.confidence:
+            judged = job.judge(label, kept.affine, kept.confidence, kept.facts)
+            rows = [row | judged.get(row["label"], {}) for row in rows]
         outputs = CaseOutputs.of(case, job.labels, job.options)
         make_room(case, outputs, label_digest(label))
         _write_labels(outputs, kept.header, label, job)
         if outputs.probabilities and kept.probabilities is not None:
             write_image(outputs.probabilities, kept.probabilities, kept.header)
+        if outputs.uncertainty and kept.uncertainty is not None:
+            write_label(outputs.uncertainty, kept.uncertainty, kept.header)
         if outputs.preview and kept.picture is not None:
             write_bytes(outputs.preview, kept.picture.png(label, job.labels, stamp=stamp_of(kept.out_of_scope)))
         seconds = {"compute": computed - began, "write": time.perf_counter() - computed}

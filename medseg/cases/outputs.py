@@ -11,7 +11,7 @@ from medseg.errors import DataError, MedsegError
 from medseg.io import Case
 from medseg.io.behind import case_files, content_digest
 from medseg.io.file_names import distinct_file_names, same_file
-from medseg.record import PICTURE, PROBABILITIES, RECORD, SUMMARY, read_record
+from medseg.record import PICTURE, PROBABILITIES, RECORD, SUMMARY, UNCERTAINTY, read_record
 
 # names of the files that a run writes for all its cases
 CSV_NAME, SUMMARY_NAME = "volumes.csv", SUMMARY
@@ -31,6 +31,7 @@ class OutputOptions:
         preview: also NAME.png.
         statistics: surface and intensities in the record, next to the volumes.
         resume: skip cases that the same model and settings have finished.
+        uncertainty: also NAME_uncertainty.nii.gz, 0 (certain) to 255.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class OutputOptions:
     preview: bool = True
     statistics: bool = False
     resume: bool = False
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class CaseOutputs:
         labels: label value -> its file; the key 0 for the one map of all labels.
         probabilities: where asked for.
         preview: where asked for.
+        uncertainty: where asked for.
     """
 
     record: Path
     labels: Mapping[int, Path]
     probabilities: Path | None = None
     preview: Path | None = None
+    uncertainty: Path | None = None
 
     @classmethod
     def of(cls, case: Case, labels: Mapping[int, str], options: OutputOptions) -> CaseOutputs:
@@ -71,12 +75,14 @@ class CaseOutputs:
             maps,
             folder / f"{name}{PROBABILITIES}" if options.probabilities else None,
             folder / f"{name}{PICTURE}" if options.preview else None,
+            folder / f"{name}{UNCERTAINTY}" if options.uncertainty else None,
         )
 
     def results(self) -> dict[str, Path]:
         """What a file is -> where it lies, without the record; the record names files by these words."""
         found = {f"label_{value}" if value else "label": path for value, path in self.labels.items()}
         found |= {"probabilities": self.probabilities} if self.probabilities else {}
+        found |= {"uncertainty": self.uncertainty} if self.uncertainty else {}
         return found | ({"preview": self.preview} if self.preview else {})
 
 
@@ -140,8 +146,9 @@ def make_room(case: Case, outputs: CaseOutputs, label_sha256: str) -> None:
     if old.get("label_sha256") == label_sha256:
         return
     written, folder = old.get("outputs_sha256", {}), outputs.record.parent
-    for kind, name in (("preview", f"{case.name}{PICTURE}"), ("probabilities", f"{case.name}{PROBABILITIES}")):
-        path = folder / name
+    ends = {"preview": PICTURE, "probabilities": PROBABILITIES, "uncertainty": UNCERTAINTY}
+    for kind, end in ends.items():
+        path = folder / f"{case.name}{end}"
         if (
             kind in written
             and kind not in outputs.results()

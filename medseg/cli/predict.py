@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probabilities", action="store_true", help="also write NAME_probabilities.nii.gz, all classes"
     )
+    parser.add_argument(
+        "--uncertainty", action="store_true", help="also write NAME_uncertainty.nii.gz, 0 (certain) to 255"
+    )
     parser.add_argument("--statistics", action="store_true", help="measure surfaces and intensities, not only volumes")
     parser.add_argument("--no-preview", action="store_true", help="write no PNG per case")
     parser.add_argument(
@@ -187,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _words(arguments: argparse.Namespace) -> dict[str, object]:
     """The words that `medseg.commands.asked.Words` lists."""
-    same = ("one_file_per_label", "probabilities", "statistics", "resume", "anonymous_names", "anyway")
+    same = ("one_file_per_label", "probabilities", "uncertainty", "statistics", "resume", "anonymous_names", "anyway")
     return {name: getattr(arguments, name) for name in same} | {
         "suffix": arguments.format,
         "preview": not arguments.no_preview,

@@ -33,6 +33,7 @@ class Words(TypedDict, total=False):
     resume: bool
     anonymous_names: bool
     anyway: bool
+    uncertainty: bool
 
 
 @dataclass(frozen=True)

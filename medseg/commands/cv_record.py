@@ -34,6 +34,7 @@ from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
 from .cv_tables import candidates, comparisons, tried
+from .cv_trust import learn_trust
 
 STEP = "medseg.components.PostprocessLabeld"
 
@@ -43,7 +44,8 @@ def record_choice(result: CrossValidation) -> Layout:
 
     `plan.json` and `inference.json` get the post-processing; `inference.json` lists the weights that are averaged (those
     of another bundle are copied in), `models/model.pt` holds them as one network; `metadata.json` gets the scores;
-    `docs/cross_validation.json` all of it, the model card the figures. A kill at any moment leaves the old choice or the new one.
+    `docs/cross_validation.json` all of it, `configs/trust.json` what new cases are judged by, the model card the figures.
+    A kill at any moment leaves the old choice or the new one.
     """
     layout = result.bundle.layout
     models, networks, copied = _collect_weights(result)
@@ -61,6 +63,7 @@ def record_choice(result: CrossValidation) -> Layout:
     means = {label: row["dice"].mean for label, row in result.final.summary().items() if row["dice"].count}
     files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": mean_metrics(means)}
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
+    files[layout.trust] = learn_trust(result, [staged(layout.weights)]).as_dict()
     write_together(layout, files, copied)
     with alone_in(layout.files_lock):
         write_figures(layout.folder, *_figures(result))

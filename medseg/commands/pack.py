@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,9 @@ def pack_bundle(path_or_name: str | Path, output: Path | None = None, *, keep_na
         layout.safetensors.is_file() or len(read_json(layout.inference).get("models") or ()) > 1
     ):  # listed files are read instead
         contents |= _as_safetensors(layout)
+        if (inside := layout.trust.relative_to(folder).as_posix()) in contents:
+            weights = [content for file, content in contents.items() if file.endswith((".pt", ".safetensors"))]
+            contents[inside] = _of_all(contents[inside], weights)
     sums = []
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for inside, content in sorted(contents.items()):
@@ -163,6 +166,14 @@ def _as_safetensors(layout: Layout) -> dict[str, bytes]:
 
     state = {name: value.contiguous().clone() for name, value in read_state_dict(layout.weights).items()}
     return {layout.safetensors.relative_to(layout.folder).as_posix(): save(state)}
+
+
+def _of_all(trust: bytes, weights: Iterable[bytes]) -> bytes:
+    """configs/trust.json, which names weights by their SHA-256, of the same weights as safetensors too."""
+    facts = json.loads(trust)
+    known = {hashlib.sha256(content).hexdigest() for content in weights}
+    facts["weights"] = sorted({*facts["weights"], *known}) if known & set(facts["weights"]) else facts["weights"]
+    return (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

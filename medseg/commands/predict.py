@@ -77,8 +77,8 @@ def predict_bundle(
         spread: over workers, or a part of the cases; see `medseg.commands.cohort`.
         progress: called with (case, windows done, windows in all).
         finished: called with (result, cases done, cases in all).
-        words: `suffix`, `one_file_per_label`, `probabilities`, `preview`, `statistics` and `resume` as of `OutputOptions`;
-            `anonymous_names` and `anyway` as of `Asked`.
+        words: `suffix`, `one_file_per_label`, `probabilities`, `preview`, `statistics`, `resume` and `uncertainty` as of
+            `OutputOptions`; `anonymous_names` and `anyway` as of `Asked`.
 
     Raises:
         MedsegError: nothing could be done at all. A case that fails is listed in the result instead.

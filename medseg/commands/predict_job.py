@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.assurance.case_trust import CaseTrust
 from medseg.bundle.configs.deciding import takes_missing_channels
 from medseg.bundle.load import Bundle
-from medseg.cases.batch import Job, Segmenter
+from medseg.cases.batch import Job, Judge, Segmenter
 from medseg.cases.outputs import OutputOptions
 from medseg.cases.record import settings_hash
 from medseg.cases.scope import Scope
 from medseg.config import read_json
-from medseg.errors import DataError
+from medseg.errors import BundleError, DataError
+from medseg.inference.evidence import CaseEvidence, label_evidence
 from medseg.inference.settings import PredictOptions
 from medseg.io.behind import content_digest
+from medseg.types import Affine
 
 
 def make_job(bundle: Bundle, outputs: OutputOptions, options: PredictOptions, *, anyway: bool, count: int) -> Job:
@@ -26,23 +33,70 @@ def make_job(bundle: Bundle, outputs: OutputOptions, options: PredictOptions, *,
         count: cases, so that an engine is timed where it is worth it.
     """
 
+    model = model_facts(bundle, options.fold)
+    trust = read_trust(bundle, model["weights_sha256"])
+
     def segmenter() -> Segmenter:
         from medseg.bundle.predictor import make_segmenter  # torch is imported here
 
-        return make_segmenter(bundle, options, cases=count, probabilities=outputs.probabilities)
+        temperature = (1.0 if trust is None else trust.temperature) if outputs.uncertainty else None
+        return make_segmenter(
+            bundle, options, cases=count, probabilities=outputs.probabilities, confidence=trust is not None,
+            temperature=temperature,
+        )  # fmt: skip
 
     gaps = takes_missing_channels(bundle.config, bundle.plan)
     return Job(
         segmenter=segmenter,
         labels=bundle.labels,
-        model=model_facts(bundle, options.fold),
+        model=model,
         options=outputs,
         request=options.request() | {"bundle": deciding_facts(bundle, options)},
         codes=label_codes(bundle),
         scope=scope_of(bundle),
         anyway=anyway,
         normalization=bundle.config.get("preprocessing_def::normalization") if gaps else (),
+        judge=None if trust is None else _judge(bundle, trust),
     )
+
+
+def read_trust(bundle: Bundle, weights: Mapping[str, str]) -> CaseTrust | None:
+    """What `medseg cv` learned of this bundle's trustworthiness, or None where it never did.
+
+    Args:
+        bundle: opened.
+        weights: file -> SHA-256 of those that predict.
+
+    Raises:
+        BundleError: the file is broken, or speaks of other weights: it was copied from another bundle.
+    """
+    path = bundle.layout.trust
+    if not path.is_file() or "preprocessing_def" not in bundle.config:
+        return None
+    try:
+        facts = read_json(path)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read as JSON: {error}; run `medseg cv` again, or delete it") from error
+    trust = CaseTrust.of_dict(facts, str(path))
+    if other := [name for name, digest in weights.items() if digest not in trust.weights]:
+        raise BundleError(
+            f"{path}: speaks of other weights than {other[0]}: it was learned of another bundle, or before these weights "
+            f"were trained. Run `medseg cv {bundle.folder}`, or delete the file to predict without"
+        )
+    if missing := [name for value, name in bundle.labels.items() if value and value not in trust.labels]:
+        raise BundleError(f"{path}: says nothing of the label {missing[0]!r}; run `medseg cv` again, or delete it")
+    return trust
+
+
+def _judge(bundle: Bundle, trust: CaseTrust) -> Judge:
+    values = bundle.label_values
+
+    def judge(
+        label: NDArray[np.integer], affine: Affine, sums: Mapping[str, NDArray[np.float64]], image: Mapping[str, float]
+    ) -> Mapping[int, dict[str, Any]]:
+        return trust.verdicts(CaseEvidence(label_evidence(label, affine, values, sums), image))
+
+    return judge
 
 
 def model_facts(bundle: Bundle, fold: int | None = None) -> dict[str, Any]:
@@ -81,6 +135,8 @@ def deciding_facts(bundle: Bundle, options: PredictOptions) -> dict[str, Any]:
         "codes": label_codes(bundle),
         "code": {path.relative_to(bundle.folder).as_posix(): content_digest(path) for path in code},
     }
+    if bundle.layout.trust.is_file():
+        facts["trust"] = content_digest(bundle.layout.trust)
     if options.fast:
         from medseg.bundle.low_resolution import settings_of
 

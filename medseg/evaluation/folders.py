@@ -17,12 +17,13 @@ from medseg.io.geometry import grid_difference, spacing_of
 from medseg.io.layouts import label_maps, near_match
 from medseg.io.synthetic import synthetic_among
 from medseg.io.volume import READABLE, case_name, is_volume_file, read_header, read_label
+from medseg.record import RECORD, read_record
 from medseg.types import Affine, FilePath, LabelXYZ
 
 from .result import CaseScores, Evaluation
 from .scores import LabelScores, ScoreSettings, score_case
 
-PROBABILITIES = "_probabilities"  # as cases/batch.py names them
+PROBABILITIES, UNCERTAINTY = "_probabilities", "_uncertainty"  # as cases/batch.py names them
 NOT_ANNOTATED = "label not annotated in this case"
 Pair = tuple[str, Path, Path]  # case name, prediction, reference
 
@@ -181,8 +182,12 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 
 def _beside_labels(path: Path, cases: Collection[str]) -> bool:
-    """Whether a file holds the probabilities that `predict --probabilities` writes beside the label map of a case."""
+    """Whether a file holds what `predict --probabilities` or `--uncertainty` writes beside the label map of a case."""
     name = case_name(path)
+    owner = name.removesuffix(UNCERTAINTY)
+    if owner != name and owner in cases:
+        record = read_record(path.with_name(owner + RECORD)) or {}
+        return "uncertainty" in record.get("outputs_sha256", {})
     case = name.removesuffix(PROBABILITIES)
     if case == name or case not in cases:
         return False

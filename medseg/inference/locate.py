@@ -58,6 +58,14 @@ class LocatingPredictor:
         return self.full.probabilities
 
     @property
+    def uncertainty(self) -> NDArray[np.uint8] | None:
+        return self.full.uncertainty
+
+    @property
+    def confidence(self) -> dict[str, NDArray[np.float64]]:
+        return self.full.confidence
+
+    @property
     def steps(self) -> list[str]:
         return [*self.notes, *self.full.steps]
 

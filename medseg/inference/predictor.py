@@ -27,6 +27,7 @@ from medseg_kernels import NonFiniteLogitsError
 from .engines.choice import choose_engine
 from .engines.engine import Engine
 from .settings import Execution, LabelSettings
+from .windows.confidence import LabelSums, UncertaintyMap, Votes, Watcher
 from .windows.ensemble import averaged
 from .windows.half_slab import HalfSlab
 from .windows.heap import give_back_freed_memory, keep_freed_memory
@@ -80,6 +81,9 @@ class Predictor:
             keep_freed_memory()
         self.slab_type = "float16" if settings.accumulation == "nnunet" else execution.slab_type
         self.probabilities: NDArray[np.float16] | None = None
+        self.uncertainty: NDArray[np.uint8] | None = None
+        self.confidence: dict[str, NDArray[np.float64]] = {}
+        self.votes = Votes() if execution.confidence and not settings.regions else None
         self.postprocessing = [Postprocessing(settings.postprocessing)] if settings.postprocessing else []
         self.engines: list[Engine] = []
         self.steps: list[str] = []
@@ -107,7 +111,12 @@ class Predictor:
         return self.preprocessing.apply(volume.array, volume.affine)
 
     def segment(
-        self, prepared: Prepared, progress: Progress | None = None, *, box: Box | None = None
+        self,
+        prepared: Prepared,
+        progress: Progress | None = None,
+        *,
+        box: Box | None = None,
+        watchers: Sequence[Watcher] = (),
     ) -> NDArray[np.integer]:
         """The label map of a prepared volume; on shortage of memory it steps down and starts anew.
 
@@ -115,6 +124,7 @@ class Predictor:
             prepared: of `prepare`.
             progress: called with (windows done, windows in all).
             box: compute only this box of the source array, (first, end) per axis; 0 outside, the same labels inside.
+            watchers: told the logits of the source grid, see `windows/confidence.py`.
         """
         plan = plan_windows(prepared.image.shape[1:], self.roi_size, self.overlap, placement=self.settings.placement)
         image = _padded(prepared.image, plan)
@@ -128,7 +138,7 @@ class Predictor:
         step = StepDown(self.device, self.execution.sw_batch_size, self.execution.slab_planes, self.slab_type)
         while True:
             try:
-                label = self._run(prepared, image, plan, step, progress, part)
+                label = self._run(prepared, image, plan, step, progress, part, watchers)
                 break
             except NonFiniteLogitsError as error:
                 raise DataError(f"{error}; the weights or the image are damaged, or 16 bits are too few") from error
@@ -153,6 +163,7 @@ class Predictor:
         step: StepDown,
         progress: Progress | None,
         part: Part | None,
+        watchers: Sequence[Watcher],
     ) -> NDArray[np.integer]:
         # engines are compared on a window of the middle: in pure air a norm divides by next to nothing and shows rounding only
         layer = plan.layers[len(plan.layers) // 2]
@@ -182,9 +193,12 @@ class Predictor:
                 regions=self.settings.regions, absolute=self.combine == "probabilities",
             )  # fmt: skip
 
-        kept = None
-        if self.execution.keep_probabilities:
-            kept = ProbabilityMap(softmax=self.combine != "probabilities", regions=self.settings.regions)
+        kept, sums, uncertain = self._own_watchers()
+        seeing = [*watchers, *(one for one in (kept, sums, uncertain) if one is not None)]
+        for one in seeing:
+            one.restart()
+        if self.votes is not None:
+            self.votes.restart()
         with torch.inference_mode():
             label = stream_labels(
                 plan,
@@ -194,10 +208,26 @@ class Predictor:
                 window_batch=step.window_batch,
                 label_values=self.label_values,
                 advance=advance,
-                probabilities=kept,
+                watchers=seeing,
             )
         self.probabilities = None if kept is None else kept.values
+        self.uncertainty = None if uncertain is None else uncertain.values
+        if sums is not None:
+            self.confidence = sums.as_dict() | ({"agreement": self.votes.agreement()} if self.votes else {})
         return label
+
+    def _own_watchers(self) -> tuple[ProbabilityMap | None, LabelSums | None, UncertaintyMap | None]:
+        """What the execution asks to be kept beside the labels."""
+        regions = self.settings.regions
+        shares = len(self.networks) > 1 and self.combine == "probabilities" and not regions
+        wanted = self.execution
+        return (
+            ProbabilityMap(softmax=self.combine != "probabilities", regions=regions)
+            if wanted.keep_probabilities
+            else None,
+            LabelSums(regions=regions, shares=shares) if wanted.confidence else None,
+            UncertaintyMap(wanted.temperature, regions=regions, shares=shares) if wanted.temperature else None,
+        )
 
     def _ensure_engines(self, example: torch.Tensor, step: StepDown, windows: int) -> None:
         if self.engines and self.engines[0].device == step.device:
@@ -214,7 +244,9 @@ class Predictor:
             runners = [_slicewise(engine) for engine in self.engines]
         else:
             runners = list(self.engines)  # type: ignore[arg-type]
-        return mirrored(averaged(runners, self.combine, regions=self.settings.regions), self.mirror_axes)
+        members = self.votes if len(runners) > 1 and self.combine != "apart" else None
+        mean = averaged(runners, self.combine, regions=self.settings.regions, votes=members)
+        return mirrored(mean, self.mirror_axes, self.votes if len(runners) == 1 else None)
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.steps:

@@ -56,6 +56,8 @@ class Execution:
         slab_type: `float32`, `float16`, or `auto`: float16 only when float32 does not fit.
         cases: how many volumes are to come; a slow-to-build engine pays for many.
         keep_probabilities: leave them in `Predictor.probabilities`, (K, X, Y, Z) float16 on the source grid.
+        confidence: leave sums per output and the agreement of passes in `Predictor.confidence`.
+        temperature: leave a map of the entropy at this temperature in `Predictor.uncertainty`, (X, Y, Z) uint8.
     """
 
     device: Any = "cpu"
@@ -67,6 +69,8 @@ class Execution:
     slab_type: str = "auto"
     cases: int = 1
     keep_probabilities: bool = False
+    confidence: bool = False
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import MedsegError
-from medseg.record import PROBABILITIES, RECORD, SUMMARY, read_record
+from medseg.record import PROBABILITIES, RECORD, SUMMARY, UNCERTAINTY, read_record
 
 from .behind import content_digest
 
@@ -27,7 +27,7 @@ def outputs_in(folder: Path) -> set[Path]:
         if record is None:
             continue
         stem = path.name.removesuffix(RECORD)
-        found.add(folder / f"{stem}{PROBABILITIES}")
+        found |= {folder / f"{stem}{PROBABILITIES}", folder / f"{stem}{UNCERTAINTY}"}
         if record.get("one_file_per_label"):
             found.add(folder / stem)
         elif record.get("suffix"):
@@ -36,7 +36,7 @@ def outputs_in(folder: Path) -> set[Path]:
         else:
             found |= _of_old_record(folder, stem, record)
     without = [name for name in _finished(folder) if not (folder / f"{name}{RECORD}").exists()] if ends else []
-    return found | {folder / f"{name}{end}" for name in without for end in (*ends, PROBABILITIES)}
+    return found | {folder / f"{name}{end}" for name in without for end in (*ends, PROBABILITIES, UNCERTAINTY)}
 
 
 def _finished(folder: Path) -> list[str]:

@@ -121,6 +121,9 @@ def use_networks(
     with alone_in(layout.files_lock):
         for folder in (layout.models, layout.configs):
             remove_leftovers(folder)  # of a command that was killed while it wrote
+        if layout.trust.exists():  # learned of the weights of before
+            layout.trust.unlink()
+            log.info("%s is removed, for the weights change; `medseg cv` learns it anew", layout.trust)
         with atomic_path(staged(layout.weights)) as temporary:
             write_average([layout.folder / name for name in models], temporary)
         exchange(layout, configs_of(layout, models, others, listed=listed, trained=trained), [layout.weights])

@@ -29,6 +29,7 @@ from medseg.io.volume import read_label
 from medseg.transforms.postprocessing import Postprocessing, component_volumes
 
 from .kept_maps import KeptMaps
+from .watched import Watched, facts_path, predict_watched
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
@@ -102,7 +103,8 @@ def predict_out_of_fold(candidate: Candidate, folder: Path, *, progress: Progres
 
     Args:
         candidate: what segments.
-        folder: `fold_N/CASE.nii.gz` go here; maps that are there already, of the same weights, settings and images, are kept.
+        folder: `fold_N/CASE.nii.gz` and `CASE.facts.npz` (`watched.py`) go here; maps that are there already,
+            of the same weights, settings and images, are kept.
         progress: called with (done, total, case name).
 
     Returns:
@@ -119,10 +121,12 @@ def predict_out_of_fold(candidate: Candidate, folder: Path, *, progress: Progres
         maps = KeptMaps(target, candidate.identity[fold])
         predictor: Predictor | None = None
         for case in cases:
-            if not maps.holds(case):
+            facts = facts_path(maps.path(case))
+            if not maps.holds(case) or Watched.read(facts) is None:
                 predictor = predictor or candidate.predictor(fold)
                 fill = getattr(predictor.preprocessing, "normalization", ())
-                maps.make(case, functools.partial(read_case_image, normalization=fill), predictor.predict)
+                segment = functools.partial(predict_watched, predictor, case, facts)
+                maps.make(case, functools.partial(read_case_image, normalization=fill), segment)
             assert case.label is not None
             pairs.append((case.name, maps.path(case), case.label))
             if progress:

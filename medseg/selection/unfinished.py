@@ -107,6 +107,7 @@ def check_content(layout: Layout, content: object) -> None:
         layout.metadata,
         layout.plan,
         layout.cross_validation_record,
+        layout.trust,
     ]
     names = {path.relative_to(layout.folder).as_posix() for path in allowed}
     if not isinstance(content, dict) or set(content) != {"files", "weights"} or not isinstance(content["files"], dict):

@@ -28,7 +28,7 @@ def labels_and_probabilities(dtype: torch.dtype, *, absolute: bool = False) -> t
         return Slab(classes, plan, importance_map(ROI), dtype=dtype, absolute=absolute)
 
     kept = ProbabilityMap()
-    labels = stream_labels(plan, Target.whole(grid, plan), logits_of, make_slab, probabilities=kept)
+    labels = stream_labels(plan, Target.whole(grid, plan), logits_of, make_slab, watchers=[kept])
     assert kept.values is not None
     return labels, kept.values
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .confidence import Votes
 from .mirroring import Runner
 
 COMBINE = ("logits", "probabilities", "apart")
@@ -26,7 +27,9 @@ class AveragedNetwork(torch.nn.Module):
         return total / len(self.networks)
 
 
-def averaged(runners: Sequence[Runner], combine: str = "logits", *, regions: bool = False) -> Runner:
+def averaged(
+    runners: Sequence[Runner], combine: str = "logits", *, regions: bool = False, votes: Votes | None = None
+) -> Runner:
     """The mean of several runners.
 
     Args:
@@ -35,6 +38,7 @@ def averaged(runners: Sequence[Runner], combine: str = "logits", *, regions: boo
             have different scales); then mean probabilities are returned, whose order of classes is what counts. With
             `apart` nothing is averaged: the logits follow one another, (B, members * K, X, Y, Z).
         regions: overlapping regions, one sigmoid each; mean probabilities are returned as logits, so that 0 stays the limit.
+        votes: counts where the runners' labels agree.
     """
     if combine not in COMBINE:
         raise ValueError(f"combine={combine!r}: expected one of {', '.join(COMBINE)}")
@@ -47,8 +51,11 @@ def averaged(runners: Sequence[Runner], combine: str = "logits", *, regions: boo
 
     def mean(windows: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor | None = None
+        passes = []
         for run in runners:
             logits = run(windows).float()
+            if votes is not None:
+                passes.append(logits.argmax(1))
             if combine == "logits":
                 part = logits
             else:
@@ -60,6 +67,8 @@ def averaged(runners: Sequence[Runner], combine: str = "logits", *, regions: boo
             else:
                 total.add_(part)
         assert total is not None
+        if votes is not None:
+            votes.count(passes, total.shape[1])
         mean_value = total.div_(len(runners))
         # kept off 0 and 1: an infinite logit would stop the prediction
         return torch.logit(mean_value, eps=1e-6) if regions and combine == "probabilities" else mean_value

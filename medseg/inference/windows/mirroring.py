@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .confidence import Votes
+
 Runner = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -20,8 +22,11 @@ def mirror_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
     return [chosen for count in range(len(axes) + 1) for chosen in itertools.combinations(axes, count)]
 
 
-def mirrored(run: Runner, axes: Sequence[int]) -> Runner:
-    """A runner (B, C, X, Y, Z) -> (B, K, X, Y, Z) that averages over mirror images along spatial `axes` (0 is X)."""
+def mirrored(run: Runner, axes: Sequence[int], votes: Votes | None = None) -> Runner:
+    """A runner (B, C, X, Y, Z) -> (B, K, X, Y, Z) that averages over mirror images along spatial `axes` (0 is X).
+
+    `votes` counts where the images' labels agree.
+    """
     if any(axis not in (0, 1, 2) for axis in axes):
         raise ValueError(f"mirror_axes={list(axes)}: expected spatial axes out of 0, 1, 2")
     if not axes:
@@ -30,12 +35,17 @@ def mirrored(run: Runner, axes: Sequence[int]) -> Runner:
 
     def averaged(windows: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor | None = None
+        passes = []
         for chosen in combinations:
             dims = [axis + 2 for axis in chosen]
             logits = run(windows.flip(dims) if dims else windows)
             logits = logits.flip(dims) if dims else logits
+            if votes is not None:
+                passes.append(logits.argmax(1))
             total = logits.float() if total is None else total.add_(logits)
         assert total is not None
+        if votes is not None:
+            votes.count(passes, total.shape[1])
         return total.div_(len(combinations))
 
     return averaged

@@ -21,6 +21,7 @@ from medseg.transforms.regions import labels_of_regions
 from medseg.transforms.restoring import source_tables
 from medseg_kernels import AxisTable, stitch_labels, stitch_logits, stitch_window
 
+from .confidence import PLANES, Watcher
 from .places import axis_starts, even_starts, padding, window_size
 
 Start = tuple[int, int, int]
@@ -181,6 +182,10 @@ class ProbabilityMap:
         self.softmax, self.regions = softmax, regions
         self.values: NDArray[np.float16] | None = None
 
+    def restart(self) -> None:
+        """Forget everything."""
+        self.values = None
+
     def put(self, grid: GridMap, place: tuple[slice, ...], logits: torch.Tensor) -> None:
         """Store one block; outside a cut box background is certain."""
         if self.values is None:
@@ -235,7 +240,7 @@ def stream_labels(
     window_batch: int = 1,
     label_values: NDArray[np.integer] | None = None,
     advance: Callable[[int], None] | None = None,
-    probabilities: ProbabilityMap | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> NDArray[np.integer]:
     """Run all windows and return the label map of the source grid.
 
@@ -247,7 +252,7 @@ def stream_labels(
         window_batch: windows per call.
         label_values: (K,) label of each class; 0, 1, 2 ... by default. With a slab of regions, what each of them writes.
         advance: called with the number of windows done since the last call.
-        probabilities: filled as well when given.
+        watchers: told the logits of the source grid as they become whole, such as a `ProbabilityMap`; labels are the same.
 
     Returns:
         (X, Y, Z) of `target.grid.source_shape`; 0 outside a cut box and outside the region.
@@ -271,7 +276,7 @@ def stream_labels(
         last = number + 1 == len(plan.layers)
         complete = plan.shape[plan.axis] if last else plan.layers[number + 1][0][plan.axis]
         if last or complete + plan.roi[plan.axis] - slab.first > slab.planes:
-            done = _flush(slab, plan, target, output, done, complete, label_values, probabilities)
+            done = _flush(slab, plan, target, output, done, complete, label_values, watchers)
     assert output is not None
     return output
 
@@ -288,7 +293,7 @@ def _flush(
     done: int,
     complete: int,
     label_values: NDArray[np.integer] | None,
-    probabilities: ProbabilityMap | None,
+    watchers: Sequence[Watcher],
 ) -> int:
     """Reduce the source planes whose network planes are all complete; returns the first source plane not yet done."""
     axis, tables = plan.axis, target.tables
@@ -305,8 +310,18 @@ def _flush(
                 labels = label_values.astype(output.dtype)[labels]
         place = target.place(axis, done, end)
         target.grid.cut(target.grid.turn(output))[place] = labels
-        if probabilities is not None:
-            probabilities.put(target.grid, place, slab.logits(parts))
+        if watchers:
+            _watch(slab, target, (done, end), axis, watchers)
     following = int(tables[axis].index[0][end]) if end < len(second) else complete
     slab.release(min(following, complete))
     return max(done, end)
+
+
+def _watch(slab: Slab, target: Target, planes: tuple[int, int], axis: int, watchers: Sequence[Watcher]) -> None:
+    """Show the watchers some planes of the source grid, few at a time so that no copy of the slab is made."""
+    for begin in range(*planes, PLANES):
+        end = min(begin + PLANES, planes[1])
+        parts = [table.part(begin, end) if a == axis else table for a, table in enumerate(target.tables)]
+        logits = slab.logits(parts)
+        for watcher in watchers:
+            watcher.put(target.grid, target.place(axis, begin, end), logits)
