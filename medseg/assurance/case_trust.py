@@ -162,13 +162,15 @@ class CaseTrust:
         return {"format": FORMAT, "coverage": COVERAGE, **asdict(self), "labels": labels}
 
     @classmethod
-    def of_dict(cls, facts: Any, place: str) -> CaseTrust:
+    def of_dict(cls, facts: object, place: str) -> CaseTrust:
         """The inverse of `as_dict`.
 
         Raises:
             BundleError: no such record; the message names the place.
         """
         try:
+            if not isinstance(facts, Mapping):
+                raise ValueError("no table")
             if facts["format"] != FORMAT:
                 raise ValueError(f"format {facts['format']}, this medseg reads {FORMAT}")
             labels = {int(value): _label_of(row) for value, row in facts["labels"].items()}

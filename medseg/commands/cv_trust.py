@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ def learn_trust(result: CrossValidation, predicting: Sequence[Path] = ()) -> Cas
         round(calibration.temperature, 4),
         labels,
         image_ranges(found.images),
-        _without_nan(dataclasses.asdict(calibration)),
+        {key: None if value != value else value for key, value in dataclasses.asdict(calibration).items()},
         len(found.images),
         folds,
         tuple(_notes(result, calibration, len(found.images))),
@@ -109,11 +108,3 @@ def practice_folds(result: CrossValidation) -> int:
     from medseg.planning.folds import read_splits
 
     return len(read_splits(result.bundle.folder))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
