@@ -15,6 +15,7 @@ from medseg.record import PICTURE, PROBABILITIES, RECORD, SUMMARY, UNCERTAINTY, 
 
 # names of the files that a run writes for all its cases
 CSV_NAME, SUMMARY_NAME = "volumes.csv", SUMMARY
+REVIEW_NAME = "review.html"
 # of a run over a part of them, and the list of all that `medseg cluster slurm` writes
 LIST_NAME = "cases.csv"
 
@@ -95,7 +96,9 @@ def check_outputs(cases: Sequence[Case], labels: Mapping[int, str], options: Out
     root = os.path.realpath(options.folder)
     inputs = {os.path.realpath(file) for case in cases for file in _files_of(case)}
     identities = {(os.path.dirname(place), identity) for place in inputs if (identity := _identity(place)) is not None}
-    taken = {same_file(os.path.join(root, name)): f"the run's own {name}" for name in (CSV_NAME, SUMMARY_NAME)}
+    taken = {
+        same_file(os.path.join(root, name)): f"the run's own {name}" for name in (CSV_NAME, SUMMARY_NAME, REVIEW_NAME)
+    }
     for case in cases:
         outputs = CaseOutputs.of(case, labels, options)
         for path in (outputs.record, *outputs.results().values()):

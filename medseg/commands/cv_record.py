@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg.assurance.trust_section import trust_section
 from medseg.bundle.card import plain, write_figures
 from medseg.bundle.load import Bundle
 from medseg.bundle.together import write_together
@@ -99,6 +100,7 @@ def write_cv_report(result: CrossValidation, path: Path, *, shown: int = 5) -> P
         cases_section(result.final, pictured={case.name for _, case in showcase(result.final, shown)}),
         scores,
         agreement_section(result.final),
+        trust_section(learn_trust(result)),
         _candidates(result),
         _tried(result),
         *(_curves(bundle, fold) for fold in result.folds[result.chosen]),

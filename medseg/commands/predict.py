@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from medseg.bundle.load import Trust, load_bundle
 from medseg.cases.anonymous import Mask
 from medseg.cases.batch import CaseResult, Job, Reading, run_cases
 from medseg.cases.measures import rows_to_csv
-from medseg.cases.outputs import CSV_NAME, SUMMARY_NAME
+from medseg.cases.outputs import CSV_NAME, REVIEW_NAME, SUMMARY_NAME
 from medseg.cases.parts import Part, alone_with
 from medseg.cases.scope import sum_up
 from medseg.config import read_json
@@ -23,6 +23,7 @@ from medseg.errors import MedsegError, UntrustedBundleError
 from medseg.inference.settings import PredictOptions
 from medseg.io import Case, find_inputs, write_json, write_text
 from medseg.io.atomic import remove_leftovers
+from medseg.record import PICTURE
 from medseg.types import FilePath
 
 from .asked import Asked, Words
@@ -183,7 +184,22 @@ def _write_summary(result: Prediction, *, resume: bool) -> None:
         rows = _with_earlier(result, rows)
     if rows:
         write_text(result.folder / CSV_NAME, rows_to_csv(rows))
+    _write_review(result.folder, rows)
     write_json(result.folder / SUMMARY_NAME, result.to_dict())
+
+
+def _write_review(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The flagged cases as a page, worst first, where the bundle judges its cases."""
+    if not any("flag" in row for row in rows):
+        return
+    from medseg.assurance.trust_section import review_section  # matplotlib and jinja2, for those who want it
+    from medseg.evaluation.report.page import write_report
+
+    cases: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault(str(row["case"]), []).append(row)
+    section = review_section(cases, {name: folder / f"{name}{PICTURE}" for name in cases})
+    write_report(folder / REVIEW_NAME, "Review", [section], subtitle=f"{len(cases)} cases")
 
 
 def _with_earlier(result: Prediction, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
