@@ -63,7 +63,7 @@ def test_predict_says_expected_dice_and_flag_and_labels_are_those_without(bundle
     assert any("expected_dice" in row for row in rows)
     assert told.to_dict()["cases"][0]["measures"] == rows
     assert "expected_dice" in (tmp_path / "with" / "volumes.csv").read_text().splitlines()[0]
-    assert "data:image/png" in (tmp_path / "with" / "review.html").read_text()
+    assert "of 3 cases are flagged" in (tmp_path / "with" / "review.html").read_text()
     unsure = read_label(tmp_path / "with" / "case0_uncertainty.nii.gz").array
     assert unsure.dtype == np.uint8
     assert unsure.max() > 100
