@@ -41,6 +41,7 @@ VERBS = {
     "predict": "segment volumes with a bundle",
     "evaluate": "score label maps against references",
     "compare": "say whether one system is better than another on the same cases",
+    "probe": "show how far a token mixer looks, along each axis and in each direction",
     "stress": "show what breaks a model: Dice under shifts of growing strength",
     "synthesize": "make images with label maps that no scanner took, for training",
     "view": "look at a volume and its label map in a browser",

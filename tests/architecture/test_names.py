@@ -27,6 +27,7 @@ SAME_THING = {
     "cv.py": "the verb and its words",
     "compare.py": "the verb and its words",
     "stress.py": "the verb and its words",
+    "probe.py": "the verb and its words",
     "synthesize.py": "the verb and its words",
     "view.py": "the verb and its words",
     "demo.py": "the data set that the verb makes, the verb, its words",

@@ -62,6 +62,7 @@ SPOKEN = {
     "evaluate": ["evaluate", "--prediction", "a", "--reference", "b"],
     "compare": ["compare", "--prediction", "a", "--prediction", "b", "--reference", "c"],
     "stress": ["stress", "b", "--data", "d"],
+    "probe": ["probe", "identity"],
     "synthesize": ["synthesize", "sample", "warp", "--data", "d", "--count", "2", "--output", "o"],
     "cluster": ["cluster", "status", "labels"],
     "view": ["view", "scan.nii.gz", "--no-browser"],

@@ -60,6 +60,7 @@ def test_every_verb_has_a_line_every_twenty_seconds(verb: str, monkeypatch: pyte
         "evaluate": ["--prediction", "a", "--reference", "b"],
         "compare": ["--prediction", "a", "--reference", "b"],
         "stress": ["x", "--data", "a"],
+        "probe": [],
         "synthesize": ["sample", "warp", "--data", "a", "--count", "1", "--output", "b"],
         "bundle": ["verify", "x"],
         "federate": ["plan", "--sites", "a", "b", "--output", "c"],
