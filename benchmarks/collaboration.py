@@ -40,8 +40,8 @@ DEFENCES = {
 }  # fmt: skip
 ARMS = {
     "alone": Arm(kind="alone"), "pooled": Arm(kind="pooled"),
-    **{f"level-{finest}": Arm(finest) for finest in (0, 1, 2, 3)},
-    **{f"level-{finest}-{name}": Arm(finest, defence) for finest in (2, 0, 1) for name, defence in DEFENCES.items()},
+    **{f"level-{finest}": Arm(finest) for finest in (0, 1, 2, 3, 4)},
+    **{f"level-{finest}-{name}": Arm(finest, defence) for finest in (2, 3, 0, 1) for name, defence in DEFENCES.items()},
 }  # fmt: skip
 PAYS = ("alone", "level-2", "pooled")
 

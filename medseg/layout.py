@@ -119,6 +119,11 @@ class SiteFolder:
         return self.folder / "shared_names.txt"
 
     @property
+    def training(self) -> Path:
+        """Which training the states and the half are of."""
+        return self.state / "training.json"
+
+    @property
     def state(self) -> Path:
         """All that a split training needs to go on, one file a step."""
         return self.folder / "state"

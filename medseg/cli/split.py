@@ -49,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_job(run)
     run.add_argument("--keep-every", type=int, default=1, metavar="N", help="steps between two states (default: 1)")
     run.add_argument("--timeout", type=float, default=600.0, metavar="S", help="of a site's answer (default: 600)")
+    run.add_argument("--overwrite", action="store_true", help="forget another training, of other patients or settings")
     predict = actions.add_parser("predict", help="segment patients across the sites, without joining")
-    _add_job(predict)
+    _add_job(predict, fold=None)
     predict.add_argument(
         "--cases", type=Path, metavar="FILE", help="patients, one a line (default: the fold's validation)"
     )
@@ -61,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     leakage = actions.add_parser("leakage", help="attack every site's features, with all halves on this machine")
     leakage.add_argument("bundle", metavar="BUNDLE")
-    leakage.add_argument("--fold", type=int, default=0, help="whose unseen patients are rebuilt (default: 0)")
+    leakage.add_argument(
+        "--fold", type=int, default=None, help="whose unseen patients are rebuilt (default: the trained one)"
+    )
     leakage.add_argument("--steps", type=int, default=200, help="of training the attack (default: 200)")
     leakage.add_argument("--seeds", type=int, default=3, help="repetitions of the attack (default: 3)")
     leakage.add_argument(
@@ -78,10 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--output", type=Path, required=True, metavar="JOB")
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
+def _add_job(parser: argparse.ArgumentParser, fold: int | None = 0) -> None:
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("overrides", nargs="*", metavar="key::path=value", help="changes of train.json, as for fit")
-    parser.add_argument("--fold", type=int, default=0, help="whose training patients (default: 0)")
+    told = (
+        "whose training patients (default: 0)" if fold == 0 else "whose validation patients (default: the trained one)"
+    )
+    parser.add_argument("--fold", type=int, default=fold, help=told)
     add_common_arguments(parser, "json", "quiet")
 
 
@@ -166,7 +172,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     losses = run_split(
         arguments.bundle, _overrides(arguments), fold=arguments.fold, poc=arguments.poc, here=arguments.one_process,
-        timeout_s=arguments.timeout, keep_every=arguments.keep_every,
+        timeout_s=arguments.timeout, keep_every=arguments.keep_every, overwrite=arguments.overwrite,
     )  # fmt: skip
     text = (
         f"{len(losses)} steps, last loss {losses[-1]:.4f}; each site has its half. Next: medseg split predict, or join"

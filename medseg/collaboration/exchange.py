@@ -21,8 +21,9 @@ def begin(label: LabelSite, others: Mapping[str, Any], names: Sequence[str], *, 
     """Compare the case lists, tell the geometries, and bring all sites to the last whole step; returns it.
 
     Raises:
-        DataError: a site lacks a patient, or fails; it is named.
+        DataError: a site lacks a patient, or fails; it is named. BundleError: a site holds another training.
     """
+    label.half.claim()
     hellos = {name: ask(name, "hello", other.hello) for name, other in others.items()}
     for name, hello in hellos.items():
         missing = sorted(set(names) - set(hello["cases"]))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medseg.config import read_json
 from medseg.errors import BundleError
-from medseg.io.atomic import atomic_path
+from medseg.io.atomic import atomic_path, write_json
 from medseg.layout import SiteFolder
 from medseg.networks import no_weight_decay
 from medseg.training.optimization import make_optimizer, parameter_groups
@@ -18,6 +20,21 @@ from medseg.training.optimization import make_optimizer, parameter_groups
 from .split_settings import SplitSettings
 
 KEPT = 2  # states of the last steps: sites that died between two replies have one of them in common
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which training a site's states and half are of.
+
+    Args:
+        mark: equal for two jobs of which one goes on where the other ended.
+        cases: patients that train.
+        overwrite: forget another training that is there.
+    """
+
+    mark: str
+    cases: tuple[str, ...]
+    overwrite: bool = False
 
 
 class Half:
@@ -35,6 +52,30 @@ class Half:
         self.optimizer = make_optimizer(groups, **settings.optimizer)
         self.done = 0  # steps
         self.every = 1  # steps between two states that are kept
+        self.training: Training | None = None  # which one this is, to be noted beside the states
+
+    def claim(self) -> None:
+        """Note which training the states are of; those of another one are not gone on from.
+
+        Raises:
+            BundleError: another training's states or half are there.
+        """
+        if self.folder is None or self.training is None:
+            return
+        place = SiteFolder(self.folder)
+        known = read_json(place.training) if place.training.is_file() else {}
+        others = [place.state / f"step_{step}.pt" for step in self.kept()]
+        others += [place.half] if known and place.half.is_file() else []
+        if known.get("training") != self.training.mark and others:
+            if not self.training.overwrite:
+                raise BundleError(
+                    f"site {self.folder.name!r} holds another training, of other patients (--fold) or settings; plan a bundle "
+                    "of its own for this one, or give --overwrite, which forgets that one"
+                )
+            for path in others:
+                path.unlink()
+        place.state.mkdir(parents=True, exist_ok=True)
+        write_json(place.training, {"training": self.training.mark, "cases": sorted(self.training.cases)})
 
     def update(self, step: int) -> None:
         """Change the weights by the gradients that lie on them, keep the state."""
@@ -76,6 +117,12 @@ class Half:
             if later > step:
                 (place / f"step_{later}.pt").unlink()
         return dict(state)
+
+
+def trained_cases(folder: Path) -> list[str]:
+    """Patients that the states and the half of a site have learnt from; empty where that was not noted."""
+    path = SiteFolder(folder).training
+    return [str(name) for name in read_json(path)["cases"]] if path.is_file() else []
 
 
 def write_half(folder: Path, state: Mapping[str, Tensor], steps: int) -> None:

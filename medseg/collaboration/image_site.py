@@ -72,7 +72,8 @@ class ImageSite:
         return int(torch.load(path, weights_only=True)["secret"])
 
     def hello(self) -> dict[str, Any]:
-        """Names of the patients here, and steps that it can go on from."""
+        """Names of the patients here, and steps that it can go on from. Raises BundleError where another training is kept."""
+        self.half.claim()
         return {"cases": sorted(self.images.patients), "steps": self.half.kept()}
 
     def geometry(self, references: list[dict[str, Any]], allow_missing: bool = False) -> int:

@@ -22,7 +22,7 @@ from .rounds import Rounds
 from .sites import SITES_VARIABLE, forget_failures, read_failures
 
 ALGORITHMS = ("fedavg", "fedprox")
-LAUNCHER = "medseg.collaboration.launch"  # whose `__main__` takes the facts as one JSON word
+LAUNCHER = "medseg.collaboration.launch"  # whose `__main__` takes the facts, and our process's number, as one JSON word
 SCRIPT = '''"""One site of a federated medseg training; made by `medseg federate`."""
 import json
 from medseg.collaboration.rounds import take_part
@@ -148,7 +148,7 @@ def run_apart(facts: Mapping[str, Any], folders: Mapping[str, Path], log: Path) 
     with tempfile.TemporaryDirectory(prefix="medseg-poc-") as poc, open(log, "wb") as words:
         surroundings.setdefault("NVFLARE_POC_WORKSPACE", poc)
         process = subprocess.Popen(
-            [sys.executable, "-m", LAUNCHER, json.dumps(dict(facts))],
+            [sys.executable, "-m", LAUNCHER, json.dumps({**facts, "parent": os.getpid()})],
             stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=surroundings, start_new_session=True,
         )  # fmt: skip
         try:

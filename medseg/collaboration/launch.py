@@ -13,6 +13,7 @@ from typing import Any
 from medseg.errors import ResourceError
 
 from .jobs import Average, average_recipe, environment, split_recipe
+from .lifeline import end_with_parent
 from .opening import SplitJob
 from .rounds import Rounds
 
@@ -48,4 +49,6 @@ def launch(facts: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    launch(json.loads(sys.argv[1]))
+    told = json.loads(sys.argv[1])
+    end_with_parent(int(told["parent"]))
+    launch(told)

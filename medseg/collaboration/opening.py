@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from medseg.errors import ConfigError
 
 from .cut import WIRES, Defence
+from .half import Training
 from .image_site import ImageSite
 from .label_site import LabelSite
 from .patient_files import find_patients
@@ -34,6 +37,7 @@ class SplitJob:
         timeout_s: seconds that a site has for an answer.
         allow_missing: zeros for a patient's missing channels.
         keep_every: steps between two states that every site keeps on its disk, to go on from.
+        overwrite: forget another training that a site holds.
     """
 
     digest: str
@@ -46,6 +50,21 @@ class SplitJob:
     timeout_s: float = 600.0
     allow_missing: bool = False
     keep_every: int = 1
+    overwrite: bool = False
+
+    @property
+    def training(self) -> Training:
+        """What the sites note of a training, so that only the same one is gone on with."""
+        facts = [
+            self.digest,
+            self.label_site,
+            sorted(self.cases),
+            sorted(self.overrides.items()),
+            self.wire,
+            self.allow_missing,
+        ]
+        mark = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
+        return Training(mark, tuple(self.cases), self.overwrite)
 
     def check(self) -> None:
         """Refuse what no site would do. Raises ConfigError."""
@@ -79,21 +98,21 @@ def open_image_site(folder: Path, job: SplitJob) -> ImageSite:
         BundleError: another version of the bundle; ConfigError: a job that asks for more than site.json lets go; DataError.
     """
     site = _site(folder, job, "images")
-    settings = read_settings(folder, job.overrides)
+    settings = read_settings(folder, job.label_site, job.overrides)
     images = SiteImages(find_patients(Path(site.data_folder), site.channels), settings.place(site.name))
     defence = Defence(**site.settings.get("defence", {}))
     levels = site.settings.get("levels", settings.sent[site.name])
     party = ImageSite(site.name, images, settings, wire=job.wire, defence=defence, folder=folder, levels=levels)
-    party.half.every = job.keep_every
+    party.half.every, party.half.training = job.keep_every, job.training
     return party
 
 
 def open_label_site(folder: Path, job: SplitJob) -> LabelSite:
     """The party of the site with the labels. Raises as `open_image_site`."""
     site = _site(folder, job, "labels")
-    settings = read_settings(folder, job.overrides)
+    settings = read_settings(folder, job.label_site, job.overrides)
     cases = find_patients(Path(site.data_folder), site.channels, labels=True)
     training = job.cases if job.purpose == "train" else ()
     party = LabelSite(cases, settings, training, wire=job.wire, folder=folder)
-    party.half.every = job.keep_every
+    party.half.every, party.half.training = job.keep_every, job.training
     return party

@@ -109,8 +109,14 @@ def encoders_of(network: SegmentationNetwork) -> nn.ModuleDict:
     return sites
 
 
-def read_settings(folder: Path, overrides: Mapping[str, Any] | None = None) -> SplitSettings:
+def read_settings(folder: Path, label_site: str, overrides: Mapping[str, Any] | None = None) -> SplitSettings:
     """The settings in a bundle's, or a site's, train.json.
+
+    Args:
+        folder: of either.
+        label_site: the one with the labels, as `collaboration.json` or the job names it; a site that was asked for full
+            resolution sends as many levels as that one keeps.
+        overrides: "key::path" -> value of train.json.
 
     Raises:
         BundleError: it was not planned with `medseg split plan`.
@@ -124,6 +130,8 @@ def read_settings(folder: Path, overrides: Mapping[str, Any] | None = None) -> S
         raise BundleError(f"{folder} was not planned for split training; write such a bundle with `medseg split plan`")
     sites = {name: int(count) for name, count in definition["sites"].items()}
     sent = {name: [int(level) for level in levels] for name, levels in definition["sent"].items()}
-    most = max(len(levels) for levels in sent.values())
-    holders = [name for name, levels in sent.items() if len(levels) == most]
-    return SplitSettings(config, sites, sent, config.get("label_site") or holders[-1])
+    if label_site not in sites:
+        raise BundleError(
+            f"{folder}: the label site {label_site!r} is none of its sites {', '.join(sites)}; plan again"
+        )
+    return SplitSettings(config, sites, sent, label_site)

@@ -13,7 +13,7 @@ import torch
 from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.made_here import stays_ours
 from medseg.collaboration.exchange import begin, train
-from medseg.collaboration.half import read_half
+from medseg.collaboration.half import read_half, trained_cases
 from medseg.collaboration.jobs import export, need_nvflare, run_apart, split_recipe
 from medseg.collaboration.opening import SplitJob, open_image_site, open_label_site
 from medseg.collaboration.sites import check_definition, check_overrides, definition_digest, read_site
@@ -49,13 +49,32 @@ def split_job(
     if not 0 <= fold < len(splits):
         raise ConfigError(f"fold {fold} was asked for; {bundle} has the folds 0 to {len(splits) - 1}")
     check_overrides(overrides)
-    read_settings(layout.folder, overrides)
+    read_settings(layout.folder, record["label_site"], overrides)
     others = tuple(site for site in record["sites"] if site != record["label_site"])
     job = SplitJob(
         definition_digest(layout.folder), record["label_site"], others, tuple(splits[fold]["train"]), overrides=dict(overrides),
         wire=record["wire"], timeout_s=timeout_s, allow_missing=bool(record["allow_missing"]),
     )  # fmt: skip
     return layout, job
+
+
+def unseen_fold(bundle: str | Path, fold: int | None) -> int:
+    """The fold whose validation patients the halves have not learnt from: that of the training where None is asked for.
+
+    Raises:
+        ConfigError: the halves learnt from another fold's training patients.
+    """
+    layout, record = split_record(bundle)
+    learnt = trained_cases(layout.site(record["label_site"]).folder)
+    found = [number for number, each in enumerate(read_splits(layout.folder)) if sorted(each["train"]) == learnt]
+    if fold is None or not found:
+        return fold or (found[0] if found else 0)
+    if fold not in found:
+        raise ConfigError(
+            f"--fold is {fold}, the halves were trained with fold {found[0]}: they know patients of that validation. Leave --fold "
+            "out, or name patients with --cases"
+        )
+    return fold
 
 
 def _folders(layout: Layout, job: SplitJob) -> dict[str, Path]:
@@ -94,14 +113,17 @@ def run_split(
     here: bool = False,
     timeout_s: float = 600.0,
     keep_every: int = 1,
+    overwrite: bool = False,
 ) -> list[float]:
     """Train with every site on this machine; goes on from the last step whose state all sites kept. Returns all losses.
+
+    With `overwrite`, another training that the sites hold is forgotten; without, it is refused.
 
     Raises:
         ConfigError, BundleError, DataError, ResourceError: the site that failed and its cause are named.
     """
     layout, job = split_job(bundle, overrides or {}, fold, timeout_s)
-    _run(layout, dataclasses.replace(job, keep_every=keep_every), poc=poc, here=here)
+    _run(layout, dataclasses.replace(job, keep_every=keep_every, overwrite=overwrite), poc=poc, here=here)
     return [float(loss) for loss in read_json(layout.site(job.label_site).losses)]
 
 
@@ -110,11 +132,12 @@ def predict_split(
     output: Path,
     cases: Sequence[str] | None = None,
     *,
-    fold: int = 0,
+    fold: int | None = None,
     poc: bool = False,
     here: bool = False,
 ) -> list[Path]:
-    """Label maps of patients, predicted across the sites without joining; of the fold's validation patients by default."""
+    """Label maps of patients, predicted across the sites without joining; of the trained fold's validation patients by default."""
+    fold = (fold or 0) if cases else unseen_fold(bundle, fold)
     layout, job = split_job(bundle, {}, fold)
     for folder in _folders(layout, job).values():
         read_half(folder)
@@ -148,7 +171,7 @@ def join_split(bundle: str | Path, halves: Path | None = None) -> Path:
     if len(set(learnt.values())) > 1:
         told = ", ".join(f"{site} {steps}" for site, steps in learnt.items())
         raise BundleError(f"the halves learnt different numbers of steps ({told}); run the training to its end")
-    read_settings(layout.folder).network().load_state_dict(state)
+    read_settings(layout.folder, record["label_site"]).network().load_state_dict(state)
     with stays_ours(layout.folder):
         write_weights(state, layout.fold_weights(0))
         layout.run_folder(0).mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from medseg.io.atomic import write_json
 from medseg.io.volume import read_label
 from medseg.planning.folds import read_splits
 
-from .split import predict_split, split_job
+from .split import predict_split, split_job, unseen_fold
 
 MEANING = (
     "A network was trained to rebuild images from features, on the patients that trained the bundle, and tried on patients that "
@@ -33,18 +33,19 @@ MEANING = (
 )
 
 
-def measure_leakage(bundle: str | Path, attack: Attack, output: Path, *, fold: int = 0) -> list[Leak]:
+def measure_leakage(bundle: str | Path, attack: Attack, output: Path, *, fold: int | None = None) -> list[Leak]:
     """Attack each level of each site without labels; needs all halves on this machine. Writes the page and its figures.
 
     Args:
         bundle: a trained split bundle.
         attack: how hard is tried.
         output: the HTML page; a JSON file of the same name lies beside it.
-        fold: whose training patients the attacker knows; its validation patients are to be rebuilt.
+        fold: whose training patients the attacker knows; its validation patients are to be rebuilt. That of the training if None.
 
     Raises:
-        BundleError: a half is missing; DataError: the fold has no unseen patient.
+        BundleError: a half is missing; ConfigError: the halves learnt another fold; DataError: the fold has no unseen patient.
     """
+    fold = unseen_fold(bundle, fold)
     layout, job = split_job(bundle, {}, fold)
     splits = read_splits(layout.folder)[fold]
     if not splits["val"]:

@@ -100,3 +100,15 @@ def test_a_patient_who_is_not_at_the_label_site_is_named(bundle: Path) -> None:
     layout, job = split_job(bundle, {}, 0)
     with pytest.raises(DataError, match="'pet' has no labels of patient 'p9'"):
         open_label_site(layout.site("pet").folder, dataclasses.replace(job, cases=("p9",)))
+
+
+def test_the_label_site_is_the_one_that_was_named_also_where_another_sends_full_resolution(
+    bundle: Path, tmp_path: Path
+) -> None:
+    data = Path(read_json(Layout(bundle).site("ct").record)["data_folder"])
+    wanted = WantedSplit(preset="resenc_unet", folds=3, finest_of={"ct": 0})
+    plan_split(data, {"pet": ["PET"], "ct": ["CT"]}, "pet", tmp_path / "whole", wanted)
+    layout, job = split_job(tmp_path / "whole", {}, 0)
+    party = open_label_site(layout.site("pet").folder, job)
+    assert party.name == "pet"
+    assert sorted(party.network.encoder.sites) == ["pet"]  # type: ignore[arg-type, union-attr]

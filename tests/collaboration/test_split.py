@@ -91,6 +91,23 @@ def test_before_the_join_predict_refuses_and_afterwards_it_gives_what_the_sites_
     assert np.array_equal(*labels)
 
 
+def test_another_fold_is_not_gone_on_with_and_what_it_trained_with_is_never_called_unseen(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, output = tmp_path / "whole", tmp_path / "labels"
+    shutil.copytree(trained, bundle)
+    run = ["split", "run", str(bundle), "steps_per_epoch=1", "--one-process", "--quiet", "--fold", "1"]
+    refused(capsys, main(run), "holds another training", "--overwrite")
+    assert main([*run, "--overwrite"]) == 0
+    assert len(read_json(Layout(bundle).site("pet").losses)) == 1
+    predict = ["split", "predict", str(bundle), "--output", str(output), "--one-process", "--quiet"]
+    refused(capsys, main([*predict, "--fold", "0"]), "trained with fold 1")
+    refused(capsys, main(["split", "leakage", str(bundle), "--fold", "0"]), "trained with fold 1")
+    assert main(predict) == 0
+    unseen = read_json(Layout(bundle).splits)[1]["val"]
+    assert sorted(path.name for path in output.iterdir()) == sorted(f"{name}.nii.gz" for name in unseen)
+
+
 def refused(capsys: pytest.CaptureFixture[str], code: int, *texts: str) -> None:
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("medseg:")]
