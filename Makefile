@@ -17,12 +17,14 @@ DEMO := $(VENV)/.demo-$(KIND)-$(HASH)
 FULL := $(VENV)/.full-$(KIND)-$(HASH)
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: demo test lint types unit wheels test-extras fuzz test-slow kernels-aot gpu bench reliability clean help
+.PHONY: demo test lint types unit wheels test-extras fuzz docs docs-test test-slow kernels-aot gpu bench reliability clean help
 help:
 	@echo "make demo          make a small dataset, plan, train, predict, evaluate, and write $(DEMO_OUTPUT)/report.html"
 	@echo "make test          lint, types and all quick tests (under 12 minutes on 2 cores)"
 	@echo "make wheels        medseg-kernels and medseg as wheels in dist/"
 	@echo "make test-extras   the tests across sites with NVFlare, in .venv-extras and .venv-psi, which it makes; writes docs/collaboration.json"
+	@echo "make docs          the documentation as a site, in site/, which opens from disk"
+	@echo "make docs-test     build it, follow every link, run every tutorial"
 	@echo "make fuzz          200 000 mutated bundle files under an audit hook (ten minutes); continues where it ended"
 	@echo "make test-slow     the tests marked slow"
 	@echo "make kernels-aot   compile every GPU kernel for every architecture, without a GPU"
@@ -45,7 +47,7 @@ endef
 $(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medseg needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Name another with PYTHON=python3.12"; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@rm -f $(VENV)/.base-* $(VENV)/.demo-* $(VENV)/.full-*
+	@rm -f $(VENV)/.base-* $(VENV)/.demo-* $(VENV)/.full-* $(VENV)/.docs-*
 	@$(call install_torch,$(BIN))
 	@touch $@
 
@@ -108,6 +110,18 @@ $(PSI_DONE):
 test-extras: $(EXTRAS_DONE) $(PSI_DONE)
 	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(EXTRAS)/bin/python -m pytest -q tests/collaboration tests/commands/cohort -m "not gpu"
 	@OMP_NUM_THREADS=1 MEDSEG_EXTRAS_RECORD=docs/collaboration.json $(PSI)/bin/python -m pytest -q tests/collaboration/test_shared_names.py
+
+DOCS := $(VENV)/.docs-$(KIND)-$(HASH)
+$(DOCS): $(FULL)
+	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS)
+	@$(BIN)/python -m docs.site --output site
+
+docs-test: $(DOCS)
+	@$(BIN)/python -m pytest -q tests/docs_site tests/test_docs.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m docs.site.tutorial --check
 
 fuzz: $(FULL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.fuzz_bundles --mutations 200000 --output docs/fuzz_bundles.json
