@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from medseg.bundle.card import update_figures
 from medseg.bundle.catalogue import find_bundle
@@ -75,18 +75,32 @@ def resolve_config(
     return config | own
 
 
+class Words(TypedDict, total=False):
+    """How a training begins and how long it lasts; `medseg.fit` takes them by name.
+
+    Args:
+        resume: continue where the run stopped.
+        budget_s: seconds for each fold, by default those of `plan --budget` unless `max_epochs` is given; a low-resolution
+            network takes a quarter of one.
+        init_from: another bundle (or a state dict, also one of published weights) whose weights are the start.
+        partial: beginnings of names (`head`, `decoder`) of what may stay as made where those weights do not fit.
+    """
+
+    resume: bool
+    budget_s: float | None
+    init_from: str | Path | None
+    partial: Sequence[str]
+
+
 def fit_bundle(
     bundle: str | Path,
     *,
     fold: int | str = 0,
     overrides: Mapping[str, Any] | None = None,
     files: Sequence[Path] = (),
-    resume: bool = False,
-    budget_s: float | None = None,
-    init_from: str | Path | None = None,
-    partial: Sequence[str] = (),
     device: str = "auto",
     trust: Trust = False,
+    **words: Unpack[Words],
 ) -> dict[int, dict[str, float]]:
     """Train a bundle; the low-resolution network first, where the plan has one.
 
@@ -95,13 +109,9 @@ def fit_bundle(
         fold: a fold's number, or `all`; finished folds are skipped when resuming.
         overrides: "key::path" -> value, checked against train.json.
         files: JSON files stacked on train.json.
-        resume: continue where the run stopped.
-        budget_s: seconds for each fold, by default those of `plan --budget` unless `max_epochs` is given; a low-resolution
-            network takes a quarter of one.
-        init_from: another bundle (or a state dict, also one of published weights) whose weights are the start.
-        partial: beginnings of names (`head`, `decoder`) of what may stay as made where those weights do not fit.
         device: see `medseg.devices.choose_device`.
         trust: let the bundle's files name any Python object and run any expression; see `load_bundle`.
+        words: `resume`, `budget_s`, `init_from` and `partial`, see `Words`.
 
     Returns:
         fold -> last metrics.
@@ -115,23 +125,17 @@ def fit_bundle(
     """
     folder = find_bundle(bundle)
     own = OwnWords.of(overrides, files)
-    overrides = own.overrides
-    read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
-    opened = open_trusted(folder, Layout(folder).train, trust)  # MONAI's workflow below would run whatever it says
-    trusted = opened if isinstance(opened, TrustedConfig) else None
-    if trust is False and trusted is None and Layout(folder).plan.is_file():
-        refuse_planned_code(Plan.read(Layout(folder).plan), Layout(folder))
+    overrides, resume, init_from = own.overrides, words.get("resume", False), words.get("init_from")
+    trusted = _opened(folder, trust)
     refuse_other_plan(folder)
-    count = number_of_folds(folder)
-    if fold != "all" and not 0 <= int(fold) < count:
-        raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
-    folds = list(range(count)) if fold == "all" else [int(fold)]
+    folds = _folds(folder, fold)
     choose_device(device)
     pretrained = _weights_of(init_from) if init_from is not None else adapted_start(folder)
     for number in folds:
         refuse_pretraining_cases(folder, number)
-    stacked = apply_overrides(read_config([Layout(folder).train, *files]), dict(overrides or {}))
     planned = read_config([Layout(folder).train])
+    stacked = apply_overrides(read_config([Layout(folder).train, *files]), dict(overrides or {}))
+    budget_s = words.get("budget_s")
     another_length = "max_epochs" in (overrides or {}) or stacked.get("max_epochs") != planned.get("max_epochs")
     if budget_s is None and not another_length:
         budget_s = stacked.get("budget_s")  # of `plan --budget`
@@ -147,8 +151,32 @@ def fit_bundle(
                 with alone_in(Layout(folder).files_lock), stays_ours(folder):
                     attach_low_resolution(folder, coarse)
             budget_s = None if budget_s is None or share is None else budget_s - share
-        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": list(partial)}
+        partial = list(words.get("partial", ()))
+        settings = {"resume": resume, "budget_s": budget_s, "pretrained": pretrained, "partial": partial}
         return _fit_folds(folder, folds, own, settings, nested=fold == "all", device=device, trusted=trusted)
+
+
+def _opened(folder: Path, trust: Trust) -> TrustedConfig | None:
+    """train.json as it was shown to who trusts it; None for one that needs no trust.
+
+    Raises:
+        UntrustedBundleError: it wants to run code, and trust was not given.
+    """
+    layout = Layout(folder)
+    read_metadata(folder)  # MONAI's workflow reads it too, and would show a traceback
+    opened = open_trusted(folder, layout.train, trust)  # MONAI's workflow below would run whatever it says
+    trusted = opened if isinstance(opened, TrustedConfig) else None
+    if trust is False and trusted is None and layout.plan.is_file():
+        refuse_planned_code(Plan.read(layout.plan), layout)
+    return trusted
+
+
+def _folds(folder: Path, fold: int | str) -> list[int]:
+    """The folds that were asked for. Raises ConfigError for one that is not there."""
+    count = number_of_folds(folder)
+    if fold != "all" and not 0 <= int(fold) < count:
+        raise ConfigError(f"fold {fold} was asked for; {folder} has the folds 0 to {count - 1}")
+    return list(range(count)) if fold == "all" else [int(fold)]
 
 
 def _fit_folds(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 
@@ -28,32 +28,41 @@ NOT_ANNOTATED = "label not annotated in this case"
 Pair = tuple[str, Path, Path]  # case name, prediction, reference
 
 
+class Naming(TypedDict, total=False):
+    """What is scored, and under which name.
+
+    Args:
+        labels: value -> name of the labels that may occur; 0 is the background and is not scored. None takes the values found.
+        names: value -> name, for those of the values found that have one; only without `labels`.
+        regions: name -> values of regions made of several labels, scored beside the labels.
+    """
+
+    labels: Mapping[int, str] | None
+    names: Mapping[int, str] | None
+    regions: Mapping[str, Sequence[int]] | None
+
+
 def evaluate_folders(
     prediction: FilePath,
     reference: FilePath,
     *,
-    labels: Mapping[int, str] | None = None,
-    names: Mapping[int, str] | None = None,
-    regions: Mapping[str, Sequence[int]] | None = None,
     cases: Literal["all", "predicted", "common"] | Sequence[str] = "all",
     settings: ScoreSettings | None = None,
     workers: int = 1,
     progress: Callable[[int, int, str], None] | None = None,
+    **naming: Unpack[Naming],
 ) -> Evaluation:
     """Score every prediction against the reference of the same case name.
 
     Args:
         prediction: folder of label maps, or one file.
         reference: folder of label maps, of a dataset (its labels are taken), or one file.
-        labels: value -> name of the labels that may occur; 0 is the background and is not scored. None takes the
-            values found.
-        names: value -> name, for those of the values found that have one; only without `labels`.
-        regions: name -> values of regions made of several labels, scored beside the labels.
         cases: `all` asks for a prediction for each reference, `predicted` leaves references without one out, `common` leaves
             out what one side lacks, and a list of names scores just these.
         settings: what to compute.
         workers: cases scored at the same time.
         progress: called with (done, total, case name) after each case.
+        naming: `labels`, `names` and `regions`, see `Naming`.
 
     Returns:
         The scores; a case that cannot be scored (other grid, unknown values, unreadable) stands in `failed`.
@@ -65,41 +74,38 @@ def evaluate_folders(
     with notebook_bar("case") as shown:
         if progress is None and shown is not None:
             progress = lambda done, total, _: shown("scoring", done, total)  # noqa: E731
-        evaluation = evaluate_pairs(
-            pairs, labels=labels, names=names, regions=regions, settings=settings, workers=workers, progress=progress
-        )
+        evaluation = evaluate_pairs(pairs, settings=settings, workers=workers, progress=progress, **naming)
     return dataclasses.replace(evaluation, skipped=skipped)
 
 
 def evaluate_pairs(
     pairs: Sequence[Pair],
     *,
-    labels: Mapping[int, str] | None = None,
-    names: Mapping[int, str] | None = None,
-    regions: Mapping[str, Sequence[int]] | None = None,
     settings: ScoreSettings | None = None,
     workers: int = 1,
     progress: Callable[[int, int, str], None] | None = None,
     change: Callable[[LabelXYZ, Affine], LabelXYZ] | None = None,
     declared: Mapping[str, Collection[int]] | None = None,
+    **naming: Unpack[Naming],
 ) -> Evaluation:
     """Score files pair by pair.
 
     Args:
         pairs: (case name, prediction file, reference file).
-        labels, names, regions, settings, workers, progress: as in `evaluate_folders`.
+        settings, workers, progress, naming: as in `evaluate_folders`.
         change: applied to each prediction before it is scored, such as a post-processing.
         declared: case name -> label values that were annotated in it, for cases with partial annotation; the scores of
             other labels are NaN with that reason. Cases that are not named are fully annotated.
     """
     settings = settings or ScoreSettings()
+    labels, names = naming.get("labels"), naming.get("names") or {}
     named = {name: (value,) for value, name in (labels or {}).items() if value != 0 and value != settings.ignore_label}
-    wanted = named | {name: tuple(values) for name, values in (regions or {}).items()}
+    wanted = named | {name: tuple(values) for name, values in (naming.get("regions") or {}).items()}
     known = None if labels is None else set(labels) - {settings.ignore_label}
     scored: list[CaseScores] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        jobs = [(pair, pool.submit(_score_pair, pair, wanted, known, settings, change, names or {})) for pair in pairs]
+        jobs = [(pair, pool.submit(_score_pair, pair, wanted, known, settings, change, names)) for pair in pairs]
         for done, ((name, *_), job) in enumerate(jobs, start=1):
             try:
                 scored.append(job.result())
@@ -107,7 +113,7 @@ def evaluate_pairs(
                 failed[name] = str(error)
             if progress:
                 progress(done, len(pairs), name)
-    found = wanted if labels is not None else _union_of_labels(scored, names or {}) | wanted
+    found = wanted if labels is not None else _union_of_labels(scored, names) | wanted
     complete = [dataclasses.replace(case, labels=_with_absent(case.labels, found, settings)) for case in scored]
     complete = [_only_declared(case, found, (declared or {}).get(case.name)) for case in complete]
     return Evaluation(complete, found, settings, failed)

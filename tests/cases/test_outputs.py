@@ -16,7 +16,7 @@ from medseg.cases.batch import run_cases
 from medseg.cases.outputs import CaseOutputs, OutputOptions, check_outputs
 from medseg.errors import DataError
 from medseg.io import Case, Header, write_image
-from tests.inference.test_batch import LABELS, Threshold, job_for
+from tests.cases.test_batch import LABELS, Threshold, job_for
 
 pytestmark = pytest.mark.requirement("R8")
 

@@ -22,7 +22,7 @@ from medseg.errors import BundleError, ConfigError
 from medseg.io.volume import read_label
 from medseg.layout import Layout
 from tests.commands.adapt_samples import data_set, source_bundle
-from tests.inference.test_nnunet_import import trained_folder
+from tests.commands.test_import_nnunet import trained_folder
 
 QUIET = ["max_epochs=1", "steps_per_epoch=1", "train::trainer::tracking=false", "num_workers=0", "--quiet"]
 

@@ -14,7 +14,7 @@ import torch
 
 from medseg.commands.import_nnunet import import_nnunet
 from medseg.errors import MedsegError
-from tests.inference.test_nnunet_import import trained_folder
+from tests.commands.test_import_nnunet import trained_folder
 
 DEEP = "[" * 100_000 + "]" * 100_000
 CIRCLE = {"3d_fullres": {"inherits_from": "b"}, "b": {"inherits_from": "3d_fullres"}}

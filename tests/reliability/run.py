@@ -118,8 +118,8 @@ FIGURES = (
         "tests/io/test_behind.py",
         "tests/cases/test_anonymous.py",
         "tests/commands/test_predict_again.py",
-        "tests/training/test_resume_data.py",
-        "tests/training/test_cross_validation.py",
+        "tests/training/test_data_record.py",
+        "tests/selection/test_cross_validation.py",
     ),
     _tests(
         "Naming",

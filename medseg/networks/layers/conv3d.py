@@ -11,7 +11,7 @@ class Conv3d(nn.Conv3d):
 
     With torch 2.13 on a CPU with AVX-512 BF16, the weight gradient of a 3x3x3 convolution in bfloat16 is off by 1e6 to 1e37
     times its size (it reads memory that was never written) when the first spatial axis is 1 or 2 voxels long; float32 and
-    longer axes are right, and so is 2D. tests/networks/test_conv3d.py holds that line. The tiny maps cost nothing in float32.
+    longer axes are right, and so is 2D. tests/networks/layers/test_conv3d.py holds that line. The tiny maps cost nothing in float32.
     """
 
     def forward(self, input: Tensor) -> Tensor:

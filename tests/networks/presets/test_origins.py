@@ -8,7 +8,7 @@ from medseg.networks import PRESETS
 from medseg.networks.presets.origins import ORIGINS, origin_rows, table
 from medseg.networks.published import PUBLISHED
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "networks.md"
 
 
 def test_the_page_has_the_table_of_the_code_line_by_line() -> None:
