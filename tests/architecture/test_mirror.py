@@ -57,7 +57,7 @@ HELD_ELSEWHERE = {
 }
 
 
-def test_of(path: Path) -> Path:
+def place_of_tests(path: Path) -> Path:
     """Where the tests of a source file lie by its name."""
     inside = path.relative_to(ROOT / "kernels" if "medseg_kernels" in path.parts else ROOT / "medseg")
     inside = Path("kernels", *inside.parts[1:]) if "medseg_kernels" in path.parts else inside
@@ -72,7 +72,7 @@ def excuse(path: Path) -> str | None:
 
 def test_sources_have_a_test_of_their_name() -> None:
     asked = [path for path in SOURCES if path.name != "__init__.py" and excuse(path) is None]
-    without = [path.relative_to(ROOT).as_posix() for path in asked if not test_of(path).is_file()]
+    without = [path.relative_to(ROOT).as_posix() for path in asked if not place_of_tests(path).is_file()]
     share = 1 - len(without) / len(asked)
     assert share >= LEAST, f"{share:.3f} of {len(asked)} have one, at least {LEAST} must; without:\n" + "\n".join(
         without
@@ -80,7 +80,7 @@ def test_sources_have_a_test_of_their_name() -> None:
 
 
 def test_every_row_of_the_table_speaks_of_a_file_and_of_tests_that_are_there() -> None:
-    used = {excuse(path) for path in SOURCES if not test_of(path).is_file()}
+    used = {excuse(path) for path in SOURCES if not place_of_tests(path).is_file()}
     assert set(HELD_ELSEWHERE) <= used, f"no longer needed: {set(HELD_ELSEWHERE) - used}"
     gone = [place for place, _ in HELD_ELSEWHERE.values() if not (ROOT / place).exists()]
     assert not gone
