@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from medseg.errors import DataError
 from medseg.evaluation import Evaluation, score_case
 from medseg.evaluation.folders import Pair
 from medseg.evaluation.result import CaseScores
 from medseg.inference import Predictor
+from medseg.inference.settings import Execution, LabelSettings
 from medseg.io.datalist import Case
 from medseg.io.header import Header, Volume
 from medseg.io.volume import read_image, read_label, write_image, write_label
@@ -24,6 +26,7 @@ from medseg.selection.cross_validation import (
     compare,
     predict_out_of_fold,
 )
+from medseg.transforms.preprocessing import Prepared, Preprocessing
 
 LABELS = {0: "background", 1: "organ", 2: "tumour"}
 AFFINE = np.eye(4)
@@ -122,18 +125,33 @@ def test_only_common_cases_are_compared() -> None:
         compare({"left": left, "other": _evaluation([0], ["z"])})
 
 
-class _Copy:
-    """Stands for a network: writes its fold's number where the image is bright, and counts its calls."""
-
-    calls = 0
-    preprocessing = None
+class _Bright(torch.nn.Module):
+    """The class 1 + fold where the image is bright, background elsewhere."""
 
     def __init__(self, fold: int) -> None:
+        super().__init__()
         self.fold = fold
 
-    def predict(self, volume: Volume) -> np.ndarray:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = (x[:, :1] > 0).float()
+        classes = [1 - bright, torch.zeros_like(bright), torch.zeros_like(bright)]
+        classes[1 + self.fold] = bright
+        return 10 * torch.cat(classes, dim=1)
+
+
+class _Copy(Predictor):
+    """Predicts with `_Bright`, and counts its cases."""
+
+    calls = 0
+
+    def __init__(self, fold: int) -> None:
+        keep = Preprocessing(None, [{"kind": "none"}])
+        execution = Execution(engine="eager", confidence=True)
+        super().__init__(_Bright(fold), keep, LabelSettings(roi_size=(24, 20, 18)), execution)
+
+    def prepare(self, volume: Volume) -> Prepared:
         type(self).calls += 1
-        return np.where(volume.array[0] > 0, 1 + self.fold, 0).astype(np.uint8)
+        return super().prepare(volume)
 
 
 def _candidate(folder: Path, **changes: Any) -> Candidate:
@@ -150,7 +168,7 @@ def _candidate(folder: Path, **changes: Any) -> Candidate:
     values: dict[str, Any] = {
         "name": "net",
         "folds": folds,
-        "predictor": lambda fold: cast(Predictor, _Copy(fold)),
+        "predictor": _Copy,
         "identity": {0: "a", 1: "b"},
         "labels": LABELS,
     }
