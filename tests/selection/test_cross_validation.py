@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,8 @@ class _Copy(Predictor):
 
     calls = 0
 
-    def __init__(self, fold: int) -> None:
-        keep = Preprocessing(None, [{"kind": "none"}])
+    def __init__(self, fold: int, channels: int = 1) -> None:
+        keep = Preprocessing(None, [{"kind": "none"}] * channels)
         execution = Execution(engine="eager", confidence=True)
         super().__init__(_Bright(fold), keep, LabelSettings(roi_size=(24, 20, 18)), execution)
 
@@ -220,7 +221,8 @@ def test_detached_voxels_and_the_order_of_channels_belong_to_the_image(tmp_path:
     assert not read_label(path).array.any()
     _Copy.calls = 0
     for images in ((pair, *case.images), (*case.images, pair)):
-        changed = Candidate("net", {0: [Case("x", images, case.label)]}, candidate.predictor, {0: "a"}, LABELS)
+        two = functools.partial(_Copy, channels=2)
+        changed = Candidate("net", {0: [Case("x", images, case.label)]}, two, {0: "a"}, LABELS)
         predict_out_of_fold(changed, tmp_path / "out")
     assert _Copy.calls == 2
 
