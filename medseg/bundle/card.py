@@ -154,24 +154,22 @@ def update_figures(folder: Path) -> None:
     for fold, facts in results.items():
         dice = [two_digits(facts[name]) if name in facts else "" for name in [*names, "val_dice"]]
         rows.append(f"| {' | '.join([str(fold), *dice, str(facts.get('steps', '')), str(facts.get('seconds', ''))])} |")
-    _fill(card, "\n".join(rows), NOTE)
+    text = card.read_text(encoding="utf-8")
+    filled = _filled(text, "\n".join(rows), NOTE)
+    if filled != text:
+        write_text(card, filled)
 
 
-def write_figures(folder: Path, metrics: dict[str, Any], note: str) -> None:
-    """Write what cross-validation found into the section "Figures" of docs/README.md, in the place of the folds' table.
+def with_figures(card: str, metrics: dict[str, Any], note: str) -> str:
+    """The text of docs/README.md with what cross-validation found in its section "Figures", in the place of the folds' table.
 
     Args:
-        folder: of the bundle; a card without that section is left alone.
+        card: the text as it is; without that section it stays so.
         metrics: as in `model_card`.
         note: on which cases, and how, the figures were found.
     """
-    card = Layout(folder).readme
-    if card.is_file():
-        _fill(card, _metrics_table(metrics), note)
+    return _filled(card, _metrics_table(metrics), note)
 
 
-def _fill(card: Path, table: str, note: str) -> None:
-    text = card.read_text(encoding="utf-8")
-    filled = SECTION.sub(lambda match: f"{match[1]}{table}\n\n{note}\n", text)
-    if filled != text:
-        write_text(card, filled)
+def _filled(card: str, table: str, note: str) -> str:
+    return SECTION.sub(lambda match: f"{match[1]}{table}\n\n{note}\n", card)

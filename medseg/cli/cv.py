@@ -57,9 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.dry_run:
         with stays_ours(result.bundle.folder):
-            record_choice(result)
+            record_choice(result, report=not arguments.output)
     report = Path(arguments.output) if arguments.output else result.bundle.layout.cross_validation_report
-    if arguments.output or not arguments.dry_run:
+    if arguments.output:
         write_cv_report(result, report)
     _print(result, arguments, report)
     return EXIT_OK

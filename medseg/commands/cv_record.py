@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.assurance.trust_section import trust_section
-from medseg.bundle.card import plain, write_figures
+from medseg.bundle.card import plain, with_figures
 from medseg.bundle.load import Bundle
 from medseg.bundle.together import write_together
 from medseg.config import read_json
@@ -30,7 +30,7 @@ from medseg.io.volume import read_image, read_label
 from medseg.layout import Layout
 from medseg.planning.plan import Plan
 from medseg.selection.averaging import configs_of, write_average
-from medseg.selection.unfinished import staged
+from medseg.selection.unfinished import make_ready, staged
 from medseg.transforms.postprocessing import Postprocessing, describe
 
 from .cv import CrossValidation, practice_card, validation_cases
@@ -40,21 +40,32 @@ from .cv_trust import learn_trust
 STEP = "medseg.components.PostprocessLabeld"
 
 
-def record_choice(result: CrossValidation) -> Layout:
-    """Write the choice into `result.bundle`; returns its layout.
+def record_choice(result: CrossValidation, *, report: bool = False) -> Layout:
+    """Write the choice into `result.bundle`, and its report where that is wanted; returns its layout.
 
     `plan.json` and `inference.json` get the post-processing; `inference.json` lists the weights that are averaged (those
     of another bundle are copied in), `models/model.pt` holds them as one network; `metadata.json` gets the scores;
-    `docs/cross_validation.json` all of it, `configs/trust.json` what new cases are judged by, the model card the figures.
-    A kill at any moment leaves the old choice or the new one.
+    `docs/cross_validation.json` all of it, `configs/trust.json` what new cases are judged by, the model card the figures,
+    `docs/cross_validation.html` the report. A kill at any moment leaves the old choice or the new one.
     """
     layout = result.bundle.layout
-    models, networks, copied = _collect_weights(result)
-    places = [layout.folder / name for name in models]
-    with atomic_path(staged(layout.weights)) as temporary:
-        write_average([staged(path) if path in copied else path for path in places], temporary)
-    copied.append(layout.weights)
-    files: dict[Path, Any] = {}
+    with alone_in(layout.files_lock):
+        make_ready(layout)
+        models, networks, copied = _collect_weights(result)
+        places = [layout.folder / name for name in models]
+        with atomic_path(staged(layout.weights)) as temporary:
+            write_average([staged(path) if path in copied else path for path in places], temporary)
+        copied.append(layout.weights)
+        if report:
+            write_cv_report(result, staged(layout.cross_validation_report))
+            copied.append(layout.cross_validation_report)
+        write_together(layout, _new_files(result, models, networks), copied)
+    return layout
+
+
+def _new_files(result: CrossValidation, models: list[str], networks: dict[str, Any]) -> dict[Path, Any]:
+    """Path -> new content of every file but weights and the report."""
+    layout, files = result.bundle.layout, dict[Path, Any]()
     for path, config in configs_of(layout, models, networks).items():
         files[path] = _with_steps(config, result.selection.steps)
     plan = Plan.read(layout.plan)
@@ -65,10 +76,9 @@ def record_choice(result: CrossValidation) -> Layout:
     files[layout.metadata] = {**read_json(layout.metadata), "eval_metrics": mean_metrics(means)}
     files[layout.cross_validation_record] = _without_nan(result.as_dict())
     files[layout.trust] = learn_trust(result, [staged(layout.weights)]).as_dict()
-    write_together(layout, files, copied)
-    with alone_in(layout.files_lock):
-        write_figures(layout.folder, *_figures(result))
-    return layout
+    if layout.readme.is_file():
+        files[layout.readme] = with_figures(layout.readme.read_text(encoding="utf-8"), *_figures(result))
+    return files
 
 
 def mean_metrics(means: Mapping[str, float]) -> dict[str, float]:

@@ -7,20 +7,32 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 # what stands for a side in a name: (left, right, a word of its own that is a side even without its counterpart)
-_SIDES = (
+_WRITTEN = (
     ("left", "right", True), ("lft", "rgt", False), ("lh", "rh", True), ("lt", "rt", False), ("l", "r", True),
-    ("links", "rechts", True), ("linke", "rechte", True), ("linker", "rechter", True), ("li", "re", False),
-    ("gauche", "droite", True), ("gauche", "droit", False), ("izquierdo", "derecho", True), ("izquierda", "derecha", True),
-    ("izq", "der", False), ("sinistra", "destra", True), ("sinistro", "destro", True), ("sinister", "dexter", True),
-    ("sinistra", "dextra", False), ("sin", "dex", False), ("sn", "dx", False), ("esquerdo", "direito", True),
-    ("esquerda", "direita", True), ("esq", "dir", False), ("venstre", "høyre", True), ("venstre", "højre", True),
-    ("vänster", "höger", True), ("vänstra", "högra", True), ("lewa", "prawa", True), ("lewe", "prawe", True),
-    ("lewy", "prawy", True), ("левый", "правый", True), ("левая", "правая", True), ("левое", "правое", True), ("左", "右", True),
+    ("links", "rechts", True), ("linke", "rechte", True), ("linker", "rechter", True), ("linkes", "rechtes", True),
+    ("li", "re", False), ("gauche", "droite", True), ("gauche", "droit", True), ("g", "d", False),
+    ("izquierdo", "derecho", True), ("izquierda", "derecha", True), ("izq", "der", False), ("izq", "dcho", False),
+    ("izq", "dcha", False), ("izdo", "dcho", True), ("izda", "dcha", True), ("sinistra", "destra", True),
+    ("sinistro", "destro", True), ("sinistr", "destr", False), ("sx", "dx", True), ("sn", "dx", False),
+    ("sinister", "dexter", True), ("sinistrum", "dextrum", True), ("sinistr", "dextr", False), ("sin", "dex", False),
+    ("esquerdo", "direito", True), ("esquerda", "direita", True), ("esq", "dir", False), ("esquerre", "dret", True),
+    ("esquerra", "dreta", True), ("stang", "drept", True), ("stang", "dreapt", False), ("stanga", "dreapta", True),
+    ("venstre", "høyre", True), ("venstre", "højre", True), ("vänster", "höger", True), ("vänstra", "högra", True),
+    ("vasen", "oikea", True), ("bal", "jobb", False), ("sol", "sağ", False), ("lewa", "prawa", True), ("lewe", "prawe", True),
+    ("lewy", "prawy", True), ("lew", "praw", False), ("levá", "pravá", True), ("levý", "pravý", True), ("levé", "pravé", True),
+    ("lev", "prav", False), ("ľav", "prav", False), ("lijev", "desn", False), ("lev", "desn", False),
+    ("левый", "правый", True), ("левая", "правая", True), ("левое", "правое", True), ("лев", "прав", False),
+    ("лів", "прав", False), ("αριστερ", "δεξι", False), ("kiri", "kanan", True), ("trái", "phải", True),
+    ("左", "右", True), ("ひだり", "みぎ", True), ("왼", "오른", False), ("좌", "우", False), ("يسر", "يمن", False),
+    ("يسرى", "يمنى", True), ("اليسرى", "اليمنى", True), ("أيسر", "أيمن", True), ("چپ", "راست", True), ("שמאל", "ימין", True),
+    ("שמאלית", "ימנית", True), ("שמאלי", "ימני", True), ("बायां", "दायां", True), ("बाएं", "दाएं", True), ("ซ้าย", "ขวา", True),
 )  # fmt: skip
 # parts of the heart are called by a side and have no mirror image on the other: alone they are organs like any other
 _HEART = re.compile(r"atri|auric|append|heart|cardi|coronar|ventric")
 # of a label's shape, where A stands for any capital, a for any other letter and 0 for any digit
 _WORDS = re.compile(r"A+(?=Aa)|A?a+0*|A+0*|0+")
+# so long, or so unlike anything else, that they count inside of a word too
+_ANYWHERE = {"left", "يسر"}
 # words of one piece that only look as if they began or ended with a side
 _NO_SIDE = re.compile(r"leftover|bright|upright|cleft|wright|fright|rightmost|leftmost")
 
@@ -54,12 +66,21 @@ def _is_side(word: str) -> bool:
     return joined and not _NO_SIDE.search(word)
 
 
+def _plain(text: str) -> str:
+    """Without marks on letters, which people leave out or write as letters of their own."""
+    letters = (
+        unicodedata.normalize("NFKD", text).replace("ø", "o").replace("Ø", "O").replace("ł", "l").replace("Ł", "L")
+    )
+    return "".join(letter for letter in letters if not unicodedata.category(letter).startswith("M"))
+
+
+_SIDES = [(_plain(left), _plain(right), whole) for left, right, whole in _WRITTEN]
 _ALONE = {word for left, right, whole in _SIDES if whole for word in (left, right)}
 
 
 def _words(label: str) -> list[str]:
     """Words of a label in small letters of any script: split at signs, and where small letters are followed by a capital."""
-    label = unicodedata.normalize("NFC", label)
+    label = _plain(label)
     shape = "".join(
         "A" if letter.isupper() else "a" if letter.isalpha() else "0" if letter.isdigit() else " " for letter in label
     )
@@ -75,7 +96,7 @@ def _other_sides(words: Sequence[str]) -> Iterator[str]:
                 yield f"{before}{right}{word[len(left) :]}{after}"
             if word.endswith(left):
                 yield f"{before}{word[: -len(left)]}{right}{after}"
-            if left == "left" and left in word:
+            if left in _ANYWHERE and left in word:
                 yield f"{before}{word.replace(left, right)}{after}"
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import TARGET, read_json
-from medseg.io.atomic import atomic_path, remove_leftovers
+from medseg.io.atomic import atomic_path
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
-from .unfinished import exchange, staged
+from .unfinished import exchange, make_ready, staged
 
 if TYPE_CHECKING:
     import torch
@@ -119,8 +119,7 @@ def use_networks(
             other ones than in inference.json.
     """
     with alone_in(layout.files_lock):
-        for folder in (layout.models, layout.configs):
-            remove_leftovers(folder)  # of a command that was killed while it wrote
+        make_ready(layout)
         if layout.trust.exists():  # learned of the weights of before
             layout.trust.unlink()
             log.info("%s is removed, for the weights change; `medseg cv` learns it anew", layout.trust)

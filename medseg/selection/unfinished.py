@@ -16,16 +16,18 @@ from typing import Any
 
 from medseg.config import read_json
 from medseg.errors import BundleError
-from medseg.io.atomic import write_bytes, write_json
+from medseg.io.atomic import remove_leftovers, write_bytes, write_json
 from medseg.io.locks import alone_in
 from medseg.layout import Layout
 
 STAGED = ".chosen"
 _WEIGHTS = re.compile(r"models/(?:(?!\.)[^/\\]+/fold_\d+/)?model\.pt")
+# Folders of a bundle in which files wait for their exchange or are being written when a command is killed.
+_PLACES = ("", "configs", "docs", "models", "models/*", "models/*/*", "runs")
 
 
 def staged(path: Path) -> Path:
-    """Where the new content of a weight file waits."""
+    """Where the new content of a weight file, or of the report, waits."""
     return path.with_name(path.name + STAGED)
 
 
@@ -42,8 +44,9 @@ def exchange(layout: Layout, files: Mapping[Path, Any], weights: Iterable[Path] 
 
     Args:
         layout: of the bundle.
-        files: path of a configuration -> its new content, JSON-ready; in the order in which they are exchanged.
-        weights: weight files whose new content lies beside them as `staged(path)`.
+        files: path of a configuration -> its new content, JSON-ready, the model card's as text; in the order in which they
+            are exchanged.
+        weights: weight files, or the report of cross-validation, whose new content lies beside them as `staged(path)`.
 
     Raises:
         ValueError: a path that is not one of these.
@@ -54,6 +57,21 @@ def exchange(layout: Layout, files: Mapping[Path, Any], weights: Iterable[Path] 
         finish(layout)
         write_json(layout.unfinished, content)
         finish(layout)
+
+
+def make_ready(layout: Layout) -> None:
+    """Finish what a killed command noted and remove what it had not noted yet; under the files' lock, before anything is staged."""
+    finish(layout)
+    for folder in _places(layout):
+        remove_leftovers(folder)
+        for path in folder.glob(f"*{STAGED}"):
+            path.unlink(missing_ok=True)
+
+
+def _places(layout: Layout) -> list[Path]:
+    root = layout.folder.resolve()
+    found = [folder for place in _PLACES for folder in (root.glob(place) if place else [root]) if folder.is_dir()]
+    return [folder for folder in found if folder.resolve().is_relative_to(root)]  # no link that leads out of the bundle
 
 
 def finish_interrupted(folder: Path) -> None:
@@ -90,11 +108,15 @@ def finish(layout: Layout) -> None:
             layout.safetensors.unlink(missing_ok=True)  # it held the networks of before
     for name, value in content["files"].items():
         write_bytes(layout.folder / name, text_of(value))
+    for folder in _places(layout):  # a file in the making beside configurations makes the bundle another's
+        remove_leftovers(folder)
     layout.unfinished.unlink(missing_ok=True)
 
 
 def text_of(value: object) -> bytes:
-    """A JSON file's bytes, as `write_json` writes it."""
+    """A file's bytes: a text as it is, anything else as `write_json` writes it."""
+    if isinstance(value, str):
+        return value.encode("utf-8")
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
@@ -108,12 +130,14 @@ def check_content(layout: Layout, content: object) -> None:
         layout.plan,
         layout.cross_validation_record,
         layout.trust,
+        layout.readme,
     ]
     names = {path.relative_to(layout.folder).as_posix() for path in allowed}
+    report = layout.cross_validation_report.relative_to(layout.folder).as_posix()
     if not isinstance(content, dict) or set(content) != {"files", "weights"} or not isinstance(content["files"], dict):
         raise ValueError(f"{layout.unfinished}: expected files and weights")
     if wrong := sorted(content["files"].keys() - names):
         raise ValueError(f"{layout.unfinished}: {wrong[0]!r} is no configuration of a bundle")
     for name in content["weights"]:
-        if not isinstance(name, str) or not _WEIGHTS.fullmatch(name):
+        if name != report and (not isinstance(name, str) or not _WEIGHTS.fullmatch(name)):
             raise ValueError(f"{layout.unfinished}: {name!r} is no weight file of another bundle")

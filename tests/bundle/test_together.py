@@ -14,8 +14,9 @@ from medseg.bundle.catalogue import find_bundle
 from medseg.bundle.made_here import is_ours
 from medseg.bundle.together import write_together
 from medseg.errors import BundleError
+from medseg.io import atomic
 from medseg.layout import Layout
-from medseg.selection.unfinished import staged
+from medseg.selection.unfinished import make_ready, staged
 from tests.bundle.samples import make_bundle
 
 
@@ -42,6 +43,32 @@ def state(layout: Layout, weights: Path) -> list[str]:
     record = layout.cross_validation_record
     chosen = json.loads(record.read_text())["chosen"] if record.is_file() else "old"
     return ["new" if text == "new" else "old" for text in (*names, chosen, weights.read_text())]
+
+
+def test_killed_while_a_configuration_is_written_the_bundle_stays_ours(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `kill -9` leaves in configs/ is no part of the bundle; a later command also removes what was never noted."""
+    files, weights = choice(layout)
+    dead_name = f".medseg-tmp-{atomic._host()}-{2**22 + 1}-{'0' * 8}"  # above the largest process id
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        exchange, left = os.replace, iter(range(3))
+
+        def deadly(*paths: Any) -> None:
+            if next(left, None) is None:
+                (layout.configs / f"{dead_name}-inference.json").write_text("{")
+                raise Killed
+            exchange(*paths)
+
+        patch.setattr(os, "replace", deadly)
+        write_together(layout, files, [weights])
+    find_bundle(layout.folder)
+    assert is_ours(layout.folder)
+    assert set(state(layout, weights)) == {"new"}
+    assert not [path for path in layout.folder.rglob("*") if path.name.startswith(".medseg-tmp")]
+    staged(layout.weights).write_bytes(b"staged by a command that was killed")
+    make_ready(layout)
+    assert not staged(layout.weights).exists()
 
 
 def test_killed_at_any_exchange_the_choice_is_the_old_or_the_new_one(

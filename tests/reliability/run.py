@@ -81,6 +81,7 @@ FIGURES = (
     _plays("R4", "50 cases, 5 bad: 45 equal bit for bit to single runs, 5 named, exit code 3", "mixed=50"),
     _plays("R5", "medseg fit killed 20 times, 8 aimed into a checkpoint write; weights bitwise equal", "kill_fit=20"),
     _plays("R6 preprocessing", "store building and medseg plan killed 20 times each", "kill_prepare=20"),
+    _plays("R6 choice", "medseg cv killed before every change of a file: wholly the old choice or the new one", "kill_choice=0"),
     _plays("R6 prediction", "medseg predict of a folder killed 20 times", "kill_predict=20"),
     _plays("Endings of fit", f"{SIGNALS} fit, with and without MLflow", "endings:fit+fit_mlflow=10"),
     _plays("Endings of cv", f"{SIGNALS} cv", "endings:cv=10"),
