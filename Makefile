@@ -113,7 +113,7 @@ test-extras: $(EXTRAS_DONE) $(PSI_DONE)
 
 DOCS := $(VENV)/.docs-$(KIND)-$(HASH)
 $(DOCS): $(FULL)
-	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	@$(BIN)/pip install -q -c constraints.txt -e kernels -e '.[docs]'
 	@touch $@
 
 docs: $(DOCS)

@@ -27,6 +27,12 @@ def test_every_measured_preset_has_every_format_with_equal_labels_and_the_page_n
     page = script().page(CONTENT)
     assert set(CONTENT["rows"]) <= set(PRESETS)
     assert all(f"`{preset}`" in page for preset in PRESETS)
+    # torch's ONNX exporter does not come to an end on this graph of 21 000 nodes within an hour
+    failed = {preset: row["failed"] for preset, row in CONTENT["rows"].items() if "failed" in row}
+    assert set(failed) <= {"mhs_vm"}
+    assert all(f"`{preset}` | failed: {reason}" in page for preset, reason in failed.items())
     for preset, row in CONTENT["rows"].items():
+        if preset in failed:
+            continue
         for form in ("pt2", "onnx", "openvino"):
             assert row["formats"][form]["equal_labels"] >= 0.9999, (preset, form)
